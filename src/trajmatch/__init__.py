@@ -1,0 +1,47 @@
+"""Dataset distillation by matching training trajectories.
+
+The public names load what they need when they are first used, so that `import trajmatch` is cheap.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "build_network": "trajmatch.networks",
+    "distill": "trajmatch.pipeline",
+    "evaluate": "trajmatch.pipeline",
+    "load_data": "trajmatch.data",
+    "load_distilled": "trajmatch.synthetic",
+    "match_segment": "trajmatch.unroll",
+    "open_experts": "trajmatch.experts",
+    "parameter_vector": "trajmatch.networks.functional",
+    "select_coreset": "trajmatch.pipeline",
+    "train_experts": "trajmatch.pipeline",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+if TYPE_CHECKING:
+    from trajmatch.data import load_data
+    from trajmatch.experts import open_experts
+    from trajmatch.networks import build_network
+    from trajmatch.networks.functional import parameter_vector
+    from trajmatch.pipeline import distill, evaluate, select_coreset, train_experts
+    from trajmatch.synthetic import load_distilled
+    from trajmatch.unroll import match_segment
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        # Packages of the same name (trajmatch.distill) would shadow the function once imported,
+        # so the function is looked up in its home every time.
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'trajmatch' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__

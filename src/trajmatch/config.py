@@ -1,0 +1,267 @@
+"""What a person may set: frozen dataclasses, read from TOML, written as JSON.
+
+Unknown keys and values out of range are refused with the value and a suggestion, before anything
+starts. Defaults are the digits demo's where a data set matters, the paper's elsewhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_type_hints
+
+from trajmatch.errors import SettingError, suggest
+
+WhiteningName = Literal["normalize", "zca"]
+Precision = Literal["float32", "bf16", "tf32"]
+Storage = Literal["float32", "bf16"]
+Method = Literal["auto", "stored", "reverse"]
+Initial = Literal["real", "noise"]
+
+DSA = "color_crop_cutout_flip_scale_rotate"
+"""The paper's augmentation: one of the six is drawn per batch (Zhao & Bilen 2021)."""
+
+
+def _check(config: Any, name: str, holds: bool, rule: str) -> None:
+    if not holds:
+        raise SettingError(f"{name} is {getattr(config, name)}; it must be {rule}")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What is learned from."""
+
+    data: str = "digits"
+    """digits, or a folder or .zip that holds train/<class>/ and test/<class>/ (or val/<class>/)."""
+    size: int | None = None
+    """Side in pixels; images are resized and center-cropped to it. None keeps their own size."""
+    val_fraction: float = 0.1
+    """Share of the training images set aside for choosing, by class, when there is no val/."""
+    whitening: WhiteningName | None = None
+    """normalize: mean 0, sd 1 per channel; zca: the paper's. None: the experts', if any."""
+
+    def __post_init__(self) -> None:
+        _check(self, "val_fraction", 0 < self.val_fraction < 1, "between 0 and 1, not including")
+        _check(self, "size", self.size is None or self.size >= 4, "at least 4 pixels")
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """What is trained."""
+
+    network: str | None = None
+    """convnet, resnet18, vgg11, alexnet, lenet, mlp, vit. None: the experts', else convnet."""
+    depth: int | None = None
+    """Blocks of a ConvNet. None: 3 at 32 pixels, 4 at 64, 5 at 128, 2 below 23."""
+    width: int | None = None
+    """Filters per block of a ConvNet (None: 128)."""
+    norm: str | None = None
+    """instance, group, layer, none (batch in evaluate only). None: the network's default."""
+    activation: str | None = None
+    """relu, leakyrelu, sigmoid. None: relu."""
+    pooling: str | None = None
+    """avg, max, none. None: avg."""
+
+    def options(self) -> dict[str, Any]:
+        """The options a person set, as keywords for `build_network`."""
+        names = ("depth", "width", "norm", "activation", "pooling")
+        return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpertConfig:
+    """How experts are trained (paper, section 3.2 and appendix)."""
+
+    experts: int = 10
+    """How many experts the library should hold."""
+    epochs: int = 50
+    """Epochs to record. A recipe reads up to max_start_epoch - 1 + expert_epochs and no more."""
+    batch: int = 256
+    """Real images per SGD step."""
+    lr: float = 0.01
+    """Learning rate, constant."""
+    momentum: float = 0.0
+    """SGD momentum; the paper's experts have none."""
+    weight_decay: float = 0.0
+    """SGD weight decay; the paper's experts have none."""
+    augment: str | None = DSA
+    """DSA strategy: names joined by _, one is drawn per batch; or none."""
+    storage: Storage = "float32"
+    """bf16 halves the files and rounds parameters to 8 bits of mantissa."""
+    precision: Precision = "float32"
+    """Of convolutions and matrix products; parameters, norms and losses stay float32."""
+
+    def __post_init__(self) -> None:
+        for name in ("experts", "epochs", "batch"):
+            _check(self, name, getattr(self, name) >= 1, "at least 1")
+        _check(self, "lr", self.lr > 0, "above 0")
+        _check(self, "momentum", 0 <= self.momentum < 1, "at least 0 and below 1")
+        _check(self, "weight_decay", self.weight_decay >= 0, "at least 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillConfig:
+    """How the images are made (paper, algorithm 1)."""
+
+    ipc: int = 1
+    """Images per class."""
+    iterations: int = 300
+    """Updates of the images."""
+    syn_steps: int = 20
+    """N: student steps on the synthetic images per iteration."""
+    expert_epochs: int = 2
+    """M: how many expert epochs those N steps should reach."""
+    max_start_epoch: int = 6
+    """T+: segments start at an epoch in {0, ..., T+ - 1}."""
+    lr_img: float = 10.0
+    """Learning rate of the pixels (SGD, momentum 0.5)."""
+    lr_lr: float = 1e-6
+    """Learning rate of the step size in the published unit; lr_lr / step_size^2 on its log."""
+    step_size: float = 0.01
+    """alpha_0: the student's learning rate at the start; learned as log(alpha)."""
+    batch_syn: int | None = None
+    """Synthetic images per student step. None: all of them."""
+    init: Initial = "real"
+    """Start from real training images or from noise."""
+    soft_labels: bool = False
+    """Learn the labels as well, from one-hot on, by the same exact gradient."""
+    lr_label: float = 1.0
+    """Learning rate of the label logits when soft_labels is on."""
+    augment: str | None = DSA
+    """DSA strategy inside the student's walk, or none."""
+    skip_loss: float = 1.0
+    """Skip an update whose loss exceeds this: the student ended farther away than it began."""
+    ema: float = 0.0
+    """Decay of an exponential average of the images; the average is what is kept. 0: off."""
+    segments: int = 1
+    """Segments averaged per update."""
+    method: Method = "auto"
+    """reverse: graph of one step whatever N is. stored: the whole graph. auto: what fits."""
+    precision: Precision = "float32"
+    """Of convolutions and matrix products; parameters, norms and losses stay float32."""
+    eval_every: int = 50
+    """Iterations between evaluations on the validation split."""
+    eval_networks: int = 2
+    """Fresh networks per such evaluation."""
+    checkpoint_every: int = 10
+    """Iterations between checkpoints."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "ipc", "iterations", "syn_steps", "expert_epochs", "max_start_epoch", "segments",
+            "eval_every", "eval_networks", "checkpoint_every",
+        ):  # fmt: skip
+            _check(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("lr_img", "step_size", "skip_loss", "lr_label"):
+            _check(self, name, getattr(self, name) > 0, "above 0")
+        _check(self, "lr_lr", self.lr_lr >= 0, "at least 0 (0 keeps the step size fixed)")
+        _check(self, "ema", 0 <= self.ema < 1, "at least 0 and below 1")
+        _check(self, "batch_syn", self.batch_syn is None or self.batch_syn >= 1, "at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """How a small set is judged: fresh networks trained on it alone."""
+
+    n: int = 5
+    """Fresh networks, each with its own initialization."""
+    epochs: int = 1000
+    """Passes over the small set; the learning rate drops to a tenth at the middle."""
+    lr: float | None = None
+    """None: the set's own learned step size (0.01 for a set that has none)."""
+    momentum: float = 0.9
+    """SGD momentum."""
+    weight_decay: float = 5e-4
+    """SGD weight decay."""
+    batch: int = 256
+    """Images per SGD step; the whole set where it has fewer."""
+    augment: str | None = DSA
+    """DSA strategy, or none."""
+    workers: int | None = None
+    """Processes of one thread. None: one on a GPU; on the CPU one per core where that pays."""
+
+    def __post_init__(self) -> None:
+        for name in ("n", "epochs", "batch"):
+            _check(self, name, getattr(self, name) >= 1, "at least 1")
+        _check(self, "lr", self.lr is None or self.lr > 0, "above 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything from real images to a page: what a recipe holds."""
+
+    name: str = "digits"
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    network: NetworkConfig = NetworkConfig()
+    experts: ExpertConfig = ExpertConfig()
+    distill: DistillConfig = DistillConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+
+C = TypeVar("C")
+
+
+def from_dict(kind: type[C], values: Mapping[str, Any], where: str = "") -> C:
+    """Build a config from plain values (TOML or JSON); nested tables become nested configs.
+
+    Raises SettingError for an unknown key (with the nearest known one) or a value of a wrong type.
+    """
+    hints = get_type_hints(kind)
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise SettingError(f"unknown setting '{where}{key}'; {suggest(key, hints)}")
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            if not isinstance(value, Mapping):
+                raise SettingError(f"'{where}{key}' is a table of settings, not {value!r}")
+            arguments[key] = from_dict(hint, value, f"{where}{key}.")
+        else:
+            arguments[key] = _typed(value, hint, f"{where}{key}")
+    return kind(**arguments)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain values for JSON, nested as the config is."""
+    return dataclasses.asdict(config)
+
+
+def read_toml(path: Path, kind: type[C]) -> C:
+    """Read a config from a TOML file; SettingError names the file and what is wrong in it."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingError(f"cannot read settings from {path}: {error}") from error
+    try:
+        return from_dict(kind, values)
+    except SettingError as error:
+        raise SettingError(f"{path}: {error}") from error
+
+
+def _typed(value: Any, hint: Any, name: str) -> Any:
+    """Check one plain value against a field's type; whole numbers pass for floats."""
+    from types import NoneType, UnionType
+    from typing import Union, get_args, get_origin
+
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for option in options:
+        if get_origin(option) is Literal:
+            if value in get_args(option):
+                return value
+        elif option is NoneType:
+            if value is None:
+                return None
+        elif option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        elif isinstance(option, type) and type(value) is option:
+            return value
+    literals = [c for o in options if get_origin(o) is Literal for c in get_args(o)]
+    if literals and isinstance(value, str):
+        raise SettingError(f"{name} is '{value}'; {suggest(value, literals)}")
+    wanted = " or ".join(getattr(o, "__name__", str(o)) for o in options).replace(
+        "NoneType", "none"
+    )
+    raise SettingError(f"{name} is {value!r}; it must be {wanted}")
