@@ -1,0 +1,20 @@
+"""What is learned from: images and labels, their whitening, their augmentation."""
+
+from trajmatch.data.augment import DSA, Draw
+from trajmatch.data.dataset import ImageDataset, Split
+from trajmatch.data.sources import load_data
+from trajmatch.data.whiten import ZCA, Normalize, Whitening, fit_whitening, load_whitening, to_float
+
+__all__ = [
+    "DSA",
+    "ZCA",
+    "Draw",
+    "ImageDataset",
+    "Normalize",
+    "Split",
+    "Whitening",
+    "fit_whitening",
+    "load_data",
+    "load_whitening",
+    "to_float",
+]

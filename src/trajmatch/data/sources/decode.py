@@ -1,0 +1,160 @@
+"""Encoded pictures -> one uint8 tensor, by Pillow, in threads."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from trajmatch.errors import DataError
+from trajmatch.types import Tensor, UInt8
+
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm",
+)  # fmt: skip
+"""Files with other endings are not taken for pictures."""
+
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+# Pillow's own limit, at which it warns; what exceeds it is taken for a decompression bomb.
+_LARGEST = Image.MAX_IMAGE_PIXELS or 89_478_485
+
+
+def decode_images(
+    names: Sequence[str],
+    read: Callable[[str], bytes],
+    size: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> UInt8[Tensor, "n channels height width"]:
+    """Decode all `names`, whose bytes `read` gives (called from several threads), in that order.
+
+    One channel when every picture is gray, else three. With a `size`, the shorter side is brought
+    to it (bicubic, antialiased) and the middle square kept; without, all must be of one size.
+    Raises DataError that names the file for one that cannot be decoded, or the sizes when mixed.
+    """
+    job = _Job(names, read, size)
+    done = 0
+    pool = ThreadPoolExecutor(_cpus())
+    try:
+        # Some hundred tiny pictures a task, or handing out tasks would cost as much as decoding.
+        step = max(1, min(256, len(names) // (4 * _cpus())))
+        starts = range(0, len(names), step)
+        for count in pool.map(lambda start: job.run(start, start + step), starts):
+            done += count
+            if progress is not None:
+                progress(done, len(names))
+    finally:
+        pool.shutdown(cancel_futures=True)  # an error or Ctrl-C does not wait for all the rest
+    return job.result()
+
+
+class _Job:
+    """The array that threads fill, each its own rows."""
+
+    def __init__(
+        self, names: Sequence[str], read: Callable[[str], bytes], size: int | None
+    ) -> None:
+        self.names, self.read, self.size = names, read, size
+        first = _picture(names[0], read(names[0]), size)
+        self.sides = first.size
+        self.pixels = np.empty((len(names), 3, first.height, first.width), dtype=np.uint8)
+        self.gray = np.zeros(len(names), dtype=bool)
+        self.seen: list[tuple[int, int]] = [first.size] * len(names)
+        self.mixed = False
+
+    def run(self, start: int, stop: int) -> int:
+        for i, name in enumerate(self.names[start:stop], start):
+            picture = _picture(name, self.read(name), self.size, header_only=self.mixed)
+            self.seen[i] = picture.size
+            if picture.size != self.sides:
+                self.mixed = True  # it will be refused: from here on only sizes matter
+            if not self.mixed:
+                self.gray[i] = picture.mode == "L"
+                self.pixels[i] = np.atleast_3d(np.asarray(picture)).transpose(2, 0, 1)
+        return min(stop, len(self.names)) - start
+
+    def result(self) -> UInt8[Tensor, "n channels height width"]:
+        if self.mixed:
+            sizes = Counter(self.seen).most_common()
+            common = ", ".join(f"{w}x{h} ({count:,})" for (w, h), count in sizes[:4])
+            raise DataError(
+                f"pictures are of {len(sizes)} sizes, width x height: {common}"
+                f"{', ...' if len(sizes) > 4 else ''}; bring them to one with --size 64 (or "
+                "another side in pixels)"
+            )
+        pixels = torch.from_numpy(self.pixels)
+        return pixels[:, :1].clone() if self.gray.all() else pixels
+
+
+def _picture(name: str, data: bytes, size: int | None, header_only: bool = False) -> Image.Image:
+    """One picture of mode L or RGB, in its final size."""
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            if image.width * image.height > _LARGEST:
+                raise Image.DecompressionBombError("too many pixels")
+            if size is not None:
+                # JPEGs can be decoded at a half, fourth or eighth; twice the size is left to
+                # the resampling filter.
+                image.draft(None, (2 * size, 2 * size))
+            ImageOps.exif_transpose(image, in_place=True)
+            if header_only:
+                return image
+            image.load()
+            plain = _plain(image)
+            return plain if size is None else _fitted(plain, size)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(
+            f"{name} has more than {_LARGEST / 1e6:.0f} million pixels and is taken for a "
+            "decompression bomb; remove it, or shrink it first"
+        ) from error
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
+        raise DataError(f"cannot decode {name} ({error}); replace or remove it") from error
+
+
+def _fitted(image: Image.Image, size: int) -> Image.Image:
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Any mode to L, or to RGB when there may be color.
+
+    16-bit gray is brought to 8; transparent parts are laid on white; a palette of grays is gray.
+    """
+    if image.mode in ("L", "RGB") and "transparency" not in image.info:
+        return image
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode.startswith("I"):
+        levels = np.asarray(image).astype(np.int64)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise ValueError("its values exceed 16 bits")
+        return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("it holds floating-point values: save it with 8 bits")
+    gray = image.mode in ("L", "LA", "La")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        color = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    else:
+        color = image.convert("RGB")
+    if image.mode in ("P", "PA"):
+        channels = np.asarray(color)
+        gray = bool((channels == channels[:, :, :1]).all())
+    return color.convert("L") if gray else color
+
+
+def _cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):  # respects taskset and containers; absent on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

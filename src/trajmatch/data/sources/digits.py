@@ -1,0 +1,28 @@
+"""scikit-learn's handwritten digits: 1797 scans of 8x8 pixels, in the wheel, so always at hand.
+
+E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning
+Repository, 1998.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from trajmatch.data.dataset import ImageDataset, Split, stratified
+from trajmatch.rng import stream
+
+
+def load_digits() -> ImageDataset:
+    """The digits with a fixed test split of 20 % of each class and no validation split.
+
+    Gray levels 0..16 become 0..255.
+    """
+    from sklearn.datasets import load_digits as load  # a second of import: only when asked for
+
+    data = load()
+    images = torch.from_numpy(np.round(data.images * (255 / 16)).astype(np.uint8))[:, None]
+    everything = Split(images, torch.from_numpy(data.target.astype(np.int64)))
+    classes = tuple(str(digit) for digit in range(10))
+    train, test = stratified(everything, classes, 0.2, stream(0, "digits", "test"))
+    return ImageDataset("digits", everything.take(train), everything.take(test), None, classes)

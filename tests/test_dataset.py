@@ -1,0 +1,210 @@
+"""Image data sets: arrays in, stratified cuts, fingerprints, the digits."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from trajmatch.data import ImageDataset, Split, load_data
+from trajmatch.errors import DataError, SettingError
+
+N = 60
+
+
+def arrays(n=N, classes=3, shape=(1, 8, 8), seed=0):
+    random = np.random.default_rng(seed)
+    images = random.integers(0, 256, (n, *shape), dtype=np.uint8)
+    return images, np.arange(n) % classes
+
+
+def dataset(**options):
+    return ImageDataset.from_arrays(*arrays(), *arrays(30, seed=1), **options)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_data("digits")
+
+
+def test_digits_are_the_known_scans(digits):
+    assert (len(digits.train), len(digits.val), len(digits.test)) == (1295, 143, 359)
+    assert (digits.name, digits.channels, digits.size, digits.num_classes) == ("digits", 1, 8, 10)
+    everything = torch.cat([s.images for s in (digits.train, digits.val, digits.test)])
+    assert (everything.min(), everything.max()) == (0, 255)
+    assert len(everything.unique()) == 17  # gray levels
+    # Every scan lies in exactly one split.
+    from sklearn.datasets import load_digits
+
+    scans = sorted(map(bytes, np.round(load_digits().images * 255 / 16).astype(np.uint8)))
+    assert sorted(map(bytes, everything.numpy())) == scans
+
+
+def test_digits_are_cut_by_class_and_always_alike(digits):
+    splits = {0.2: digits.test, 0.08: digits.val, 0.72: digits.train}
+    counts = {share: split.labels.bincount() for share, split in splits.items()}
+    for share, count in counts.items():
+        assert (count - share * sum(counts.values())).abs().max() < 1
+    assert digits.fingerprint == load_data("digits").fingerprint == "c443ad479c909ed6"
+
+
+def test_digits_at_another_size():
+    grown = load_data("digits", size=16)
+    assert grown.size == 16
+    plain = load_data("digits", size=8)
+    shrunk = grown.resized(8)
+    pixels = torch.stack([shrunk.train.images.flatten(), plain.train.images.flatten()])
+    assert pixels.double().corrcoef()[0, 1] > 0.98  # and 0.5 when one is shifted by a pixel
+    assert plain.resized(8) is plain
+
+
+def test_resizing_keeps_the_middle_of_oblong_images():
+    images = torch.zeros(1, 1, 8, 24, dtype=torch.uint8)
+    images[..., 8:16] = 200
+    wide = Split(images, torch.tensor([0]))
+    square = ImageDataset("wide", wide, wide, wide, ("a",)).resized(8)
+    assert square.size == 8
+    for split in (square.train, square.test, square.val):
+        assert split.images[0, 0, :, 2:6].min() >= 190
+    assert ImageDataset("wide", wide, wide, None, ("a",)).size == (8, 24)
+
+
+def test_layouts_and_dtypes_give_the_same_data():
+    images, labels = arrays(shape=(3, 8, 6))
+    expected = ImageDataset.from_arrays(images, labels, images, labels)
+    for other in (
+        torch.from_numpy(images),
+        images.transpose(0, 2, 3, 1),
+        images.astype(np.float32) / 255,
+        torch.from_numpy(images).double() / 255,
+        (images.transpose(0, 2, 3, 1) / 255).tolist(),
+    ):
+        given = ImageDataset.from_arrays(other, torch.from_numpy(labels), other, labels[:, None])
+        assert given.fingerprint == expected.fingerprint
+        assert torch.equal(given.train.images, torch.from_numpy(images))
+    gray, labels = arrays()
+    expected = ImageDataset.from_arrays(gray, labels, gray, labels)
+    for other in (gray[:, 0], gray.transpose(0, 2, 3, 1)):
+        given = ImageDataset.from_arrays(other, labels.astype(np.uint8), other, labels)
+        assert given.fingerprint == expected.fingerprint
+
+
+def test_the_arrays_are_copied():
+    images, labels = arrays()
+    data = ImageDataset.from_arrays(images, labels, images, labels)
+    images[:], labels[:] = 0, 0
+    assert data.train.images.float().mean() > 100
+    assert data.train.labels.max() == 2
+
+
+def test_fingerprint_changes_with_anything_that_matters():
+    prints = {dataset().fingerprint}
+    for change in (
+        dataset(classes=("a", "b", "c")),
+        dataset(val_images=arrays(3)[0], val_labels=arrays(3)[1]),
+        ImageDataset.from_arrays(*arrays(seed=2), *arrays(30, seed=1)),
+        ImageDataset.from_arrays(*arrays(), *arrays(29, seed=1)),
+        ImageDataset.from_arrays(arrays()[0], arrays()[1][::-1].copy(), *arrays(30, seed=1)),
+        ImageDataset.from_arrays(*arrays(shape=(1, 4, 16)), *arrays(30, shape=(1, 4, 16), seed=1)),
+    ):
+        assert len(change.fingerprint) == 16
+        prints.add(change.fingerprint)
+    assert len(prints) == 7
+    assert dataset(name="other").fingerprint in prints  # a name is no data
+
+
+def test_summary_is_json():
+    summary = dataset(classes=("a", "b", "c"), name="mine").with_validation(0.1).summary()
+    assert json.loads(json.dumps(summary)) == {
+        "name": "mine", "train": 54, "val": 6, "test": 30, "channels": 1, "size": 8,
+        "classes": ["a", "b", "c"], "fingerprint": summary["fingerprint"],
+    }  # fmt: skip
+
+
+def test_validation_is_a_fixed_share_of_every_class():
+    data = dataset()
+    cut = data.with_validation(0.25, seed=3)
+    assert cut.train.labels.bincount().tolist() == [15, 15, 15]
+    assert cut.val.labels.bincount().tolist() == [5, 5, 5]
+    assert torch.equal(cut.test.images, data.test.images)
+    together = sorted(map(bytes, torch.cat([cut.train.images, cut.val.images]).numpy()))
+    assert together == sorted(map(bytes, data.train.images.numpy()))
+    assert cut.fingerprint == data.with_validation(0.25, seed=3).fingerprint
+    assert cut.fingerprint != data.with_validation(0.25, seed=4).fingerprint
+    assert cut.with_validation(0.5) is cut
+
+
+@pytest.mark.parametrize("fraction", [1e-6, 1 - 1e-6])
+def test_validation_leaves_an_image_of_each_class_on_both_sides(fraction):
+    cut = dataset().with_validation(fraction)
+    assert min(cut.train.labels.bincount().min(), cut.val.labels.bincount().min()) == 1
+
+
+def test_it_is_shown_in_a_line():
+    shown = repr(dataset(name="mine").with_validation(0.1))
+    assert shown == "ImageDataset('mine': 54 train, 30 test, 6 val; 1x8x8, 3 classes)"
+    assert repr(dataset().train) == "Split(60 images, 1x8x8)"
+
+
+def test_take_and_per_class():
+    split = dataset().train
+    where = split.per_class(4)
+    assert [len(indices) for indices in where] == [20, 20, 20, 0]
+    assert split.take(where[1]).labels.unique().tolist() == [1]
+    taken = split.take(torch.tensor([5, 0]))
+    assert torch.equal(taken.images[1], split.images[0])
+    taken.images[:] = 0
+    assert split.images[0].any()
+
+
+IMAGES, LABELS = arrays(12)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (IMAGES.astype(np.float32), LABELS, r"floats from 0 to 255; .*divide by 255"),
+        (IMAGES / 255 - 0.1, LABELS, r"floats from -0\.1 to 0\.9"),
+        (np.full((12, 8, 8), np.nan), LABELS, r"floats from nan to nan"),
+        (IMAGES.astype(np.int64), LABELS, r"images are torch\.int64; give uint8"),
+        (IMAGES[:, 0, 0], LABELS, r"shape \(12, 8\)"),
+        (np.zeros((12, 8, 8, 4), np.uint8), LABELS, r"neither of axes 1 and 3"),
+        (np.zeros((12, 3, 8, 3), np.uint8), LABELS, r"either of axes 1 and 3"),
+        (IMAGES[:11], LABELS, r"11 images have 12 labels"),
+        (IMAGES, LABELS.astype(np.float64), r"labels have shape \(12,\) and torch\.float64"),
+        (IMAGES, np.eye(12), r"labels have shape \(12, 12\)"),
+        (IMAGES, LABELS - 1, r"labels reach from -1 to 1 and there are 3 classes.*0\.\.2"),
+        (IMAGES, LABELS * 2, r"2 of 5 classes have no training images: 1, 3;"),
+        (np.array(["a"] * 12), LABELS, r"not a numeric array"),
+        (IMAGES[:0], LABELS[:0], r"the train split of 'arrays' holds no images"),
+        (np.zeros((12, 3, 8, 8), np.uint8), LABELS, r"test images are 1x8x8 .* train images 3x8x8"),
+    ],
+)
+def test_bad_arrays_are_refused(images, labels, message):
+    with pytest.raises(DataError, match=message):
+        ImageDataset.from_arrays(images, labels, IMAGES, LABELS)
+
+
+def test_bad_settings_are_refused():
+    for fraction in (0.0, 1.0, -0.1, float("nan")):
+        with pytest.raises(SettingError, match="val_fraction"):
+            dataset().with_validation(fraction)
+        with pytest.raises(SettingError, match="val_fraction"):
+            load_data("digits", val_fraction=fraction)
+    with pytest.raises(SettingError, match="size is 0"):
+        load_data("digits", size=0)
+    with pytest.raises(DataError, match="both or neither"):
+        dataset(val_labels=[1])
+    with pytest.raises(DataError, match=r"class '0' has 1 training image"):
+        ImageDataset.from_arrays(*arrays(3), *arrays(3)).with_validation(0.1)
+    with pytest.raises(DataError, match=r"labels reach from 0 to 2 and there are 2 classes"):
+        dataset(classes=("a", "b"))
+
+
+def test_unknown_names_are_refused_with_the_nearest():
+    with pytest.raises(DataError, match=r"unknown data 'digts'; did you mean 'digits'\?"):
+        load_data("digts")
+    with pytest.raises(DataError, match=r"no such file or folder '/no/such\.zip'"):
+        load_data("/no/such.zip")
