@@ -1,0 +1,90 @@
+"""What every network shares: images in, features, logits out; and the checks on its settings."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from torch import nn
+
+from trajmatch.errors import SettingError, suggest
+from trajmatch.types import Float, Size, Tensor
+
+
+class Network(nn.Module):
+    """A classifier in two parts: `features`, then one linear `classifier`.
+
+    A subclass sets both, and keeps its resolved options in `self.options`, so that two networks are
+    the same exactly when their class, channels, classes, size and options are.
+
+    Raises SettingError when called with images of another shape than it was built for.
+    """
+
+    features: nn.Sequential
+    classifier: nn.Linear
+
+    def __init__(
+        self, *, channels: int, classes: int, size: Size, options: dict[str, int | str]
+    ) -> None:
+        super().__init__()
+        at_least("channels", channels, 1)
+        at_least("classes", classes, 1)
+        self.image_shape = (channels, *height_width(size))
+        self.options = options
+
+    @abstractmethod
+    def describe(self) -> str:
+        """A few words for a table: what this network is, and each option that names it."""
+
+    def embed(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch features"]:
+        """What the last linear layer sees."""
+        if tuple(images.shape[1:]) != self.image_shape:
+            raise SettingError(
+                f"images are {_shape(*images.shape[1:])} (channels x height x width) and the "
+                f"network was built for {_shape(*self.image_shape)}; build the network with the "
+                "images' channels and size, or resize the images"
+            )
+        features: Tensor = self.features(images).flatten(1)
+        return features
+
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch classes"]:
+        logits: Tensor = self.classifier(self.embed(images))
+        return logits
+
+
+def height_width(size: Size) -> tuple[int, int]:
+    """(height, width) of a size. Raises SettingError unless both are whole numbers above 0."""
+    if not isinstance(size, int) and not (isinstance(size, tuple) and len(size) == 2):
+        raise SettingError(f"size is {size!r}; it must be pixels a side, or (height, width)")
+    height, width = (size, size) if isinstance(size, int) else size
+    at_least("size", height, 1)
+    at_least("size", width, 1)
+    return height, width
+
+
+def at_least(name: str, value: int, least: int) -> None:
+    """Raises SettingError unless `value` is a whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise SettingError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+
+
+def require_pixels(network: str, height: int, width: int, least: int) -> None:
+    """Raises SettingError unless the shorter side has `least` pixels."""
+    if min(height, width) < least:
+        raise SettingError(
+            f"{network} needs images of at least {least}x{least} pixels, not {height}x{width}; "
+            "resize them, or use the network 'mlp'"
+        )
+
+
+def one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises SettingError, with the nearest choice, unless `value` is one of `choices`."""
+    if value not in choices:
+        raise SettingError(f"unknown {name} '{value}'; {suggest(str(value), choices)}")
+
+
+def _shape(*sides: int) -> str:
+    return "x".join(str(side) for side in sides)
