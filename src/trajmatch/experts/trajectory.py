@@ -1,0 +1,136 @@
+"""What an expert leaves behind: its parameters after every epoch, in a file read row by row.
+
+Row 0 is the initialization, row e the parameters after epoch e, each flattened in the order of
+`parameter_vector`. A finished trajectory and one whose training was interrupted are two kinds of
+file, so that neither is ever taken for the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trajmatch.errors import FileFormatError, SettingError
+from trajmatch.files import open_tensors, save_tensors
+from trajmatch.types import Float, Tensor
+
+KIND = "trajectory"
+UNFINISHED = "unfinished trajectory"
+VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """An expert's training up to the end of an epoch: all it needs to go on, to the same bits."""
+
+    parameters: Float[Tensor, "epochs params"]
+    """Rows recorded so far, on the CPU, in the dtype they are stored in."""
+    vector: Float[Tensor, "params"]
+    """The last row in full precision."""
+    velocity: Float[Tensor, "params"] | None
+    """SGD's momentum buffer, where there is momentum."""
+    metrics: list[dict[str, int | float]]
+    """Per epoch: epoch (from 1), train_loss, train_accuracy (percent, augmented), seconds."""
+
+    @property
+    def epochs(self) -> int:
+        """Epochs trained."""
+        return len(self.metrics)
+
+    def save(self, path: Path, *, index: int, library: str) -> None:
+        """Write the state of expert `index` of the library with digest `library`, atomically."""
+        tensors = {"parameters": self.parameters, "vector": self.vector}
+        if self.velocity is not None:
+            tensors["velocity"] = self.velocity
+        metadata = {"index": index, "library": library, "metrics": self.metrics}
+        save_tensors(path, tensors, kind=UNFINISHED, version=VERSION, metadata=metadata)
+
+    @classmethod
+    def load(cls, path: Path, *, index: int, library: str) -> Recording:
+        """Read what `save` wrote. FileFormatError if altered, or of another expert or library."""
+        file = open_tensors(path, kind=UNFINISHED, version=VERSION)
+        found = (file.metadata.get("index"), file.metadata.get("library"))
+        if found != (index, library):
+            raise FileFormatError(
+                f"{path} is the state of expert {found[0]} of library {found[1]}, not of expert "
+                f"{index} of {library}; delete it"
+            )
+        velocity = file.read("velocity") if "velocity" in file.names else None
+        parameters, vector = file.read("parameters"), file.read("vector")
+        return cls(parameters, vector, velocity, file.metadata["metrics"])
+
+
+def save_trajectory(
+    path: Path,
+    recording: Recording,
+    *,
+    seed: int,
+    index: int,
+    library: str = "",
+    val_accuracy: float | None = None,
+    test_accuracy: float | None = None,
+) -> None:
+    """Write a finished expert. Accuracies (percent) are those after the last epoch.
+
+    `library` is the digest of the settings it was made with.
+    """
+    metadata = {
+        "seed": seed,
+        "index": index,
+        "library": library,
+        "metrics": recording.metrics,
+        "val_accuracy": val_accuracy,
+        "test_accuracy": test_accuracy,
+    }
+    tensors = {"parameters": recording.parameters}
+    save_tensors(path, tensors, kind=KIND, version=VERSION, metadata=metadata)
+
+
+class Trajectory:
+    """A finished expert's file, opened: its header in memory, its rows read when asked for.
+
+    Raises FileFormatError when the file is not a whole, unaltered trajectory. Rows of 320,010
+    parameters take about 0.6 ms each, checksum included.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = open_tensors(path, kind=KIND, version=VERSION)
+        self.path = path
+        try:
+            metadata = self._file.metadata
+            rows, self.params = self._file.shape("parameters")
+            self.seed: int = metadata["seed"]
+            self.index: int = metadata["index"]
+            self.library: str = metadata["library"]
+            self.metrics: list[dict[str, Any]] = metadata["metrics"]
+            self.val_accuracy: float | None = metadata["val_accuracy"]
+            self.test_accuracy: float | None = metadata["test_accuracy"]
+        except (KeyError, ValueError, SettingError) as error:
+            raise FileFormatError(
+                f"{path} lacks what a trajectory holds ({error}); delete it and train it again"
+            ) from error
+        self.epochs = rows - 1
+
+    @property
+    def storage(self) -> torch.dtype:
+        """The dtype on disk."""
+        return self._file.dtype("parameters")
+
+    def row(self, epoch: int) -> Float[Tensor, "params"]:
+        """The parameters after `epoch` epochs, float32 whatever the storage; fresh memory.
+
+        Raises SettingError for an epoch that was not recorded, FileFormatError for an altered row.
+        """
+        if not 0 <= epoch <= self.epochs:
+            raise SettingError(
+                f"{self.path} holds epochs 0 to {self.epochs}, not {epoch}; ask for one of those, "
+                "or train experts for more epochs"
+            )
+        return self._file.rows("parameters", epoch).float()
+
+    def verify(self) -> None:
+        """Read and check every row. Memory: one row."""
+        self._file.verify()
