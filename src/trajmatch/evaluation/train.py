@@ -1,0 +1,115 @@
+"""One fresh network trained on a small set, by the protocol the field publishes its numbers with.
+
+Zhao & Bilen, Dataset condensation with differentiable siamese augmentation, ICML 2021;
+Cazenavette et al., Dataset distillation by matching training trajectories, CVPR 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from trajmatch import rng
+from trajmatch.data.augment import DSA
+from trajmatch.types import Float, Int, Tensor
+
+
+def train_network(
+    module: nn.Module,
+    images: Float[Tensor, "n channels height width"],
+    labels: Int[Tensor, "n"] | Float[Tensor, "n classes"],
+    *,
+    lr: float,
+    epochs: int,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    batch: int = 256,
+    augment: DSA | None = None,
+    seed: int = 0,
+) -> None:
+    """Train `module` in place by SGD with momentum, on the device its parameters are on.
+
+    The first epochs // 2 + 1 epochs run at `lr`, the rest at a tenth of it with the momentum
+    started afresh, as in the released code. A set of more than `batch` images is shuffled anew
+    every epoch; a smaller one is a single batch. Soft labels are probabilities.
+
+    A step size too large for the set sends the parameters to infinity: nothing is raised, the
+    network is left non-finite (`is_finite`), and its accuracy is that of always saying class 0.
+
+    Cost: epochs * ceil(n / batch) passes forward and back. For a tiny set the time goes into
+    starting operations, not into arithmetic; hence one flat parameter vector, three operations per
+    update, and nothing that makes the host wait for the device.
+    """
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    sizes = [p.numel() for p in parameters]
+    vector = torch.cat([p.detach().reshape(-1) for p in parameters])
+    for parameter, part in zip(parameters, torch.split(vector, sizes), strict=True):
+        parameter.data = part.view(parameter.shape)
+    velocity = torch.zeros_like(vector)
+    images, labels = images.to(vector.device), labels.to(vector.device)
+    draws = rng.stream(seed, "augment")
+    height, width = images.shape[-2:]
+    drop = epochs // 2 + 1
+
+    was_training = module.training
+    module.train()
+    for epoch in range(epochs):
+        if epoch == drop:
+            lr = lr / 10
+            velocity.zero_()
+        for x, y in _batches(images, labels, batch, seed, epoch):
+            if augment is not None:
+                draw = augment.draw(draws, len(x), height, width)
+                x = augment.apply(x, draw)
+            loss = F.cross_entropy(module(x), y)
+            parts = torch.autograd.grad(loss, parameters, materialize_grads=True)
+            gradient = torch.cat([part.reshape(-1) for part in parts])
+            with torch.no_grad():
+                gradient.add_(vector, alpha=weight_decay)
+                velocity.mul_(momentum).add_(gradient)
+                vector.add_(velocity, alpha=-lr)
+    module.train(was_training)
+    # Parameters that share one storage cannot be saved apart, nor moved without each other.
+    for parameter in parameters:
+        parameter.data = parameter.data.clone()
+
+
+def accuracy(
+    module: nn.Module,
+    images: Float[Tensor, "n channels height width"],
+    labels: Int[Tensor, "n"],
+    batch: int = 512,
+) -> float:
+    """Share of `images` that `module` gives the class in `labels`, in percent, `batch` at a time.
+
+    Runs in eval mode (batch norm by its running statistics); the mode is put back afterwards.
+    """
+    device = next(module.parameters()).device
+    was_training = module.training
+    module.eval()
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    with torch.no_grad():
+        for x, y in zip(torch.split(images, batch), torch.split(labels, batch), strict=True):
+            correct += (module(x.to(device)).argmax(1) == y.to(device)).sum()
+    module.train(was_training)
+    return 100 * int(correct) / len(labels)
+
+
+def is_finite(module: nn.Module) -> bool:
+    """Whether every parameter of `module` is a finite number: False after a diverged training."""
+    return all(bool(parameter.isfinite().all()) for parameter in module.parameters())
+
+
+def _batches(
+    images: Tensor, labels: Tensor, batch: int, seed: int, epoch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One pass over the set: every image once, in an order of this epoch's own."""
+    if len(images) <= batch:
+        yield images, labels
+        return
+    order = torch.randperm(len(images), generator=rng.stream(seed, "shuffle", epoch))
+    for indices in torch.split(order.to(images.device), batch):
+        yield images[indices], labels[indices]

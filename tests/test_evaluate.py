@@ -1,0 +1,310 @@
+"""Fresh networks on a small set: training against torch's own optimizer, and an honest number."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+
+import pytest
+import torch
+from torch import nn
+
+from trajmatch import rng
+from trajmatch.config import EvaluateConfig
+from trajmatch.data.augment import DSA
+from trajmatch.errors import MismatchError
+from trajmatch.evaluation import (
+    Score,
+    accuracy,
+    evaluate_images,
+    is_finite,
+    protocol,
+    train_network,
+)
+from trajmatch.networks import NetworkSpec, parameter_vector
+
+SPEC = NetworkSpec("convnet", 1, 3, 8, {"width": 4, "depth": 1})
+
+
+def easy_data(per_class, seed=0, noise=0.8):
+    """Three classes of 8x8 images, told apart by where a bright bar stands."""
+    labels = torch.arange(3).repeat(per_class)
+    images = noise * torch.randn(len(labels), 1, 8, 8, generator=torch.manual_seed(seed))
+    for i, label in enumerate(labels.tolist()):
+        images[i, 0, :, 3 * label : 3 * label + 2] += 1.0
+    return images, labels
+
+
+def trained(images, labels, **settings):
+    module = SPEC.build(seed=0).to(images.dtype)
+    train_network(module, images, labels, **{"lr": 0.05, "epochs": 5, "augment": None, **settings})
+    return parameter_vector(module)
+
+
+# Training.
+
+
+def reference_training(images, labels, *, lr, epochs, batch, seed, momentum, weight_decay):
+    """The slow clear twin: torch's SGD, and the released code's new optimizer at the drop."""
+    module = SPEC.build(seed=0).to(images.dtype)
+
+    def optimizer(rate):
+        return torch.optim.SGD(
+            module.parameters(), lr=rate, momentum=momentum, weight_decay=weight_decay
+        )
+
+    sgd = optimizer(lr)
+    for epoch in range(epochs):
+        if epoch == epochs // 2 + 1:
+            sgd = optimizer(0.1 * lr)
+        order = torch.arange(len(images))
+        if len(images) > batch:
+            order = torch.randperm(len(images), generator=rng.stream(seed, "shuffle", epoch))
+        for start in range(0, len(images), batch):
+            chosen = order[start : start + batch]
+            loss = nn.functional.cross_entropy(module(images[chosen]), labels[chosen])
+            sgd.zero_grad()
+            loss.backward()
+            sgd.step()
+    return parameter_vector(module)
+
+
+@pytest.mark.parametrize("batch", [256, 9, 4])
+@pytest.mark.parametrize("epochs", [1, 7, 8])
+def test_training_is_its_reference_twin(batch, epochs):
+    images, labels = easy_data(3)
+    settings = {"lr": 0.1, "epochs": epochs, "batch": batch, "seed": 3}
+    settings |= {"momentum": 0.9, "weight_decay": 5e-2}
+    ours = trained(images.double(), labels, **settings)
+    twin = reference_training(images.double(), labels, **settings)
+    torch.testing.assert_close(ours, twin, rtol=0, atol=1e-10)
+
+
+def test_probabilities_of_certain_labels_train_like_indices():
+    images, labels = easy_data(2)
+    soft = torch.eye(3)[labels]
+    torch.testing.assert_close(trained(images, soft), trained(images, labels))
+    assert not torch.allclose(trained(images, soft * 0.5 + 1 / 6), trained(images, labels))
+
+
+@pytest.mark.parametrize("batch", [4, 256])  # shuffled and augmented; only augmented
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(batch):
+    images, labels = easy_data(2)
+    before = torch.get_rng_state()
+    runs = [trained(images, labels, seed=seed, augment=DSA(), batch=batch) for seed in (1, 1, 2)]
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_batch_is_augmented_with_a_draw_of_its_own():
+    """With nothing but noughts left of the images, only biases can learn."""
+    drawn = []
+
+    class Spy(DSA):
+        def draw(self, *args):
+            drawn.append(super().draw(*args))
+            return drawn[-1]
+
+        def apply(self, images, draw):
+            assert draw is drawn[-1]
+            return torch.zeros_like(images)
+
+    images, labels = easy_data(2)
+    start, end = (
+        parameter_vector(SPEC.build(seed=0)),
+        trained(images, labels, augment=Spy(), batch=4, weight_decay=0.0),
+    )
+    assert len(drawn) == 5 * 2
+    assert len({draw.name for draw in drawn}) > 1
+    weights = SPEC.build(seed=0).features[0].weight.numel()
+    assert torch.equal(start[:weights], end[:weights])
+    assert not torch.equal(start[-3:], end[-3:])
+
+
+def test_batch_norm_learns_its_statistics_and_the_mode_is_put_back():
+    images, labels = easy_data(4)
+    module = NetworkSpec("convnet", 1, 3, 8, {"width": 4, "depth": 1, "norm": "batch"}).build(
+        seed=0
+    )
+    module.eval()
+    train_network(module, images, labels, lr=0.05, epochs=30)
+    norm = next(part for part in module.modules() if isinstance(part, nn.BatchNorm2d))
+    assert not module.training
+    assert norm.num_batches_tracked == 30
+    assert not torch.equal(norm.running_mean, torch.zeros(4))
+    assert accuracy(module, *easy_data(20, seed=1)) > 80
+
+
+def test_trained_parameters_have_memory_of_their_own():
+    images, labels = easy_data(1)
+    module = SPEC.build(seed=0)
+    train_network(module, images, labels, lr=0.05, epochs=1)
+    places = [p.untyped_storage().data_ptr() for p in module.parameters()]
+    assert len(set(places)) == len(places)
+
+
+def test_frozen_parameters_stay():
+    images, labels = easy_data(1)
+    module = SPEC.build(seed=0)
+    module.classifier.weight.requires_grad_(False)
+    before = module.classifier.weight.clone()
+    train_network(module, images, labels, lr=0.05, epochs=2)
+    assert torch.equal(module.classifier.weight, before)
+
+
+# Accuracy.
+
+
+class Brightest(nn.Module):
+    """Says the column that is brightest, so its right and wrong answers can be counted by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Parameter(torch.ones(()))
+
+    def forward(self, images):
+        assert not self.training
+        return self.one * images.sum(dim=(1, 2))
+
+
+@pytest.mark.parametrize("batch", [1, 3, 512])
+def test_accuracy_in_percent(batch):
+    images = torch.zeros(8, 1, 4, 4)
+    said = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
+    images[range(8), 0, 0, said] = 1.0
+    module = Brightest()
+    assert accuracy(module, images, torch.tensor([0, 1, 2, 3, 3, 2, 1, 3]), batch) == 62.5
+    assert module.training
+
+
+# The protocol.
+
+
+CONFIG = EvaluateConfig(n=3, epochs=40, lr=0.05, workers=1)
+
+
+def evaluate(per_class=2, config=CONFIG, **keywords):
+    return evaluate_images(
+        *easy_data(per_class), SPEC, config, *easy_data(30, seed=1), seed=5, **keywords
+    )
+
+
+def test_a_score_says_what_it_is():
+    score = evaluate(method="mtt", ipc=2, split="val", whitening="zca")
+    assert score.n == len(score.values) == 3
+    assert score.mean == pytest.approx(statistics.fmean(score.values))
+    assert score.sd == pytest.approx(statistics.stdev(score.values))
+    assert score.mean > 80  # chance is 33
+    assert len(set(score.values)) > 1
+    assert (score.method, score.ipc, score.split, score.diverged) == ("mtt", 2, "val", 0)
+    assert score.model == SPEC.describe()
+    assert score.protocol == "40 epochs, lr 0.05, momentum 0.9, wd 0.0005, batch 256, DSA"
+    assert str(score) == (
+        f"{score.mean:.1f} +- {score.sd:.1f} (n=3, {SPEC.describe()}, ZCA, DSA, 40 epochs)"
+    )
+
+
+def test_a_score_survives_json():
+    score = evaluate(config=dataclasses.replace(CONFIG, epochs=1, n=2))
+    values = json.loads(json.dumps({**score.to_json(), "added": "by a later version"}))
+    assert Score.from_json(values) == score
+
+
+def test_how_a_score_reads():
+    known = {"method": "mtt", "ipc": 1, "protocol": "50 epochs, lr 0.01", "split": "test"}
+    known["model"] = "ConvNet-D3 width 128 instance"
+    five = Score.of([63.0, 63.5, 62.7, 63.0, 63.3], **known, brief="ZCA, DSA, 1000 epochs")
+    assert str(five) == "63.1 +- 0.3 (n=5, ConvNet-D3 width 128 instance, ZCA, DSA, 1000 epochs)"
+    one = Score.of([63.0], **known)
+    assert one.sd is None
+    assert str(one) == "63.0 (n=1, ConvNet-D3 width 128 instance, 50 epochs, lr 0.01)"
+
+
+def test_the_networks_are_the_first_of_a_longer_series():
+    """Network i depends on the seed and i alone."""
+    short = evaluate(config=dataclasses.replace(CONFIG, epochs=5, n=2))
+    long = evaluate(config=dataclasses.replace(CONFIG, epochs=5, n=4))
+    assert long.values[:2] == short.values
+
+
+@pytest.mark.parametrize(
+    ("configured", "given", "used"),
+    [(0.05, 0.002, 0.05), (None, 0.00204, 0.00204), (None, None, 0.01)],
+)
+def test_which_learning_rate_counts(configured, given, used):
+    config = EvaluateConfig(n=1, epochs=1, lr=configured, workers=1, augment="none")
+    score = evaluate(config=config, lr=given)
+    assert f"lr {used:g}," in score.protocol
+    assert score.protocol.endswith("no augmentation")
+
+
+def test_diverged_networks_are_counted_and_named():
+    score = evaluate(config=dataclasses.replace(CONFIG, lr=1e30, epochs=3))
+    assert score.diverged == 3
+    assert score.mean == pytest.approx(100 / 3)  # always class 0, of three equal ones
+    assert str(score).endswith(", 3 diverged)")
+
+
+def test_is_finite():
+    module = SPEC.build(seed=0)
+    assert is_finite(module)
+    with torch.no_grad():
+        module.classifier.bias[1] = torch.inf
+    assert not is_finite(module)
+
+
+def test_networks_are_trained_by_one_thread_whatever_the_caller_has(monkeypatch):
+    threads = []
+    monkeypatch.setattr(
+        protocol, "train_network", lambda *_, **__: threads.append(torch.get_num_threads())
+    )
+    torch.set_num_threads(2)
+    evaluate()
+    assert threads == [1, 1, 1]
+    assert torch.get_num_threads() == 2
+
+
+def test_the_number_of_workers_changes_nothing():
+    config = dataclasses.replace(CONFIG, epochs=5)
+    assert evaluate(config=config, workers=2) == evaluate(config=config)
+
+
+def test_soft_labels_reach_the_workers_whole(tmp_path):
+    soft = torch.rand(5, 3, generator=torch.manual_seed(0)).T.softmax(0)  # not contiguous
+    mapped = protocol._Mapped.write(soft.contiguous(), tmp_path / "soft")
+    assert torch.equal(mapped.read(), soft)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "networks", "cores", "workers"),
+    [(100.0, 5, 4, 4), (0.5, 5, 4, 1), (100.0, 1, 4, 1), (100.0, 2, 8, 2), (100.0, 5, 1, 1)],
+)
+def test_processes_are_started_where_they_pay(monkeypatch, seconds, networks, cores, workers):
+    monkeypatch.setattr(protocol.os, "sched_getaffinity", lambda _: range(cores), raising=False)
+    monkeypatch.setattr(protocol, "_seconds_per_network", lambda _: seconds)
+    config = EvaluateConfig(n=networks)
+    assert protocol._default_workers(SPEC, config, easy_data(1)[0]) == workers
+
+
+def test_the_guess_of_the_time_grows_with_the_work():
+    images, _ = easy_data(10)
+    few = protocol._seconds_per_network((SPEC, EvaluateConfig(epochs=10), images))
+    many = protocol._seconds_per_network((SPEC, EvaluateConfig(epochs=10_000), images))
+    assert 0 < 20 * few < many
+
+
+@pytest.mark.parametrize("which", ["set", "test"])
+def test_images_that_do_not_fit_the_network_are_refused(which):
+    images, labels = easy_data(1)
+    wide = images.expand(-1, 3, -1, -1)
+    with pytest.raises(MismatchError, match=r"3x8x8 .* takes 1x8x8"):
+        evaluate_images(
+            wide if which == "set" else images,
+            labels,
+            SPEC,
+            CONFIG,
+            wide if which == "test" else images,
+            labels,
+        )
