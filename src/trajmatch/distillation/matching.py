@@ -1,0 +1,102 @@
+"""MTT: which segment of which expert is drawn, and what is asked of the student's end point.
+
+Source: Cazenavette, Wang, Torralba, Efros, Zhu, Dataset Distillation by Matching Training
+Trajectories, CVPR 2022, algorithm 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from trajmatch.config import DistillConfig
+from trajmatch.data.augment import DSA
+from trajmatch.distillation.learned import Estimate, Learned, mean_estimate
+from trajmatch.errors import SettingError
+from trajmatch.experts.library import ExpertLibrary
+from trajmatch.gradient import LossGradient, loss_gradient
+from trajmatch.rng import stream
+from trajmatch.unroll import Schedule, SegmentDistance, Student, plan, walk
+
+
+class TrajectoryMatching:
+    """Estimates the matching loss and its exact gradient on freshly drawn segments.
+
+    Every draw is a function of (seed, iteration, segment), so nothing has to be saved to resume.
+    """
+
+    name = "mtt"
+
+    def __init__(
+        self,
+        library: ExpertLibrary,
+        config: DistillConfig,
+        *,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        require_long_enough(library, config)
+        self.library = library
+        self.config = config
+        self.seed = seed
+        self.device = device
+        self.augment = None if config.augment in (None, "none") else DSA(str(config.augment))
+        self.gradient: LossGradient = loss_gradient(
+            library.spec.build(seed=0).to(device), precision=config.precision
+        )
+        self.decisions: dict[str, Any] = {}
+
+    def segment_at(self, iteration: int, number: int) -> tuple[int, int]:
+        """The expert and the start epoch that an iteration draws, uniformly."""
+        experts = self.library.experts
+        draw = stream(self.seed, "distill", "segment", iteration, number)
+        expert = int(torch.randint(len(experts), (), generator=draw))
+        epoch = int(torch.randint(self.config.max_start_epoch, (), generator=draw))
+        return experts[expert], epoch
+
+    def estimate(self, learned: Learned, iteration: int) -> Estimate:
+        """Loss and gradients of one iteration: the mean over `config.segments` drawn segments."""
+        return mean_estimate(
+            [self._one(learned, iteration, number) for number in range(self.config.segments)]
+        )
+
+    def _one(self, learned: Learned, iteration: int, number: int) -> Estimate:
+        expert, epoch = self.segment_at(iteration, number)
+        start, target = (
+            row.to(self.device)
+            for row in self.library.segment(expert, epoch, self.config.expert_epochs)
+        )
+        schedule = Schedule.make(
+            learned.images,
+            steps=self.config.syn_steps,
+            batch_syn=self.config.batch_syn,
+            augment=self.augment,
+            seed=self.seed,
+            names=("distill", "walk", iteration, number),
+        )
+        student = Student(self.gradient, learned.images, learned.labels, self.augment, schedule)
+        if "keep" not in self.decisions:
+            decided = plan(student, start, self.config.method)
+            self.decisions |= {"keep": decided.keep, "reason": decided.reason}
+        result = walk(
+            student,
+            start,
+            learned.step_size,
+            SegmentDistance(start, target),
+            keep=self.decisions["keep"],
+        )
+        return Estimate(result.loss, result.grad_images, result.grad_labels, result.grad_step_size)
+
+
+def require_long_enough(library: ExpertLibrary, config: DistillConfig) -> None:
+    """Refuse experts that end before the last epoch a segment can reach."""
+    needed = config.max_start_epoch - 1 + config.expert_epochs
+    if library.epochs < needed:
+        fits = library.epochs - config.expert_epochs + 1
+        mend = f"use --max-start-epoch {fits}" if fits >= 1 else f"train with --epochs {needed}"
+        raise SettingError(
+            f"segments reach epoch {needed} (max_start_epoch {config.max_start_epoch} - 1 + "
+            f"expert_epochs {config.expert_epochs}) and these experts have {library.epochs}; "
+            f"{mend}" + (f" or train experts with --epochs {needed}" if fits >= 1 else "")
+        )
