@@ -1,0 +1,335 @@
+"""One self-contained HTML file about a run: what it reached, what it made, how, and at what cost.
+
+Everything is read from the run's folder. What is not there is named on the page, and the rest is
+shown; numbers are never filled in.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+from trajmatch import __version__
+from trajmatch.errors import MissingExtraError
+from trajmatch.files import atomic_write
+from trajmatch.report.axes import NBSP, number, percent
+from trajmatch.report.facts import cost, origin, settings
+from trajmatch.report.figures import Curve, Row
+from trajmatch.report.folder import BASELINES, RunFolder, mapping, number_or_nan, optional
+from trajmatch.report.pictures import gallery, snapshot_paths, timeline
+from trajmatch.report.scores import ScorePlot
+
+_METHODS = {"mtt": "trajectory matching (MTT)", "random": "random choice"}
+
+
+def write_report(run: Path | str, out: Path | str | None = None) -> Path:
+    """Write the page about the folder `run` to `out` (default: report.html in it); returns that.
+
+    The file appears whole or not at all, needs no network, and is the same bytes for the same run.
+    Takes a second or two; the page weighs what its pictures weigh, at most some 9 MB. Raises
+    DataError when `run` is not a run folder, FileFormatError when its result or log is damaged, and
+    MissingExtraError without jinja2. A damaged set or snapshot is reported on the page instead.
+    """
+    run = Path(run)
+    html = _render(_context(RunFolder.read(run)))
+    out = run / "report.html" if out is None else Path(out)
+    out = out / "report.html" if out.is_dir() else out
+    with atomic_write(out) as partial:
+        partial.write_text(html, encoding="utf-8")
+    return out
+
+
+def _context(run: RunFolder) -> dict[str, Any]:
+    """Everything the template says."""
+    curves = _curves(run)
+    scores = _score_plot(run)
+    pictures = strip = None
+    problems = list(run.problems)
+    if run.small is not None:
+        pictures = gallery(run.small.pixels(), run.small.labels, run.small.classes)
+    if run.classes:
+        strip = timeline(run.folder / "snapshots", run.classes)
+    if strip is not None:
+        problems += strip.unreadable
+        strip = strip if len(strip.frames) > 1 else None
+    return {
+        "run": run,
+        "version": __version__,
+        **_title(run),
+        **_lead(run, curves),
+        "missing": _missing(run, curves, strip is not None),
+        "problems": problems,
+        "gallery": pictures,
+        "pictures_intro": _pictures_intro(run),
+        "timeline": strip,
+        "curves": curves,
+        "scores": scores,
+        "score_rows": _score_rows(run),
+        "snippet": _snippet(run),
+        "cost": cost(run),
+        "origin": origin(run),
+        "settings": settings(run),
+    }
+
+
+def _title(run: RunFolder) -> dict[str, str]:
+    main = run.main or {}
+    made = run.small.info if run.small is not None else {}
+    data = mapping(run.result.get("data")).get("name") or mapping(made.get("data")).get("name")
+    data = data or run.setting("data", "data")
+    ipc = main.get("ipc") or (run.small.ipc if run.small else run.setting("distill", "ipc"))
+    method = main.get("method") or made.get("method")
+    method = str(method or ("mtt" if run.distills else run.command))
+    network = run.result.get("network") or main.get("model") or made.get("network")
+    network = network or run.setting("network", "network")
+    title = str(data or run.folder.resolve().name)
+    if ipc:
+        title += f", {ipc} image{'s' if ipc != 1 else ''} per class"
+    return {
+        "title": title,
+        "method": _METHODS.get(method, method),
+        "network": _network(network),
+    }
+
+
+def _lead(run: RunFolder, curves: list[Curve]) -> dict[str, str]:
+    """The number everybody looks for, what it is, and what it is to be compared with."""
+    main = run.main
+    if main is None:
+        return _lead_by_validation(curves)
+    n, method = main.get("n"), main.get("method")
+    kind = "real" if method in BASELINES else "synthetic"
+    count = len(run.small) if run.small is not None else None
+    label = f"{main.get('split') or 'test'} accuracy of "
+    label += f"{n} fresh networks, each" if n and n > 1 else "one fresh network"
+    label += f" trained on {_all_images(run) if method == 'full data' else _these(count, kind)}"
+    spread = "mean ± standard deviation" if main.get("sd") is not None else "no spread: one network"
+    return {
+        "lead": percent(main["mean"], main.get("sd")),
+        "lead_label": f"{label} ({spread}).",
+        "beside": _beside(run, main, count),
+    }
+
+
+def _lead_by_validation(curves: list[Curve]) -> dict[str, str]:
+    validation = next((curve for curve in curves if curve.name == "validation"), None)
+    if validation is None:
+        return {"lead": "", "lead_label": "No accuracy has been measured.", "beside": ""}
+    rows = [row for row in validation.frame() if math.isfinite(row["validation"])]
+    best = max(rows, key=lambda row: row["validation"])
+    nets = f" of {best['n']} fresh networks" if best["n"] else ""
+    label = f"validation accuracy{nets} at iteration {best['iteration']:,}, the best so far. "
+    label += "Test accuracy has not been measured."
+    return {"lead": percent(best["validation"], best["sd"]), "lead_label": label, "beside": ""}
+
+
+def _beside(run: RunFolder, main: Row, count: int | None) -> str:
+    """What other images reach, in one or two sentences; empty when nothing else was measured."""
+    parts = []
+    for name, words in (("random", "picked at random"), ("herding", "picked by herding")):
+        if (found := run.score(name)) is not None and found is not main:
+            parts.append(f"as many real images {words} reach {_reach(found)}")
+    full = run.score("full data")
+    if full is main:
+        full = None
+    if full is not None:
+        parts.append(f"{_all_images(run)} reach {_reach(full)}")
+    text = "; ".join(parts)
+    text = text[:1].upper() + text[1:] + "." if text else ""
+    train = mapping(run.result.get("data")).get("train")
+    if full is not None and full["mean"] > 0 and count and isinstance(train, int):
+        share, kept = number(100 * count / train, 2), 100 * main["mean"] / full["mean"]
+        text += f" So {share}{NBSP}% of the images carry {kept:.0f}{NBSP}% of full-data accuracy."
+    return text
+
+
+def _all_images(run: RunFolder) -> str:
+    train = mapping(run.result.get("data")).get("train")
+    return f"all {train:,} training images" if isinstance(train, int) else "full data"
+
+
+def _these(count: int | None, kind: str) -> str:
+    if count is None:
+        return f"the {kind} images alone"
+    return f"these {count:,} {kind} images alone" if count != 1 else f"this one {kind} image alone"
+
+
+def _reach(score: Row) -> str:
+    n = f" (n{NBSP}={NBSP}{score['n']})" if score.get("n") else ""
+    return f"{percent(score['mean'], score.get('sd'))}{NBSP}%{n}"
+
+
+def _missing(run: RunFolder, curves: list[Curve], moving: bool) -> list[str]:
+    """What a reader could expect here and will not find, and how to get it."""
+    notes = []
+    if not run.result:
+        notes.append(
+            "This run has not finished: there is no result.json, so no scores, settings or timings "
+            "yet. The same command continues it from its last checkpoint."
+        )
+    if run.small is None and not run.problems and (run.distills or run.command == "select"):
+        notes.append("There is no set of images yet (folder best or last).")
+    if run.place is not None and run.place.name == "last":
+        notes.append("No set has been chosen by validation yet; the images are the latest ones.")
+    if run.distills:
+        count = len(snapshot_paths(run.folder / "snapshots"))
+        if not moving and count < 2:
+            found = "There is one snapshot" if count else "There are no snapshots"
+            notes.append(f"{found}, so how the images changed cannot be shown.")
+        drawn = {curve.name for curve in curves}
+        if not run.by_step("loss"):
+            notes.append("There is no log of the iterations (log.jsonl), so no loss curve.")
+        elif "loss" not in drawn:
+            notes.append("Every update was skipped or its loss not finite, so there is no curve.")
+        if "validation" not in drawn:
+            notes.append("No evaluation on the validation split has been logged.")
+    if run.result and not run.scores:
+        notes.append("No accuracy has been measured; trajmatch evaluate does that.")
+    elif run.result and run.command not in ("select", "experts"):
+        absent = [name for name in BASELINES if run.score(name) is None]
+        if absent:
+            notes.append(f"Not measured in this run: {', '.join(absent)}.")
+    return notes
+
+
+def _curves(run: RunFolder) -> list[Curve]:
+    """Loss, step size, and validation accuracy: those that were logged."""
+    if not run.distills:
+        return []
+    chosen = run.result.get("best_iteration")
+    lines = run.by_step("loss", "step_size")
+    skipped = tuple(step for step, line in lines.items() if line.get("skipped"))
+    curves = []
+    if any("loss" in line for line in lines.values()):
+        level = (1.0, "as far as at the start")
+        values = tuple(number_or_nan(line.get("loss")) for line in lines.values())
+        title = "Loss: distance left to the expert"
+        loss = Curve("loss", title, tuple(lines), values, skipped=skipped, chosen=chosen)
+        curves.append(dataclasses.replace(loss, noisy=True, level=level))
+    if any("step_size" in line for line in lines.values()):
+        values = tuple(number_or_nan(line.get("step_size")) for line in lines.values())
+        curves.append(Curve("step_size", "Learned step size", tuple(lines), values, chosen=chosen))
+    judged = run.by_step("val_mean")
+    if judged:
+        counts = {line.get("val_n") for line in judged.values()}
+        curves.append(
+            Curve(
+                "validation",
+                "Validation accuracy, %",
+                tuple(judged),
+                tuple(number_or_nan(line.get("val_mean")) for line in judged.values()),
+                sd=tuple(optional(line.get("val_sd")) for line in judged.values()),
+                n=counts.pop() if len(counts) == 1 else None,
+                chosen=chosen,
+                unit=f"{NBSP}%",
+            )
+        )
+    return [curve for curve in curves if curve.points()]
+
+
+def _score_plot(run: RunFolder) -> ScorePlot | None:
+    scores = run.scores
+    if not scores:
+        return None
+    main = run.main
+    usual = (main or scores[0]).get("model")
+    labels = []
+    for score in scores:
+        other = "" if score.get("model") in (usual, None) else f" → {_network(score['model'])}"
+        labels.append(_score_name(score) + other)
+    splits = {str(score.get("split") or "test") for score in scores}
+    title = f"{' and '.join(sorted(splits)).capitalize()} accuracy, %"
+    index = next((i for i, score in enumerate(scores) if score is main), None)
+    return ScorePlot(tuple(labels), tuple(scores), index, title=title)
+
+
+def _score_name(score: Row) -> str:
+    method = str(score.get("method") or "unnamed")
+    return BASELINES.get(method) or f"distilled by {method.upper() if method == 'mtt' else method}"
+
+
+def _score_rows(run: RunFolder) -> list[dict[str, str | bool]]:
+    return [
+        {
+            "name": _score_name(score),
+            "main": score is run.main,
+            "ipc": "all" if score.get("method") == "full data" else str(score.get("ipc") or "–"),
+            "accuracy": f"{score['mean']:.1f}",
+            "sd": "–" if score.get("sd") is None else f"{score['sd']:.1f}",
+            "n": str(score.get("n") or "–"),
+            "model": _network(score.get("model")) or "–",
+            "split": str(score.get("split") or "test"),
+            "protocol": str(score.get("protocol") or "not recorded")
+            + (f"; {score['diverged']} diverged" if score.get("diverged") else ""),
+        }
+        for score in run.scores
+    ]
+
+
+def _pictures_intro(run: RunFolder) -> str:
+    if run.small is None:
+        return ""
+    small, best = run.small, run.result.get("best_iteration")
+    count = len(small)
+    text = f"{count:,} image{'s' if count != 1 else ''} of {small.images.shape[3]} × "
+    text += f"{small.images.shape[2]} pixels, "
+    text += "gray. " if small.images.shape[1] == 1 else "color. "
+    if run.place is not None and run.folder not in (run.place, run.place.parent):
+        text += f"Read from {run.place} as it is now. "
+    elif run.place is not None and run.place.name == "best" and best is not None:
+        text += f"Taken from iteration {best:,}, the best on the validation split. "
+    if small.is_soft:
+        text += "The labels were learned too: under each image, its two likeliest classes. "
+    text += f"Shown with the whitening ({small.whitening.name}) undone and values clipped to what "
+    return text + "a screen can show; networks train on the whitened, unclipped numbers."
+
+
+def _snippet(run: RunFolder) -> str:
+    if run.small is None or run.place is None:
+        return ""
+    small, shape = run.small, ", ".join(map(str, run.small.images.shape))
+    labels = f"probabilities [{len(small)}, {len(small.classes)}]" if small.is_soft else "indices"
+    lines = [
+        "import trajmatch",
+        "from torch.utils.data import DataLoader",
+        "",
+        f"small = trajmatch.load_distilled({str(run.place)!r})",
+        f"small.images     # float32 [{shape}], whitened: train on them as they are",
+        f"small.labels     # class {labels}; names in small.classes",
+    ]
+    if small.step_size is not None:
+        lines.append(f"small.step_size  # {number(small.step_size)}: the learning rate learned")
+    lines += [
+        "loader = DataLoader(small, batch_size=256, shuffle=True)",
+        "",
+        "# images to predict, as floats in [0, 1], need the same whitening:",
+        "inputs = small.whitening.apply(images)",
+    ]
+    return "\n".join(lines)
+
+
+def _network(value: Any) -> str:
+    return str(mapping(value).get("name", value)) if value else ""
+
+
+def _render(context: dict[str, Any]) -> str:
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingExtraError("report", "report") from error
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("trajmatch.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # The page's policy allows this one script by its hash, so nothing smuggled in would run.
+    environment.filters["sha256"] = lambda text: base64.b64encode(
+        hashlib.sha256(str(text).encode()).digest()
+    ).decode()
+    return environment.get_template("page.html.j2").render(context)
