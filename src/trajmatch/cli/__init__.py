@@ -1,0 +1,67 @@
+"""The command line: parses, calls, prints; no logic of its own.
+
+One file a command: a frozen dataclass of flags (`class Flags(Common)`) and a `run(flags)`.
+`COMMANDS` names them in the order in which the work is done. These files import what is heavy
+(torch and all that needs it) inside `run`, so that `--help` and a mistyped flag answer at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trajmatch.cli import demo, distill, evaluate, experts, inspect, report, select
+from trajmatch.cli.frame import Command, dispatch
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command(
+        demo.Flags,
+        demo.run,
+        "the whole job on embedded digits: about a minute",
+        "trajmatch demo --out runs/demo",
+    ),
+    "experts": Command(
+        experts.Flags,
+        experts.run,
+        "train networks on real images and record their trajectories",
+        "trajmatch experts --data photos.zip --size 32 --experts 20 --epochs 12 --out runs/experts",
+    ),
+    "distill": Command(
+        distill.Flags,
+        distill.run,
+        "make a few images whose training follows those trajectories",
+        "trajmatch distill --data photos.zip --size 32 --experts runs/experts --out runs/ipc1",
+    ),
+    "select": Command(
+        select.Flags,
+        select.run,
+        "choose real images instead: random, herding",
+        "trajmatch select --method herding --ipc 1 --experts runs/experts --out runs/herding",
+    ),
+    "evaluate": Command(
+        evaluate.Flags,
+        evaluate.run,
+        "train fresh networks on a small set and test them",
+        "trajmatch evaluate runs/ipc1/best --networks convnet,resnet18 --n 5",
+    ),
+    "report": Command(
+        report.Flags,
+        report.run,
+        "one HTML page of a run: pictures, curves, scores, settings",
+        "trajmatch report runs/ipc1",
+    ),
+    "inspect": Command(
+        inspect.Flags,
+        inspect.run,
+        "what a library or a set holds, and whether it is whole",
+        "trajmatch inspect runs/experts",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (None: the process's own) and return the exit code.
+
+    0 on success, 2 on a user's mistake (one line on stderr), 130 when interrupted, 141 when the
+    reader of the output has gone.
+    """
+    return dispatch(COMMANDS, argv)

@@ -1,0 +1,78 @@
+"""`trajmatch distill`: make a few images that train a network like the whole set."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from trajmatch.cli.flags import Common, Flat, pick_device
+from trajmatch.config import DataConfig, DistillConfig, EvaluateConfig, NetworkConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(Common):
+    """Make --ipc images per class by matching the experts' training trajectories (MTT).
+
+    Network and whitening are the experts'. The set that scores best on validation images is kept
+    in OUT/best, the newest in OUT/last. Run the same command again to continue a killed run; a
+    larger --iterations extends a finished one. At the end the kept set is tested once, beside
+    random and herding images.
+    """
+
+    out: Path = Path("runs/distilled")
+    """Folder of the run."""
+    experts: Path = Path("runs/experts")
+    """Library to match, from `trajmatch experts`."""
+    data: Flat[DataConfig] = DataConfig()
+    network: Flat[NetworkConfig] = NetworkConfig()
+    distill: Flat[DistillConfig] = DistillConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    track: Literal["none", "tensorboard", "wandb"] = "none"
+    """Where numbers go beside OUT/log.jsonl."""
+
+
+def run(flags: Flags) -> None:
+    import time
+
+    from trajmatch import pipeline
+    from trajmatch.cli import shown
+    from trajmatch.config import to_dict
+    from trajmatch.experts import ExpertLibrary
+
+    began = time.perf_counter()
+    device = pick_device(flags.device)
+    library = ExpertLibrary.open(flags.experts)
+    data = shown.load(flags.data)
+    with shown.iteration_progress(flags.out, flags.distill) as progress:
+        outcome = pipeline.distill(
+            data,
+            library,
+            flags.out,
+            config=flags.distill,
+            evaluation=flags.evaluate,
+            network=None if flags.network == NetworkConfig() else flags.network,
+            whitening=flags.data.whitening,
+            seed=flags.seed,
+            device=device,
+            tracker=flags.track,
+            on_iteration=progress,
+        )
+    print(shown.kept(outcome))
+    scores = pipeline.compare_on_test(
+        outcome.best, data, library, flags.evaluate, seed=flags.seed, device=device, say=shown.say
+    )
+    pipeline.write_run(
+        flags.out,
+        command="distill",
+        settings=to_dict(flags),
+        seed=flags.seed,
+        data=data,
+        library=library,
+        outcome=outcome,
+        scores=scores,
+        seconds=time.perf_counter() - began,
+        device=device,
+    )
+    shown.table(scores)
+    print(f"the set is in {flags.out / 'best'}; `trajmatch report {flags.out}` draws its page")

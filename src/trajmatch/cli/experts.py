@@ -1,0 +1,65 @@
+"""`trajmatch experts`: train experts on real images and record their trajectories."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from trajmatch.cli.flags import Common, Flat, pick_device
+from trajmatch.config import DataConfig, ExpertConfig, NetworkConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(Common):
+    """Train networks on the real images with plain SGD and record their parameters after every
+    epoch, into one library that any number of distillations read.
+
+    A killed run continues with what is missing; several commands may fill one library at once;
+    a larger --experts extends it.
+    """
+
+    out: Path = Path("runs/experts")
+    """Folder of the library."""
+    data: Flat[DataConfig] = DataConfig()
+    network: Flat[NetworkConfig] = NetworkConfig()
+    experts: Flat[ExpertConfig] = ExpertConfig()
+    workers: int | None = None
+    """Processes of one thread each. None: one per core on the CPU, one on a GPU."""
+
+
+def run(flags: Flags) -> None:
+    import time
+
+    from trajmatch import pipeline
+    from trajmatch.cli import shown
+    from trajmatch.config import to_dict
+    from trajmatch.track import write_result
+
+    began = time.perf_counter()
+    device = pick_device(flags.device)
+    data = shown.load(flags.data)
+    with shown.expert_progress(flags.experts) as progress:
+        library = pipeline.train_experts(
+            data,
+            flags.out,
+            network=flags.network,
+            config=flags.experts,
+            whitening=flags.data.whitening,
+            seed=flags.seed,
+            workers=flags.workers,
+            device=device,
+            on_progress=progress,
+        )
+    ceiling = pipeline.full_data_score(library)
+    write_result(
+        flags.out,
+        command="experts",
+        settings=to_dict(flags),
+        seed=flags.seed,
+        scores=[ceiling.to_json()],
+        data=data.summary(),
+        seconds=time.perf_counter() - began,
+        device=device,
+        extra={"library": library.summary()},
+    )
+    print(f"{len(library.experts)} experts in {flags.out}, test accuracy {ceiling}")

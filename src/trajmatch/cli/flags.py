@@ -1,0 +1,208 @@
+"""What may follow a command: flags from dataclasses, their base values from a file.
+
+A command's flags are a frozen dataclass on top of `Common`. A config of `trajmatch.config` in it is
+spread flat with `Flat[...]` (`--lr-img 10`); without `Flat` its flags carry the field's name, as in
+a TOML file (`--evaluate.epochs 300`), which is for the second of two configs that share names:
+
+    @dataclass(frozen=True, kw_only=True)
+    class Flags(Common):
+        out: Path = Path("runs/distilled")
+        '''Folder to write to.'''
+        distill: Flat[DistillConfig] = DistillConfig()
+        evaluate: EvaluateConfig = EvaluateConfig()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+
+import tyro
+
+from trajmatch.cli.mistakes import Refusal, UsageError
+from trajmatch.cli.values import REGISTRY
+from trajmatch.config import RunConfig, read_toml
+from trajmatch.errors import SettingError, suggest
+
+T = TypeVar("T")
+
+_FLAT: Any = tyro.conf.OmitArgPrefixes
+_POSITIONAL: Any = tyro.conf.Positional
+
+Flat = Annotated[T, _FLAT]
+"""`Flat[SomeConfig]`: the config's fields become flags without a prefix."""
+
+Positional = Annotated[T, _POSITIONAL]
+"""`Positional[Path]`: given by place, not by name."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Common:
+    """The flags every command has."""
+
+    out: Path = Path("runs/out")
+    """Folder to write to."""
+    seed: int = 0
+    """Every random number follows from it; the same seed gives the same numbers."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda, or cuda:1 for the second GPU."""
+    config: Path | None = None
+    """TOML file with settings, such as a recipe; flags given here win over it."""
+
+    def __post_init__(self) -> None:
+        if self.out.exists() and not self.out.is_dir():
+            raise SettingError(f"--out is '{self.out}', which is a file; give a folder")
+        if self.device != "auto":
+            pick_device(self.device)
+
+
+def pick_device(name: str) -> str:
+    """`cpu` or `cuda:i` for `auto`, `cpu`, `cuda` or `cuda:i`.
+
+    Raises SettingError for another word and for a GPU this machine (or this torch) has not.
+    """
+    if name == "cpu":
+        return name
+    match = re.fullmatch(r"auto|cuda(?::(\d+))?", name)
+    if match is None:
+        known = suggest(name, ("auto", "cpu", "cuda", "cuda:0"))
+        raise SettingError(f"--device is '{name}'; {known}")
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return "cuda:0" if count else "cpu"
+    if not count:
+        raise SettingError(
+            f"--device is '{name}', but torch {torch.__version__} sees no GPU here; use cpu or auto"
+        )
+    index = int(match[1] or 0)
+    if index >= count:
+        raise SettingError(f"--device is '{name}', but the last of {count} is cuda:{count - 1}")
+    return f"cuda:{index}"
+
+
+def parse(
+    kind: type[T], arguments: Sequence[str], *, program: str, description: str, example: str = ""
+) -> T | None:
+    """An instance of `kind` from `arguments`; None when they asked for help and it was printed.
+
+    Raises UsageError for what is wrong with the line, SettingError for what is wrong in the file
+    given by --config.
+    """
+    if not {"-h", "--help"}.isdisjoint(arguments):
+        print(f"{description}\n")  # by us, because tyro does not wrap it
+    refusal = Refusal(arguments, list(option_names(kind)), program, example)
+    printed = io.StringIO()
+    with contextlib.ExitStack() as stack:
+        # tyro's hook hands over what went wrong as values; it is private to tyro, so where a
+        # version lacks it, or tells of something new, what tyro prints is condensed instead.
+        hook = getattr(getattr(tyro, "_errors", None), "on_parse_error", None)
+        if hook is not None:
+            stack.enter_context(hook(refusal))
+        stack.enter_context(contextlib.redirect_stderr(printed))
+        stack.enter_context(REGISTRY)
+        try:
+            flags = tyro.cli(
+                kind,
+                prog=program,
+                description="",
+                args=list(arguments),
+                default=_base(kind, arguments),
+            )
+        except SystemExit as stop:
+            if not stop.code:
+                return None
+            raise UsageError(refusal.condensed(printed.getvalue())) from None
+    sys.stderr.write(printed.getvalue())  # warnings, when all went well
+    return _spelled_none(flags)
+
+
+def option_names(kind: type[Any]) -> list[str]:
+    """Every long option a dataclass of flags gives, in order.
+
+    Raises TypeError where two configs give the same one: leave `Flat` off one of them.
+    """
+    names = list(_walk(kind, ""))
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise TypeError(
+            f"{kind.__module__}.{kind.__name__} has two options {', '.join(twice)}; "
+            "leave Flat off one of the configs they come from"
+        )
+    return names
+
+
+def _walk(kind: type[Any], prefix: str) -> Iterator[str]:
+    hints = get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        hint, markers = _bare(hints[field.name])
+        name = field.name.replace("_", "-")
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            yield from _walk(hint, prefix if _FLAT in markers else f"{prefix}{name}.")
+        elif _POSITIONAL not in markers:
+            yield f"--{prefix}{name}"
+            if hint is bool:
+                yield f"--{prefix}no-{name}"
+
+
+def _bare(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A type without its Annotated wrapping, and what was in the wrapping."""
+    markers = getattr(hint, "__metadata__", ())
+    return (get_args(hint)[0], markers) if markers else (hint, ())
+
+
+def _base(kind: type[T], arguments: Sequence[str]) -> T:
+    """The defaults that flags override: the dataclass's own, or those of the file in --config."""
+    values: dict[str, Any] = {
+        field.name: tyro.MISSING
+        for field in dataclasses.fields(kind)  # type: ignore[arg-type]
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+    path = _value_of("--config", arguments)
+    if path is not None:
+        run = read_toml(Path(path), RunConfig)
+        parts = {type(part): part for part in vars(run).values() if dataclasses.is_dataclass(part)}
+        for name, hint in get_type_hints(kind, include_extras=True).items():
+            part, _ = _bare(hint)
+            if isinstance(part, type) and part in parts:
+                values[name] = parts[part]
+        values["seed"] = run.seed
+    return kind(**values)
+
+
+def _value_of(option: str, arguments: Sequence[str]) -> str | None:
+    """The last value given to `option`; None when it is absent or has none."""
+    value = None
+    for place, word in enumerate(arguments):
+        name, equals, attached = word.partition("=")
+        following = arguments[place + 1 : place + 2]
+        if name == option and equals:
+            value = attached
+        elif name == option and following and not following[0].startswith("--"):
+            value = following[0]
+    return value
+
+
+def _spelled_none(flags: T) -> T:
+    """`none` as None, where a text has another default: neither a command line nor TOML has a None.
+
+    Where the default itself is None (`--norm`), `none` is a value of its own and stays.
+    """
+    changes: dict[str, Any] = {}
+    hints = get_type_hints(type(flags), include_extras=True)
+    for field in dataclasses.fields(flags):  # type: ignore[arg-type]
+        value = getattr(flags, field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = _spelled_none(value)
+        elif value in ("none", "None") and isinstance(field.default, str):
+            optional = NoneType in get_args(_bare(hints[field.name])[0])
+            changes[field.name] = None if optional else value
+    return dataclasses.replace(flags, **changes)  # type: ignore[type-var]

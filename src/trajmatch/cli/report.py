@@ -1,0 +1,29 @@
+"""`trajmatch report`: one self-contained HTML page of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from trajmatch.cli.flags import Common, Positional
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(Common):
+    """Draw the page of a run: pictures, curves, scores and settings in one HTML file.
+
+    It is drawn from the files of the run, during it or after it.
+    """
+
+    run: Positional[Path]
+    """Folder of a run, the --out of distill, select or demo."""
+    out: Path = Path("report.html")
+    """The page; inside the run's folder unless a path is given."""
+
+
+def run(flags: Flags) -> None:
+    from trajmatch.report import write_report
+
+    default = flags.out == Path("report.html")
+    page = write_report(flags.run, None if default else flags.out)
+    print(f"page: {page}")
