@@ -15,7 +15,7 @@ SOURCE = ROOT / "src" / "trajmatch"
 MAP = ROOT / "docs" / "architecture.md"
 
 FLOORS: list[set[str]] = [
-    {"errors", "rng", "types", "files", "memory", "networks", "parallel", "track"},
+    {"errors", "rng", "types", "files", "memory", "networks", "parallel", "pieces", "track"},
     {"config", "data", "recipes"},
     {"gradient", "synthetic", "unroll", "experts"},
     {"evaluation"},

@@ -25,8 +25,10 @@ from trajmatch.config import (
     to_dict,
 )
 from trajmatch.data import ImageDataset, load_data
+from trajmatch.data.augment import DSA
 from trajmatch.data.whiten import fit_whitening
 from trajmatch.distillation import Learned, Outcome, TrajectoryMatching, run_loop
+from trajmatch.distillation.matching import require_long_enough
 from trajmatch.errors import MismatchError, SettingError
 from trajmatch.evaluation import Score, evaluate_images
 from trajmatch.experts import ExpertLibrary, fill
@@ -120,6 +122,8 @@ def distill(
     """
     library = experts if isinstance(experts, ExpertLibrary) else ExpertLibrary.open(Path(experts))
     require_fit(library, data, network=network, whitening=whitening)
+    _require_experts(library)
+    _require_sound(config, evaluation, library.epochs, data.num_classes)
     where = torch.device(device)
     method = TrajectoryMatching(library, config, seed=seed, device=where)
     initial = initial_images(data, library, config, seed=seed)
@@ -215,6 +219,30 @@ def require_fit(
             )
 
 
+def _require_experts(library: ExpertLibrary) -> None:
+    if not library.experts:
+        raise SettingError(
+            f"the library {library.path} holds 0 finished experts; run `trajmatch experts --out "
+            f"{library.path}` again, with the settings it was begun with, to continue it"
+        )
+
+
+def _require_sound(
+    config: DistillConfig, evaluation: EvaluateConfig, epochs: int, classes: int
+) -> None:
+    """Refuse now what would otherwise come to light in the middle of a run."""
+    require_long_enough(epochs, config)
+    images = config.ipc * classes
+    if config.batch_syn is not None and config.batch_syn > images:
+        raise SettingError(
+            f"batch_syn is {config.batch_syn} and there are {images} synthetic images; use 1 to "
+            f"{images}, or none for all of them"
+        )
+    for strategy in (config.augment, evaluation.augment):
+        if strategy not in (None, "none"):
+            DSA(str(strategy))
+
+
 def initial_images(
     data: ImageDataset, library: ExpertLibrary, config: DistillConfig, *, seed: int
 ) -> Learned:
@@ -252,7 +280,7 @@ def select_coreset(
         library = (
             experts if isinstance(experts, ExpertLibrary) else ExpertLibrary.open(Path(experts))
         )
-        require_fit(library, data)
+        require_fit(library, data, whitening=whitening)
     if method in coresets.NEEDS_FEATURES and library is None:
         raise SettingError(
             f"{method} looks at features of a trained network; give --experts a library"
@@ -260,6 +288,7 @@ def select_coreset(
     fitted = library.whitening if library else fit_whitening(whitening or "normalize", data.train)
     features: Tensor | None = None
     if library is not None and method in coresets.NEEDS_FEATURES:
+        _require_experts(library)
         vector = library.segment(library.experts[0], 0, library.epochs)[1]
         features = coresets.embeddings(library.spec, vector, fitted.apply_split(data.train))
     return coresets.select_coreset(
@@ -364,6 +393,7 @@ def run(
     began = time.perf_counter()
     out = Path(out)
     data = load(config.data)
+    _require_sound(config.distill, config.evaluate, config.experts.epochs, data.num_classes)
     library = train_experts(
         data,
         out / "experts",

@@ -40,6 +40,7 @@ def run(flags: Flags) -> None:
     from trajmatch import pipeline
     from trajmatch.cli import shown
     from trajmatch.config import to_dict
+    from trajmatch.evaluation import Score
     from trajmatch.synthetic import SyntheticSet
     from trajmatch.track import write_result
 
@@ -51,16 +52,22 @@ def run(flags: Flags) -> None:
     if flags.protocol == "quick":
         config = dataclasses.replace(config, epochs=pipeline.QUICK_EPOCHS)
     names = [name.strip() for name in (flags.networks or "").split(",") if name.strip()]
-    scores = pipeline.evaluate(
-        small,
-        data,
-        networks=[NetworkConfig(network=name) for name in names] or None,
-        config=config,
-        split=flags.split,
-        seed=flags.seed,
-        device=device,
-        on_score=lambda score: shown.say(f"{score.model}: {score}"),
-    )
+    with shown.event_log(flags.out) as log:
+
+        def on_score(score: Score) -> None:
+            log("score", score.to_json())
+            shown.say(f"{score.model}: {score}")
+
+        scores = pipeline.evaluate(
+            small,
+            data,
+            networks=[NetworkConfig(network=name) for name in names] or None,
+            config=config,
+            split=flags.split,
+            seed=flags.seed,
+            device=device,
+            on_score=on_score,
+        )
     write_result(
         flags.out,
         command="evaluate",

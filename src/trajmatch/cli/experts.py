@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from trajmatch.cli.flags import Common, Flat, pick_device
 from trajmatch.config import DataConfig, ExpertConfig, NetworkConfig
@@ -38,7 +40,12 @@ def run(flags: Flags) -> None:
     began = time.perf_counter()
     device = pick_device(flags.device)
     data = shown.load(flags.data)
-    with shown.expert_progress(flags.experts) as progress:
+    with shown.event_log(flags.out) as log, shown.expert_progress(flags.experts) as progress:
+
+        def on_epoch(event: Mapping[str, Any]) -> None:
+            log("epoch", event)
+            progress(event)
+
         library = pipeline.train_experts(
             data,
             flags.out,
@@ -48,9 +55,10 @@ def run(flags: Flags) -> None:
             seed=flags.seed,
             workers=flags.workers,
             device=device,
-            on_progress=progress,
+            on_progress=on_epoch,
         )
-    ceiling = pipeline.full_data_score(library)
+        ceiling = pipeline.full_data_score(library)
+        log("score", ceiling.to_json())
     write_result(
         flags.out,
         command="experts",

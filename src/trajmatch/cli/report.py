@@ -20,6 +20,9 @@ class Flags(Common):
     out: Path = Path("report.html")
     """The page; inside the run's folder unless a path is given."""
 
+    def __post_init__(self) -> None:
+        """Unlike other commands' --out, this one may be a file: the page of last time."""
+
 
 def run(flags: Flags) -> None:
     from trajmatch.report import write_report

@@ -53,16 +53,19 @@ def run(flags: Flags) -> None:
     )
     chosen.save(flags.out / "best")
     scores = []
-    if flags.score:
-        scores = pipeline.evaluate(
-            chosen,
-            data,
-            networks=None if library is None else [library.spec],
-            config=flags.evaluate,
-            seed=flags.seed,
-            device=device,
-        )
-        shown.table(scores)
+    with shown.event_log(flags.out) as log:
+        log("selected", {"method": flags.method, "ipc": flags.ipc, "images": len(chosen)})
+        if flags.score:
+            scores = pipeline.evaluate(
+                chosen,
+                data,
+                networks=None if library is None else [library.spec],
+                config=flags.evaluate,
+                seed=flags.seed,
+                device=device,
+                on_score=lambda score: log("score", score.to_json()),
+            )
+            shown.table(scores)
     write_result(
         flags.out,
         command="select",

@@ -1,4 +1,4 @@
-"""What commands print: progress while they run, tables when they are done."""
+"""What commands tell: progress while they run, tables when they are done, events in their log."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from trajmatch.distillation import Outcome
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.synthetic import SyntheticSet
+from trajmatch.track import Tracker, open_tracker
 
 
 def say(line: str) -> None:
@@ -80,6 +81,24 @@ def run_progress(
         iteration_progress(out, config.distill) as iterations,
     ):
         yield experts, iterations
+
+
+@contextlib.contextmanager
+def event_log(out: Path) -> Iterator[Callable[[str, Mapping[str, Any]], None]]:
+    """Adds events to OUT/log.jsonl, which the first of them opens: a refused command writes none.
+
+    For commands without iterations; a distillation's loop keeps its log itself.
+    """
+    with contextlib.ExitStack() as stack:
+        opened: list[Tracker] = []
+
+        def event(name: str, values: Mapping[str, Any]) -> None:
+            if not opened:
+                opened.append(open_tracker(out))
+                stack.callback(opened[0].close)
+            opened[0].event(name, **values)
+
+        yield event
 
 
 def kept(outcome: Outcome) -> str:

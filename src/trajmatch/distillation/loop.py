@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -31,6 +31,7 @@ CHECKPOINT = "checkpoint.safetensors"
 KIND, VERSION = "checkpoint", 1
 
 
+@runtime_checkable
 class Method(Protocol):
     """What the loop needs to know of a method."""
 

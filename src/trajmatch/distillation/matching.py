@@ -36,7 +36,7 @@ class TrajectoryMatching:
         seed: int,
         device: torch.device,
     ) -> None:
-        require_long_enough(library, config)
+        require_long_enough(library.epochs, config)
         self.library = library
         self.config = config
         self.seed = seed
@@ -89,14 +89,14 @@ class TrajectoryMatching:
         return Estimate(result.loss, result.grad_images, result.grad_labels, result.grad_step_size)
 
 
-def require_long_enough(library: ExpertLibrary, config: DistillConfig) -> None:
-    """Refuse experts that end before the last epoch a segment can reach."""
+def require_long_enough(epochs: int, config: DistillConfig) -> None:
+    """Refuse experts of so many epochs when segments reach beyond their last."""
     needed = config.max_start_epoch - 1 + config.expert_epochs
-    if library.epochs < needed:
-        fits = library.epochs - config.expert_epochs + 1
+    if epochs < needed:
+        fits = epochs - config.expert_epochs + 1
         mend = f"use --max-start-epoch {fits}" if fits >= 1 else f"train with --epochs {needed}"
         raise SettingError(
             f"segments reach epoch {needed} (max_start_epoch {config.max_start_epoch} - 1 + "
-            f"expert_epochs {config.expert_epochs}) and these experts have {library.epochs}; "
+            f"expert_epochs {config.expert_epochs}) and these experts have {epochs}; "
             f"{mend}" + (f" or train experts with --epochs {needed}" if fits >= 1 else "")
         )

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from trajmatch import rng
 from trajmatch.data.augment import DSA
+from trajmatch.pieces import piece_length
 from trajmatch.types import Float, Int, Tensor
 
 
@@ -92,7 +93,8 @@ def accuracy(
     module.eval()
     correct = torch.zeros((), dtype=torch.int64, device=device)
     with torch.no_grad():
-        for x, y in zip(torch.split(images, batch), torch.split(labels, batch), strict=True):
+        length = min(batch, piece_length(module, tuple(images.shape[1:]), device) or batch)
+        for x, y in zip(torch.split(images, length), torch.split(labels, length), strict=True):
             correct += (module(x.to(device)).argmax(1) == y.to(device)).sum()
     module.train(was_training)
     return 100 * int(correct) / len(labels)

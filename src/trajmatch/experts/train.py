@@ -23,6 +23,7 @@ from trajmatch.errors import SettingError, TrajmatchError
 from trajmatch.experts.trajectory import Recording
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.functional import FunctionalNetwork, parameter_vector
+from trajmatch.pieces import piece_length, piece_sizes
 from trajmatch.types import Float, Int, Tensor
 
 Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
@@ -147,17 +148,32 @@ def gradient_step(module: nn.Module, precision: Precision = "float32") -> Step:
     """The gradient of cross-entropy in one parameter vector, for the network `module`.
 
     bf16: matrix products and convolutions run in bfloat16 (torch.autocast), the rest, the vector
-    and its gradient in float32.
+    and its gradient in float32. A batch goes through in pieces that fit the cache.
     """
     network = FunctionalNetwork(module)
+    length: int | None = None
 
-    def step(vector: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def piece(vector: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         leaf = vector.detach().requires_grad_()
         with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits = network(leaf, images)
-        loss = F.cross_entropy(logits.to(vector.dtype), labels)
+        loss = F.cross_entropy(logits.float(), labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, leaf)
         return gradient, loss.detach(), (logits.detach().argmax(1) == labels).sum()
+
+    def step(vector: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        nonlocal length
+        if length is None:
+            length = piece_length(module, tuple(images.shape[1:]), images.device)
+        sizes = piece_sizes(len(images), length)
+        parts = zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True)
+        gradient, loss, right = piece(vector, *next(parts))
+        for x, y in parts:
+            g, more, hits = piece(vector, x, y)
+            gradient += g
+            loss += more
+            right += hits
+        return gradient.div_(len(images)), loss.div_(len(images)), right
 
     return step
 
@@ -190,10 +206,12 @@ def expert_accuracy(
     batch: int = 512,
 ) -> float:
     """Percent of (whitened) images that the network with parameters `vector` classifies rightly."""
-    network = FunctionalNetwork(spec.build(seed=0).to(images.device))
+    module = spec.build(seed=0).to(images.device)
+    network = FunctionalNetwork(module)
+    length = piece_length(module, tuple(images.shape[1:]), images.device) or batch
     vector = vector.to(images.device)
     right = torch.zeros((), dtype=torch.int64, device=images.device)
     with torch.no_grad():
-        for x, y in zip(torch.split(images, batch), torch.split(labels, batch), strict=True):
+        for x, y in zip(torch.split(images, length), torch.split(labels, length), strict=True):
             right += (network(vector, x).argmax(1) == y).sum()
     return 100 * right.item() / len(images)
