@@ -157,7 +157,8 @@ def gradient_step(module: nn.Module, precision: Precision = "float32") -> Step:
         leaf = vector.detach().requires_grad_()
         with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits = network(leaf, images)
-        loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+        logits = logits.float() if logits.dtype == torch.bfloat16 else logits
+        loss = F.cross_entropy(logits, labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, leaf)
         return gradient, loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
