@@ -29,7 +29,7 @@ checkpoint (Griewank & Walther 2000), written out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,7 @@ from trajmatch.data.augment import DSA, Draw
 from trajmatch.errors import SettingError, suggest
 from trajmatch.gradient import LossGradient, loss_gradient
 from trajmatch.memory import available_bytes, graph_bytes
+from trajmatch.pieces import piece_length, piece_sizes
 from trajmatch.rng import stream
 from trajmatch.types import Float, Int, Shaped, Tensor
 
@@ -127,7 +128,11 @@ class SegmentDistance:
 
 
 class Student:
-    """One student's view of the synthetic set: the batch of step n and the way back from it."""
+    """One student's view of the synthetic set: the batch of step n and the way back from it.
+
+    A batch goes through the network `piece` images at a time (0: all at once), so that on a CPU it
+    stays in the cache, and the graph of a step that is built again is never larger than a piece's.
+    """
 
     def __init__(
         self,
@@ -136,12 +141,14 @@ class Student:
         labels: Tensor,
         augment: DSA | None,
         schedule: Schedule,
+        piece: int = 0,
     ) -> None:
         self.gradient = gradient
         self.images = images.detach()
         self.labels = labels.detach()
         self.augment = augment
         self.schedule = schedule
+        self.piece = piece
 
     def batch(self, n: int) -> tuple[Tensor, Tensor]:
         """Images and labels that step n chooses, before augmentation."""
@@ -160,18 +167,51 @@ class Student:
         """g_n, without a graph."""
         images, labels = self.batch(n)
         with torch.no_grad():
-            return self.gradient(vector, self.seen(n, images), labels)
+            images = self.seen(n, images)
+            parts = self._split(images, labels)
+            return _weighted([(self.gradient(vector, x, y), len(x)) for x, y in parts])
 
-    def recorded(self, n: int, vector: Tensor) -> RecordedStep:
-        """g_n, with the graph that the way back needs."""
+    def recorded(self, n: int, vector: Tensor, *, keep: bool) -> RecordedStep:
+        """The way back from step n. `keep`: with the graphs of all its pieces, built now; else they
+        are built one after another when they are walked."""
         images, labels = self.batch(n)
         images = images.detach().requires_grad_()
         seen = self.seen(n, images)
-        leaf = seen.detach().requires_grad_()
         vector = vector.detach().requires_grad_()
-        if labels.is_floating_point():
-            labels = labels.detach().requires_grad_()
-        return RecordedStep(vector, images, seen, leaf, labels, self.gradient(vector, leaf, labels))
+
+        def pieces() -> Iterator[Piece]:
+            for x, y in self._split(seen.detach(), labels):
+                leaf = x.detach().requires_grad_()
+                soft = y.detach().requires_grad_() if y.is_floating_point() else y
+                yield Piece(leaf, soft, self.gradient(vector, leaf, soft), len(x) / len(seen))
+
+        return RecordedStep(vector, images, seen, list(pieces()) if keep else pieces())
+
+    def _split(self, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        sizes = piece_sizes(len(images), self.piece)
+        return zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True)
+
+
+def _weighted(parts: list[tuple[Tensor, int]]) -> Tensor:
+    """The mean over images of the gradients of pieces, each a mean over its own images."""
+    if len(parts) == 1:
+        return parts[0][0]
+    count = sum(size for _, size in parts)
+    total = parts[0][0] * (parts[0][1] / count)
+    for gradient, size in parts[1:]:
+        total.add_(gradient, alpha=size / count)
+    return total
+
+
+@dataclass
+class Piece:
+    """The graph of the gradient of some images of a batch."""
+
+    images: Tensor
+    labels: Tensor
+    gradient: Tensor
+    weight: float
+    """The piece's share of the batch."""
 
 
 @dataclass
@@ -181,19 +221,39 @@ class RecordedStep:
     vector: Tensor
     images: Tensor
     seen: Tensor
-    leaf: Tensor
-    labels: Tensor
-    gradient: Tensor
+    pieces: Iterable[Piece]
 
-    def pull(self, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """d<g_n, v> with respect to parameters, images and soft labels. Uses the graph up."""
-        soft = self.labels.is_floating_point()
-        inputs = (self.vector, self.leaf, self.labels) if soft else (self.vector, self.leaf)
-        parts = torch.autograd.grad(self.gradient, inputs, v)
-        if self.seen is self.images:
-            return parts[0], parts[1], parts[2] if soft else None
-        (images,) = torch.autograd.grad(self.seen, self.images, parts[1])
-        return parts[0], images, parts[2] if soft else None
+    def gradient(self) -> Tensor:
+        """g_n. Only of a step whose pieces are kept."""
+        total = torch.zeros_like(self.vector)
+        for piece in self.pieces:
+            total.add_(piece.gradient.detach(), alpha=piece.weight)
+        return total
+
+    def pull(self, v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """<g_n, v>, and its derivatives with respect to parameters, images and soft labels.
+
+        Uses the graphs up.
+        """
+        inner = torch.zeros_like(v[0])
+        hessian_v = torch.zeros_like(v)
+        images: list[Tensor] = []
+        labels: list[Tensor] = []
+        for piece in self.pieces:
+            inner += torch.dot(piece.gradient.detach(), v) * piece.weight
+            wanted = [self.vector, piece.images]
+            if piece.labels.is_floating_point():
+                wanted.append(piece.labels)
+            share = v if piece.weight == 1 else v * piece.weight
+            parts = torch.autograd.grad(piece.gradient, wanted, share)
+            del piece
+            hessian_v += parts[0]
+            images.append(parts[1])
+            labels.extend(parts[2:])
+        pulled = images[0] if len(images) == 1 else torch.cat(images)
+        if self.seen is not self.images:
+            (pulled,) = torch.autograd.grad(self.seen, self.images, pulled)
+        return inner, hessian_v, pulled, torch.cat(labels) if labels else None
 
 
 def walk(
@@ -207,14 +267,14 @@ def walk(
 ) -> WalkGradient:
     """Walk out from `start`, ask `question` of the end point, and walk back for its gradients.
 
-    The graphs of the last `keep` steps are kept from the way out (1 to N); the others are built
-    again on the way back. Memory: the N vectors, plus `keep` step graphs. No host synchronization.
+    The graphs of the last `keep` steps are kept from the way out (0 to N); the others are built
+    again on the way back. Memory: the N vectors, plus `keep` step graphs, and one piece's graph
+    while it is built again. No host synchronization.
 
     `truncate` leaves out the Hessian-vector product, so that later parameters are taken not to
     depend on earlier images: TESLA's gradient (Cui et al. 2023), cheaper and biased.
     """
     steps = student.schedule.steps
-    keep = max(1, min(keep, steps))
     vectors: list[Tensor] = []
     kept: list[RecordedStep] = []
     vector = start.detach()
@@ -223,8 +283,8 @@ def walk(
             vectors.append(vector)
             vector = torch.addcmul(vector, student.step(n, vector), step_size, value=-1)
         else:
-            kept.append(student.recorded(n, vector))
-            vector = torch.addcmul(vector, kept[-1].gradient.detach(), step_size, value=-1)
+            kept.append(student.recorded(n, vector, keep=True))
+            vector = torch.addcmul(vector, kept[-1].gradient(), step_size, value=-1)
 
     end = vector.detach().requires_grad_()
     with torch.enable_grad():
@@ -236,9 +296,10 @@ def walk(
     grad_labels = torch.zeros_like(student.labels) if soft else None
     grad_step_size = torch.zeros_like(step_size)
     for n in reversed(range(steps)):
-        step = kept.pop() if kept else student.recorded(n, vectors.pop())
-        grad_step_size -= torch.dot(v, step.gradient.detach())
-        hessian_v, images, labels = step.pull(v)
+        step = kept.pop() if kept else student.recorded(n, vectors.pop(), keep=False)
+        inner, hessian_v, images, labels = step.pull(v)
+        del step
+        grad_step_size -= inner
         _subtract(grad_images, images, step_size, student.schedule, n)
         if grad_labels is not None and labels is not None:
             _subtract(grad_labels, labels, step_size, student.schedule, n)
@@ -269,12 +330,12 @@ def plan(student: Student, start: Float[Tensor, "params"], method: str) -> Plan:
     if method == "stored":
         return Plan(steps, f"stored: the graphs of all {steps} steps are kept")
     if method == "reverse":
-        return Plan(1, "reverse: the graph of one step is kept, the others are built again")
+        return Plan(0, "reverse: every step's graph is built again on the way back")
     if method != "auto":
         raise SettingError(f"unknown method '{method}'; {suggest(method, METHODS)}")
-    each = graph_bytes(lambda: student.recorded(0, start))
+    each = graph_bytes(lambda: student.recorded(0, start, keep=True))
     free = available_bytes(start.device)
-    keep = max(1, min(steps, int(free // 2 // max(each, 1))))
+    keep = min(steps, int(free // 2 // max(each, 1)))
     return Plan(
         keep,
         f"auto: keeping {keep} of {steps} step graphs ({each / 2**20:,.0f} MB each, half of "
@@ -321,7 +382,8 @@ def match_segment(
     alpha = torch.as_tensor(step_size, dtype=start.dtype, device=start.device).detach()
     schedule = Schedule.make(images, steps=steps, batch_syn=batch_syn, augment=augment, seed=seed)
     gradient = loss_gradient(module, precision=precision, compile=compile)
-    student = Student(gradient, images, labels, augment, schedule)
+    piece = piece_length(module, tuple(images.shape[1:]), images.device)
+    student = Student(gradient, images, labels, augment, schedule, piece)
     keep = plan(student, start, method).keep
     return walk(student, start, alpha, SegmentDistance(start, target), keep=keep)
 

@@ -16,6 +16,7 @@ from trajmatch.distillation.learned import Estimate, Learned, mean_estimate
 from trajmatch.errors import SettingError
 from trajmatch.experts.library import ExpertLibrary
 from trajmatch.gradient import LossGradient, loss_gradient
+from trajmatch.pieces import piece_length
 from trajmatch.rng import stream
 from trajmatch.unroll import Schedule, SegmentDistance, Student, plan, walk
 
@@ -42,9 +43,9 @@ class TrajectoryMatching:
         self.seed = seed
         self.device = device
         self.augment = None if config.augment in (None, "none") else DSA(str(config.augment))
-        self.gradient: LossGradient = loss_gradient(
-            library.spec.build(seed=0).to(device), precision=config.precision
-        )
+        module = library.spec.build(seed=0).to(device)
+        self.gradient: LossGradient = loss_gradient(module, precision=config.precision)
+        self.piece = piece_length(module, module.image_shape, device)
         self.decisions: dict[str, Any] = {}
 
     def segment_at(self, iteration: int, number: int) -> tuple[int, int]:
@@ -75,7 +76,9 @@ class TrajectoryMatching:
             seed=self.seed,
             names=("distill", "walk", iteration, number),
         )
-        student = Student(self.gradient, learned.images, learned.labels, self.augment, schedule)
+        student = Student(
+            self.gradient, learned.images, learned.labels, self.augment, schedule, self.piece
+        )
         if "keep" not in self.decisions:
             decided = plan(student, start, self.config.method)
             self.decisions |= {"keep": decided.keep, "reason": decided.reason}

@@ -1,0 +1,437 @@
+"""One iteration of distillation: N student steps and the gradient to the pixels and step size.
+
+Ours: trajmatch.unroll by each method, precision and compiled or not. The twin: the whole walk's
+graph, by create_graph=True, in float32. Both draw the same augmentation inside the timed work.
+Before anything is timed, both are compared in float64 on small walks through all six changes.
+
+    python -m benchmarks.unroll                      # what issue 3 asks for
+    python -m benchmarks.unroll --cases digits --repeats 20
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from benchmarks import convolutions, harness, twin
+from trajmatch.data.augment import CHANGES, DSA
+from trajmatch.gradient import loss_gradient
+from trajmatch.networks import NetworkSpec, parameter_vector
+from trajmatch.rng import stream
+from trajmatch.types import Tensor
+from trajmatch.unroll import METHODS, Schedule, SegmentDistance, Student, WalkGradient, plan, walk
+
+STEP_SIZE = 0.01
+CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Case:
+    """The sizes of one walk."""
+
+    name: str
+    images: int
+    channels: int
+    size: int
+    depth: int
+    width: int
+    steps: int
+
+    @property
+    def spec(self) -> NetworkSpec:
+        options = {"depth": self.depth, "width": self.width}
+        return NetworkSpec("convnet", self.channels, CLASSES, self.size, options)
+
+    def words(self) -> str:
+        shape = f"{self.size}x{self.size}x{self.channels}"
+        return f"N {self.steps}, {self.images} images {shape}, D{self.depth} width {self.width}"
+
+
+CASES = {
+    "iteration": Case("iteration", 10, 3, 32, depth=3, width=128, steps=20),
+    "digits": Case("digits", 10, 1, 8, depth=2, width=32, steps=20),
+}
+LONG = Case("long", 100, 3, 32, depth=3, width=128, steps=50)
+SMALL = Case("small", 4, 3, 8, depth=2, width=4, steps=3)
+FIT = 0.6
+"""A twin's graph is measured where it should need less than this share of the free memory."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where a walk starts, where it should go, and what it walks on: drawn from one seed."""
+
+    start: Tensor
+    target: Tensor
+    images: Tensor
+    labels: Tensor
+    step_size: Tensor
+
+    @staticmethod
+    def draw(case: Case, device: torch.device, dtype: torch.dtype = torch.float32) -> Inputs:
+        start = parameter_vector(case.spec.build(seed=0)).to(dtype)
+        drawn = stream(0, "benchmark", "inputs")
+        target = start + 0.01 * torch.randn(start.shape, generator=drawn, dtype=dtype)
+        shape = (case.images, case.channels, case.size, case.size)
+        images = torch.randn(shape, generator=drawn, dtype=dtype)
+        labels = torch.arange(case.images) % CLASSES
+        step_size = torch.tensor(STEP_SIZE, dtype=dtype)
+        return Inputs(*(t.to(device) for t in (start, target, images, labels, step_size)))
+
+
+Iteration = Callable[[int], WalkGradient]
+
+
+def ours(
+    case: Case,
+    inputs: Inputs,
+    *,
+    method: str,
+    precision: str = "float32",
+    compile: bool = False,
+    dsa: DSA = DSA(),
+) -> tuple[Iteration, str]:
+    """Our iteration, as distillation/matching.py puts it together, and what the method decided."""
+    device = inputs.images.device
+    module = case.spec.build(seed=0).to(inputs.start)
+    gradient = loss_gradient(module, precision=precision, compile=compile)
+
+    def student(number: int) -> Student:
+        schedule = Schedule.make(
+            inputs.images,
+            steps=case.steps,
+            batch_syn=None,
+            augment=dsa,
+            seed=number,
+            names=("benchmark",),
+        )
+        return Student(gradient, inputs.images, inputs.labels, dsa, schedule)
+
+    decided = plan(student(0), inputs.start, method)  # once a run, so not part of an iteration
+
+    def iteration(number: int) -> WalkGradient:
+        question = SegmentDistance(inputs.start, inputs.target)
+        return walk(student(number), inputs.start, inputs.step_size, question, keep=decided.keep)
+
+    harness.synchronize(device)
+    return iteration, decided.reason
+
+
+def theirs(
+    case: Case, inputs: Inputs, dsa: DSA = DSA()
+) -> Callable[[int], tuple[Tensor, Tensor, Tensor]]:
+    """The twin's iteration, with our draws."""
+    module = twin.TwinConvNet(case.channels, CLASSES, case.size, case.depth, case.width)
+    module.to(inputs.start)
+
+    def iteration(number: int) -> tuple[Tensor, Tensor, Tensor]:
+        drawn = stream(number, "benchmark", "augment")
+        return twin.unrolled(
+            module,
+            inputs.start,
+            inputs.target,
+            inputs.images,
+            inputs.labels,
+            inputs.step_size,
+            case.steps,
+            lambda: dsa.draw(drawn, case.images, case.size, case.size),
+            dsa,
+        )
+
+    return iteration
+
+
+def agreement(case: Case = SMALL) -> dict[str, float]:
+    """Largest relative difference of loss and gradients to the twin's, in float64, over all six
+    changes and the methods. Raises RuntimeError when it is not rounding."""
+    inputs = Inputs.draw(case, torch.device("cpu"), torch.float64)
+    worst = {"loss": 0.0, "images": 0.0, "step_size": 0.0}
+    for change in CHANGES:
+        dsa = DSA(change)
+        wanted = theirs(case, inputs, dsa)(1)
+        for method in METHODS:
+            found = ours(case, inputs, method=method, dsa=dsa)[0](1)
+            got = (found.loss, found.grad_images, found.grad_step_size)
+            for name, a, b in zip(worst, got, wanted, strict=True):
+                worst[name] = max(worst[name], apart(a, b))
+    if max(worst.values()) > 1e-9:
+        raise RuntimeError(f"ours and the twin do not compute the same, nothing is timed: {worst}")
+    return worst
+
+
+def apart(a: Tensor, b: Tensor) -> float:
+    """|a - b| / |b|, in float64."""
+    a, b = a.double(), b.double()
+    return float((a - b).norm() / b.norm())
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    """Of the angle between two gradients, in float64."""
+    a, b = a.double().flatten(), b.double().flatten()
+    return float(a @ b / (a.norm() * b.norm()))
+
+
+def time_row(
+    case: Case,
+    inputs: Inputs,
+    args: argparse.Namespace,
+    *,
+    method: str,
+    precision: str,
+    compile: bool,
+) -> dict[str, Any]:
+    """Ours in one form against the twin, in turns; and where our time goes."""
+    device = inputs.images.device
+    if compile:  # or an earlier row's compiled forms would count against the limit
+        torch._dynamo.reset()
+    our, reason = ours(case, inputs, method=method, precision=precision, compile=compile)
+    their = theirs(case, inputs)
+    pairs = harness.alternate(
+        our,
+        their,
+        repeats=args.repeats,
+        warmup=args.warmup,
+        device=device,
+        least=0 if args.quick else 10,
+    )
+    found, wanted = our(0), their(0)
+    near = cosine(found.grad_images, wanted[1])
+    if precision == "float32" and not near > 0.99:
+        raise RuntimeError(f"{case.name} {method}: the gradients' cosine to the twin's is {near}")
+    eager = our if not compile else ours(case, inputs, method=method, precision=precision)[0]
+    flop = convolutions.convolution_flop(lambda: eager(0))
+    best = convolutions.best_rate(precision, device)
+    spent = convolutions.shares(lambda: our(0), flop, device)
+    return {
+        "case": case.name,
+        "method": method,
+        "precision": precision,
+        "compile": compile,
+        "sizes": asdict(case),
+        "reason": reason,
+        "cosine_to_twin": near,
+        **pairs.to_json(),
+        "profile": spent.to_json(best["best"]),
+        "machine_gflops": best,
+    }
+
+
+def twin_profile(case: Case, inputs: Inputs) -> dict[str, Any]:
+    """Where the twin's time goes."""
+    their = theirs(case, inputs)
+    their(0)
+    flop = convolutions.convolution_flop(lambda: their(0))
+    best = convolutions.best_rate("float32", inputs.images.device)
+    spent = convolutions.shares(lambda: their(0), flop, inputs.images.device)
+    return {"case": case.name, "profile": spent.to_json(best["best"]), "machine_gflops": best}
+
+
+# -- memory --------------------------------------------------------------------------------------
+
+
+def memory_job(
+    case: dict[str, Any],
+    who: str,
+    device: str,
+    precision: str = "float32",
+    compile: bool = False,
+) -> Callable[[], object]:
+    """For harness.peak_of: one iteration of `who`, a method of ours or "twin".
+
+    Before that a tiny one is run, so that libraries loaded on first use are not counted; and a
+    compiled form is called once, so that the compiler's own memory is not.
+    """
+    sizes = Case(**case)
+    inputs = Inputs.draw(sizes, torch.device(device))
+    tiny = Inputs.draw(SMALL, torch.device(device))
+    if who == "twin":
+        theirs(SMALL, tiny)(0)
+        their = theirs(sizes, inputs)
+        return lambda: their(0)
+    ours(SMALL, tiny, method="auto", precision=precision)[0](0)
+    # "auto" measures a graph to decide; that is part of what it needs, so it is not run before.
+    if not compile:
+        return lambda: ours(sizes, inputs, method=who, precision=precision)[0](0)
+    our, _ = ours(sizes, inputs, method=who, precision=precision, compile=True)
+    our(0)
+    return lambda: our(0)
+
+
+def peak(
+    case: Case,
+    who: str,
+    args: argparse.Namespace,
+    *,
+    precision: str = "float32",
+    compile: bool = False,
+) -> float:
+    """MB above base of one iteration, in its own process."""
+    found = harness.peak_of(
+        "benchmarks.unroll:memory_job",
+        threads=args.threads,
+        case=asdict(case),
+        who=who,
+        device=args.device,
+        precision=precision,
+        compile=compile,
+    )
+    return found.above_mb
+
+
+def twin_peak(case: Case, args: argparse.Namespace) -> tuple[float, str]:
+    """The twin's peak in MB and how it was found: measured, or where it would not fit, from two
+    shorter walks on the line through them."""
+    short, longer = max(1, case.steps // 10), max(2, case.steps // 5)
+    low, high = (peak(replace(case, steps=n), "twin", args) for n in (short, longer))
+    slope = (high - low) / (longer - short)
+    whole = low + slope * (case.steps - short)
+    if whole * harness.MIB < FIT * harness.free_bytes():
+        return peak(case, "twin", args), f"measured at N {case.steps}"
+    return whole, (
+        f"{case.steps} steps would need {whole / 1024:.0f} GB and {harness.free_bytes() / 2**30:.0f}"
+        f" are free: on the line through N {short} ({low:.0f} MB) and N {longer} ({high:.0f} MB)"
+    )
+
+
+def memory_rows(case: Case, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Peaks of the twin and of each of our methods for one case."""
+    wanted, how = twin_peak(case, args)
+    rows = []
+    for precision in harness.precisions(args.precision, torch.device(args.device)):
+        for method in args.methods:
+            for compile in args.compile:
+                harness.say(f"memory: {case.name} {method} {precision} {_form(compile)}")
+                mb = peak(case, method, args, precision=precision, compile=compile)
+                rows.append(
+                    {
+                        "case": case.name,
+                        "method": method,
+                        "precision": precision,
+                        "compile": compile,
+                        "sizes": asdict(case),
+                        "ours_mb": mb,
+                        "twin_mb": wanted,
+                        "twin_how": how,
+                        "ratio": mb / wanted,
+                    }
+                )
+    return rows
+
+
+def long_row(case: Case, args: argparse.Namespace) -> dict[str, Any]:
+    """Method reverse over a long walk: against the twin, and against a walk a fifth as long."""
+    harness.say(f"memory: {case.words()}")
+    fifth = replace(case, steps=max(1, case.steps // 5))
+    long, short = (peak(c, "reverse", args) for c in (case, fifth))
+    vectors = (case.steps - fifth.steps) * case.spec.parameters() * 4 / harness.MIB
+    wanted, how = twin_peak(case, args)
+    return {
+        "case": case.name,
+        "method": "reverse",
+        "precision": "float32",
+        "compile": False,
+        "sizes": asdict(case),
+        "ours_mb": long,
+        "twin_mb": wanted,
+        "twin_how": how,
+        "ratio": long / wanted,
+        "short_steps": fifth.steps,
+        "short_mb": short,
+        "stored_vectors_mb": vectors,
+        "ratio_to_short": long / (short + vectors),
+    }
+
+
+# -- the table -----------------------------------------------------------------------------------
+
+
+def _form(compile: bool) -> str:
+    return "compiled" if compile else "eager"
+
+
+def _name(row: dict[str, Any]) -> str:
+    return f"{row['case']} {row['method']} {row['precision']} {_form(row['compile'])}"
+
+
+def show(found: dict[str, Any]) -> str:
+    """The tables of a result."""
+    times = [
+        [
+            _name(row),
+            *harness.timing_cells(row),
+            f"{row['profile']['convolution_share']:.0%}",
+            f"{row['profile']['gflops']:.0f}",
+            f"{row['profile']['of_best']:.0%}",
+        ]
+        for row in found["times"]
+    ]
+    head = [*harness.TIMING_HEAD, "in conv", "GFLOP/s", "of best"]
+    text = [harness.machine_words(found["machine"]), "", harness.table(head, times)]
+    if found["memory"]:
+        peaks = [
+            [_name(row), f"{row['ours_mb']:.0f}", f"{row['twin_mb']:.0f}", f"{row['ratio']:.3f}"]
+            for row in found["memory"]
+        ]
+        text += ["", harness.table(["peak above base", "ours MB", "twin MB", "ratio"], peaks)]
+        hows = {row["case"]: row["twin_how"] for row in found["memory"]}
+        text += [f"  {case}: twin {how}" for case, how in hows.items()]
+        text += [
+            f"  {row['case']}: N {row['sizes']['steps']} needs {row['ratio_to_short']:.2f}x of "
+            f"N {row['short_steps']} plus {row['stored_vectors_mb']:.0f} MB of vectors"
+            for row in found["memory"]
+            if "ratio_to_short" in row
+        ]
+    return "\n".join(text)
+
+
+def main(argv: list[str] | None = None) -> dict[str, Any]:
+    made = harness.parser("unroll", __doc__)
+    made.add_argument("--cases", nargs="+", choices=[*CASES, "long"], default=[*CASES, "long"])
+    made.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    made.add_argument("--precision", nargs="+", choices=("float32", "bf16", "tf32"))
+    made.add_argument("--compile", choices=("no", "yes", "both"), default="both")
+    args = made.parse_args(argv)
+    args.compile = {"no": [False], "yes": [True], "both": [False, True]}[args.compile]
+    device = harness.begin(args)
+    cases = {name: CASES[name] for name in args.cases if name in CASES}
+    if args.quick:
+        cases = {name: replace(case, **_TINY[name]) for name, case in cases.items()}
+    long = replace(LONG, images=10, depth=2, width=16, size=16, steps=10) if args.quick else LONG
+
+    found: dict[str, Any] = {"machine": harness.machine(device), "quick": args.quick}
+    found["agreement"] = agreement()
+    found["times"], found["twins"], found["memory"] = [], [], []
+    for case in cases.values():
+        inputs = Inputs.draw(case, device)
+        harness.say(f"time: {case.words()}")
+        found["twins"].append(twin_profile(case, inputs))
+        for precision in harness.precisions(args.precision, device):
+            for compile in args.compile:
+                for method in args.methods:
+                    harness.say(f"time: {case.name} {method} {precision} {_form(compile)}")
+                    row = time_row(
+                        case, inputs, args, method=method, precision=precision, compile=compile
+                    )
+                    found["times"].append(row)
+        if not args.no_memory:
+            found["memory"] += memory_rows(case, args)
+    if "long" in args.cases and not args.no_memory:
+        found["memory"].append(long_row(long, args))
+    assert all(math.isfinite(row["ratio"]["median"]) for row in found["times"])
+    print(show(found))
+    harness.write(args.out, "unroll", found)
+    return found
+
+
+_TINY = {
+    "iteration": {"width": 8, "size": 16, "images": 4, "steps": 3},
+    "digits": {"width": 8, "images": 4, "steps": 3},
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,327 @@
+"""The verbs put together: a whole run, the same again without work, and what is refused first."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import tiny
+from trajmatch import pipeline
+from trajmatch.config import DataConfig, DistillConfig, EvaluateConfig, NetworkConfig, RunConfig
+from trajmatch.data import ImageDataset
+from trajmatch.data.whiten import to_float
+from trajmatch.errors import MismatchError, SettingError
+from trajmatch.experts import ExpertLibrary
+from trajmatch.networks import NetworkSpec
+from trajmatch.synthetic import SyntheticSet
+from trajmatch.track import read_log, read_result
+
+RUN = RunConfig(
+    data=DataConfig(whitening="normalize"),
+    network=tiny.NETWORK,
+    experts=tiny.EXPERTS,
+    distill=tiny.DISTILL,
+    evaluate=tiny.EVALUATE,
+)
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageDataset:
+    return tiny.digits()
+
+
+@pytest.fixture(scope="module")
+def library() -> ExpertLibrary:
+    return tiny.library()
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    out = tmp_path_factory.mktemp("pipeline") / "run"
+    return out, pipeline.run(RUN, out, workers=1)
+
+
+def distill(out: Path, library: ExpertLibrary, **changes: object) -> pipeline.Outcome:
+    """On digits with the tiny settings but for `changes` of the distillation's."""
+    return pipeline.distill(
+        tiny.digits(),
+        library,
+        out,
+        config=dataclasses.replace(tiny.DISTILL, **changes),
+        evaluation=tiny.EVALUATE,
+    )
+
+
+# -- run -----------------------------------------------------------------------------------------
+
+
+def test_a_run_says_what_it_found(ran: tuple[Path, dict], digits: ImageDataset) -> None:
+    out, result = ran
+    assert read_result(out) == result
+    assert [score["method"] for score in result["scores"]] == [
+        "mtt", "random", "herding", "full data",
+    ]  # fmt: skip
+    for score in result["scores"]:
+        assert score["split"] == "test"
+        assert score["model"] == "ConvNet-D2 width 4 instance"
+        assert score["n"] == len(score["values"]) == 2
+        assert score["mean"] == pytest.approx(sum(score["values"]) / 2)
+        assert score["sd"] == pytest.approx(torch.tensor(score["values"]).std().item(), rel=1e-4)
+        assert score["ipc"] == (None if score["method"] == "full data" else 1)
+    assert result["data"] == json.loads(json.dumps(digits.summary()))
+    assert result["settings"]["distill"]["iterations"] == result["last_iteration"] == 4
+    assert result["library"]["experts"] == 2
+    assert (out / "experts" / "library.json").exists()
+
+
+def test_the_best_is_the_one_the_log_says(ran: tuple[Path, dict]) -> None:
+    out, result = ran
+    judged = {r["step"]: r["val_mean"] for r in read_log(out / "log.jsonl") if "val_mean" in r}
+    assert list(judged) == [2, 4]
+    assert judged[result["best_iteration"]] == max(judged.values())
+    assert result["best_validation"]["mean"] == max(judged.values())
+    assert SyntheticSet.load(out / "best").info["iteration"] == result["best_iteration"]
+    assert SyntheticSet.load(out / "last").info["iteration"] == 4
+
+
+def without_clock(result: dict) -> dict:
+    clock = ("seconds", "started", "peak_memory_mb", "peak_memory_child_mb")
+    return {name: value for name, value in result.items() if name not in clock}
+
+
+def test_a_run_that_is_done_does_nothing_again(ran: tuple[Path, dict], tmp_path: Path) -> None:
+    out, first = ran
+    copy = Path(shutil.copytree(out, tmp_path / "copy"))
+    lying = ["checkpoint.safetensors", "log.jsonl", "best/distilled.safetensors"]
+    lying += [f"experts/{p.name}" for p in (copy / "experts").iterdir() if p.is_file()]
+    before = {name: (copy / name).stat().st_mtime_ns for name in lying}
+    again = pipeline.run(
+        RUN,
+        copy,
+        workers=1,
+        on_progress=lambda event: pytest.fail("no expert was missing"),
+        on_iteration=lambda iteration, values: pytest.fail("no iteration was missing"),
+    )
+    assert {name: (copy / name).stat().st_mtime_ns for name in lying} == before
+    first = without_clock(first)
+    first["library"] = {**first["library"], "path": str(copy / "experts")}
+    assert without_clock(again) == first
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"distill": {"max_start_epoch": 9}}, ["epoch 9", "have 3", "--epochs 9"]),
+        ({"distill": {"batch_syn": 11}}, ["batch_syn is 11", "10 synthetic images", "1 to 10"]),
+        ({"distill": {"augment": "colour"}}, ["'colour'", "did you mean 'color'"]),
+        ({"evaluate": {"augment": "colour"}}, ["'colour'", "did you mean 'color'"]),
+    ],
+)
+def test_a_run_refuses_before_any_expert_is_trained(
+    tmp_path: Path, changes: dict[str, dict], words: list[str]
+) -> None:
+    parts = {name: dataclasses.replace(getattr(RUN, name), **c) for name, c in changes.items()}
+    with pytest.raises(SettingError) as error:
+        pipeline.run(dataclasses.replace(RUN, **parts), tmp_path / "out", workers=1)
+    assert [word for word in words if word not in str(error.value)] == []
+    assert not (tmp_path / "out").exists()
+
+
+# -- distill -------------------------------------------------------------------------------------
+
+
+def test_distilling_looks_at_no_test_image(
+    tmp_path: Path, library: ExpertLibrary, digits: ImageDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    original = pipeline.evaluate_images
+
+    def spy(*args: object, **kwargs: object) -> object:
+        asked.append((args[4], args[5], kwargs["split"]))
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(pipeline, "evaluate_images", spy)
+    distill(tmp_path / "run", library)
+    assert len(asked) == 2
+    validation = digits.val
+    assert validation is not None
+    for images, labels, split in asked:
+        assert split == "val"
+        assert torch.equal(images, library.whitening.apply_split(validation))
+        assert torch.equal(labels, validation.labels)
+
+
+def test_the_set_says_how_it_was_made(tmp_path: Path, library: ExpertLibrary) -> None:
+    outcome = distill(tmp_path / "run", library, ipc=2, batch_syn=5)
+    made = outcome.last
+    assert made.images.shape == (20, 1, 8, 8)
+    assert torch.bincount(made.hard_labels).tolist() == [2] * 10
+    assert made.whitening.checksum == library.whitening.checksum
+    assert NetworkSpec.from_json(made.info["network"]) == library.spec
+    assert made.info["settings"]["ipc"] == made.info["ipc"] == made.ipc == 2
+    assert made.info["data"]["fingerprint"] == library.data["fingerprint"]
+    assert made.info["experts"]["experts"] == 2
+    begun = pipeline.initial_images(
+        tiny.digits(), library, dataclasses.replace(tiny.DISTILL, ipc=2), seed=0
+    )
+    assert not torch.equal(made.images, begun.images)
+    assert (made.images - begun.images).abs().max() < 2
+
+
+def test_real_beginnings_are_training_images_of_their_class(
+    library: ExpertLibrary, digits: ImageDataset
+) -> None:
+    config = DistillConfig(ipc=3)
+    begun = pipeline.initial_images(digits, library, config, seed=0)
+    assert begun.classes.tolist() == [k for k in range(10) for _ in range(3)]
+    known = library.whitening.apply(to_float(digits.train.images)).flatten(1)
+    places = [(known == image.flatten()).all(1).nonzero().flatten() for image in begun.images]
+    assert all(len(found) for found in places)
+    for found, label in zip(places, begun.classes, strict=True):
+        assert label in digits.train.labels[found]
+    assert len({int(found[0]) for found in places}) == 30
+    same = pipeline.initial_images(digits, library, config, seed=0)
+    other = pipeline.initial_images(digits, library, config, seed=1)
+    assert torch.equal(begun.images, same.images)
+    assert not torch.equal(begun.images, other.images)
+
+
+def test_noise_beginnings(library: ExpertLibrary, digits: ImageDataset) -> None:
+    config = DistillConfig(ipc=200, init="noise", soft_labels=True, step_size=0.5)
+    begun = pipeline.initial_images(digits, library, config, seed=0)
+    assert begun.images.shape == (2000, 1, 8, 8)
+    assert abs(begun.images.mean()) < 0.02
+    assert begun.images.std() == pytest.approx(1, abs=0.02)
+    assert begun.labels.shape == (2000, 10)
+    assert torch.equal(begun.labels.argmax(1), begun.classes)
+    assert begun.step_size.item() == pytest.approx(0.5)
+    other = pipeline.initial_images(digits, library, config, seed=1)
+    assert not torch.equal(begun.images, other.images)
+
+
+def test_a_mistake_in_the_evaluation_is_refused_before_the_first_iteration(
+    tmp_path: Path, library: ExpertLibrary, digits: ImageDataset
+) -> None:
+    for evaluation, distillation in [
+        (EvaluateConfig(augment="colour"), DistillConfig(max_start_epoch=1)),
+        (tiny.EVALUATE, DistillConfig(max_start_epoch=1, batch_syn=11)),
+    ]:
+        with pytest.raises(SettingError):
+            pipeline.distill(
+                digits, library, tmp_path / "run", config=distillation, evaluation=evaluation
+            )
+        assert not (tmp_path / "run").exists()
+
+
+def test_data_without_a_validation_split_are_refused(
+    tmp_path: Path, library: ExpertLibrary, digits: ImageDataset
+) -> None:
+    without = dataclasses.replace(digits, val=None)
+    copy = ExpertLibrary.open(library.path)
+    copy.data = without.summary()
+    with pytest.raises(SettingError, match=r"no validation split; use data\.with_validation"):
+        pipeline.distill(without, copy, tmp_path / "run", config=tiny.DISTILL)
+
+
+@pytest.fixture
+def empty(library: ExpertLibrary, tmp_path: Path) -> ExpertLibrary:
+    """A library whose making was killed before its first expert was done."""
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    for name in ("library.json", "whitening.safetensors"):
+        shutil.copy(library.path / name, folder)
+    return ExpertLibrary.open(folder)
+
+
+def test_a_library_without_experts_is_refused(
+    tmp_path: Path, empty: ExpertLibrary, digits: ImageDataset
+) -> None:
+    said = r"holds 0 finished experts; run `trajmatch experts --out .*empty` again"
+    with pytest.raises(SettingError, match=said):
+        distill(tmp_path / "run", empty)
+    with pytest.raises(SettingError, match=said):
+        pipeline.select_coreset("herding", digits, 1, experts=empty)
+
+
+def test_a_library_without_experts_is_continued(
+    empty: ExpertLibrary, library: ExpertLibrary, digits: ImageDataset
+) -> None:
+    one = dataclasses.replace(tiny.EXPERTS, experts=1)
+    made = pipeline.train_experts(digits, empty.path, network=tiny.NETWORK, config=one, workers=1)
+    assert torch.equal(made.trajectory(0).row(3), library.trajectory(0).row(3))
+
+
+# -- select and evaluate -------------------------------------------------------------------------
+
+
+def test_a_library_gives_a_coreset_its_whitening_or_refuses_another(
+    library: ExpertLibrary, digits: ImageDataset
+) -> None:
+    for method in ("random", "herding"):
+        chosen = pipeline.select_coreset(method, digits, 2, experts=library)
+        assert chosen.whitening.checksum == library.whitening.checksum
+        with pytest.raises(MismatchError, match=r"'normalize' and this asks for 'zca'"):
+            pipeline.select_coreset(method, digits, 2, experts=library, whitening="zca")
+    assert pipeline.select_coreset("random", digits, 1, whitening="zca").whitening.name == "zca"
+
+
+def test_herding_looks_at_the_first_experts_last_epoch(
+    library: ExpertLibrary, digits: ImageDataset
+) -> None:
+    chosen = pipeline.select_coreset("herding", digits, 1, experts=library)
+    spec, vector = library.spec, library.trajectory(0).row(library.epochs)
+    images = library.whitening.apply_split(digits.train)
+    features = pipeline.coresets.embeddings(spec, vector, images)
+    for label in range(10):
+        members = (digits.train.labels == label).nonzero().flatten()
+        center = features[members].mean(0)
+        nearest = members[(features[members] - center).norm(dim=1).argmin()]
+        assert torch.equal(chosen.images[label], images[nearest])
+
+
+def test_networks_to_judge_a_set(
+    ran: tuple[Path, dict], digits: ImageDataset, library: ExpertLibrary
+) -> None:
+    best = ran[0] / "best"
+    quick = EvaluateConfig(n=1, epochs=1, workers=1)
+    told = []
+    scores = pipeline.evaluate(
+        best,
+        digits,
+        networks=[NetworkConfig(network="mlp"), library.spec],
+        config=quick,
+        split="val",
+        on_score=told.append,
+    )
+    assert [s.model for s in scores] == ["MLP width 128", "ConvNet-D2 width 4 instance"]
+    assert told == scores
+    assert {(s.method, s.ipc, s.n, s.sd, s.split) for s in scores} == {("mtt", 1, 1, None, "val")}
+    own = pipeline.evaluate(best, digits, config=quick, split="val")
+    assert own == scores[1:]
+    chosen = pipeline.select_coreset("random", digits, 1)
+    assert pipeline.evaluate(chosen, digits, config=quick)[0].model.startswith("ConvNet-D2 width 1")
+
+
+def test_what_a_set_cannot_be_judged_on(ran: tuple[Path, dict], digits: ImageDataset) -> None:
+    best = ran[0] / "best"
+    with pytest.raises(SettingError, match="unknown split 'train2'; use test or val"):
+        pipeline.evaluate(best, digits, split="train2")
+    with pytest.raises(SettingError, match="unknown split 'val'"):
+        pipeline.evaluate(best, dataclasses.replace(digits, val=None), split="val")
+    renamed = dataclasses.replace(digits, classes=tuple("abcdefghij"))
+    with pytest.raises(MismatchError, match=r"classes 0, 1, 2, 3, \.\.\. \(10\).*a, b, c, d"):
+        pipeline.evaluate(best, renamed)
+    with pytest.raises(MismatchError, match=r"1x8x8 and the data's 1x12x12.*--size"):
+        pipeline.evaluate(best, digits.resized(12))
+
+
+def test_the_ceiling_is_the_experts_own(library: ExpertLibrary) -> None:
+    score = pipeline.full_data_score(library)
+    assert list(score.values) == list(library.accuracy("test").values())
+    assert (score.n, score.method, score.ipc) == (2, "full data", None)
+    assert "3 epochs on all training images, lr 0.05, batch 128" in score.protocol
