@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from trajmatch.parallel.local import emit, run_tasks
+from trajmatch.parallel.local import emit, limited_threads, run_tasks
 
-__all__ = ["emit", "run_tasks"]
+__all__ = ["emit", "limited_threads", "run_tasks"]

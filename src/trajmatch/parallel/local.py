@@ -58,7 +58,7 @@ def run_tasks(
     # A worker's own children would not be ended with it, so inside a worker work stays there.
     if min(workers, len(tasks)) <= 1 or multiprocessing.current_process().daemon:
         results = []
-        with _threads(threads), _listening(on_event):
+        with limited_threads(threads), _listening(on_event):
             for number, task in enumerate(tasks):
                 results.append(function(task))
                 if on_result:
@@ -207,7 +207,8 @@ def _rebuilt(kind: type[TrajmatchError], message: str) -> TrajmatchError:
 
 
 @contextlib.contextmanager
-def _threads(threads: int) -> Iterator[None]:
+def limited_threads(threads: int) -> Iterator[None]:
+    """torch computes with this many threads inside, and with as many as before after it."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -1,0 +1,64 @@
+"""What each step of a walk sees, drawn beforehand: its mini-batch and its augmentation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from trajmatch.data.augment import DSA, Draw
+from trajmatch.errors import SettingError
+from trajmatch.rng import stream
+from trajmatch.types import Float, Int, Tensor
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What each step of a walk sees, fixed beforehand so that it can be walked twice.
+
+    `indices[n]` are the images of step n (None: all of them, in order); `draws[n]` is its
+    augmentation (None: as they are).
+    """
+
+    steps: int
+    indices: tuple[Int[Tensor, "batch"], ...] | None = None
+    draws: tuple[Draw, ...] | None = None
+
+    @staticmethod
+    def make(
+        images: Float[Tensor, "n channels height width"],
+        *,
+        steps: int,
+        batch_syn: int | None,
+        augment: DSA | None,
+        seed: int,
+        names: tuple[str | int, ...] = (),
+    ) -> Schedule:
+        """Draw a schedule from the streams `seed, *names`.
+
+        Mini-batches walk through shuffled passes over all images, joined end to end, so that every
+        image is used before any is used again and all batches have `batch_syn` images.
+        """
+        count, _, height, width = images.shape
+        if steps < 1:
+            raise SettingError(f"steps is {steps}; a walk needs at least 1")
+        if batch_syn is not None and not 1 <= batch_syn <= count:
+            raise SettingError(
+                f"batch_syn is {batch_syn} and there are {count} synthetic images; "
+                f"use 1 to {count}, or none for all of them"
+            )
+        indices, batch = None, count
+        if batch_syn is not None and batch_syn < count:
+            batch = batch_syn
+            shuffle = stream(seed, *names, "batches")
+            passes = -(-steps * batch // count)
+            order = torch.cat([torch.randperm(count, generator=shuffle) for _ in range(passes)])
+            indices = torch.split(order[: steps * batch].to(images.device), batch)
+        draws = None
+        if augment is not None:
+            generator = stream(seed, *names, "augment")
+            draws = tuple(
+                augment.draw(generator, batch, height, width).to(images.device)
+                for _ in range(steps)
+            )
+        return Schedule(steps, indices, draws)
