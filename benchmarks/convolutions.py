@@ -1,4 +1,4 @@
-"""Where the time of some work goes: into convolutions, and how fast those run, or into what else."""
+"""Where the time of some work goes: into convolutions, how fast those run, and into what else."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import harness, twin
+from benchmarks import harness, machine, twin
 from trajmatch.config import EvaluateConfig
 from trajmatch.data.augment import DSA
 from trajmatch.evaluation import evaluate_images
@@ -182,10 +182,8 @@ def time_row(case: Case, args: argparse.Namespace, device: torch.device) -> dict
 
 def show(found: dict[str, Any]) -> str:
     """The table of a result."""
-    rows = [
-        [Case(**row["sizes"]).words(), *harness.timing_cells(row)] for row in found["times"]
-    ]
-    words = harness.machine_words(found["machine"])
+    rows = [[Case(**row["sizes"]).words(), *harness.timing_cells(row)] for row in found["times"]]
+    words = machine.words(found["machine"])
     return "\n".join([words, "", harness.table(harness.TIMING_HEAD, rows)])
 
 
@@ -195,7 +193,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     made.set_defaults(warmup=1)
     args = made.parse_args(argv)
     device = harness.begin(args)
-    found: dict[str, Any] = {"machine": harness.machine(device), "quick": args.quick}
+    found: dict[str, Any] = {"machine": machine.describe(device), "quick": args.quick}
     found["agreement"] = agreement()
     found["times"] = []
     for name in args.cases:
@@ -203,7 +201,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         harness.say(f"time: {case.words()}")
         found["times"].append(time_row(case, args, device))
     print(show(found))
-    harness.write(args.out, "evaluate", found)
+    harness.write(args, "evaluate", found)
     return found
 
 

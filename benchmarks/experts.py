@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import harness, twin
+from benchmarks import harness, machine, twin
 from trajmatch.config import ExpertConfig, to_dict
 from trajmatch.data.augment import DSA
 from trajmatch.experts.train import train_expert
@@ -118,6 +118,7 @@ def time_row(
     theirs = TwinExpert(spec, images, labels, config)
     pairs = harness.Pairs()
     device = images.device
+    began = 0.0
 
     def on_epoch(recording: Recording) -> None:
         nonlocal began
@@ -155,21 +156,19 @@ def memory_job(
     if who == "twin":
         theirs = TwinExpert(spec, images, labels, config)
         return lambda: theirs.epoch(0)
-    return lambda: train_expert(
-        spec, images, labels, config, seed=SEED, index=INDEX, augment=DSA()
-    )
+    return lambda: train_expert(spec, images, labels, config, seed=SEED, index=INDEX, augment=DSA())
 
 
 def show(found: dict[str, Any]) -> str:
     """The table of a result."""
     rows = []
     for row in found["times"]:
-        peaks = [f"{row[f'{who}_mb']:.0f}" if f"{who}_mb" in row else "" for who in ("ours", "twin")]
+        peaks = harness.peak_cells(row)
         rate = f"{row['ours_images_per_s']:.0f}"
         name = f"epoch of {row['images']} {row['precision']}"
         rows.append([name, *harness.timing_cells(row), rate, *peaks])
     head = [*harness.TIMING_HEAD, "images/s", "ours MB", "twin MB"]
-    return "\n".join([harness.machine_words(found["machine"]), "", harness.table(head, rows)])
+    return "\n".join([machine.words(found["machine"]), "", harness.table(head, rows)])
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -185,10 +184,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         args.images, args.batch, args.width, size = 48, 16, 8, 16
     spec = network(size, args.width)
     images, labels = real_images(args.images, size, device)
-    found: dict[str, Any] = {"machine": harness.machine(device), "quick": args.quick}
+    found: dict[str, Any] = {"machine": machine.describe(device), "quick": args.quick}
     found["agreement"] = agreement()
     found["times"] = []
-    for precision in harness.precisions(args.precision, device):
+    for precision in machine.precisions(args.precision, device):
         harness.say(f"time: epoch of {args.images} images in {precision}")
         config = ExpertConfig(batch=args.batch, precision=precision)  # type: ignore[arg-type]
         row = time_row(spec, images, labels, config, args)
@@ -206,7 +205,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             ).above_mb
         found["times"].append(row)
     print(show(found))
-    harness.write(args.out, "experts", found)
+    harness.write(args, "experts", found)
     return found
 
 

@@ -13,8 +13,6 @@ import ctypes
 import gc
 import importlib
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -27,13 +25,10 @@ from typing import Any
 
 import torch
 
-from trajmatch import __version__
+from benchmarks.machine import ROOT
 from trajmatch.files import write_json
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
-"""What of a CPU's abilities decides how fast convolutions run."""
 MIB = 2**20
 
 Work = Callable[[int], object]
@@ -50,18 +45,24 @@ def parser(name: str, about: str | None, *, repeats: int = 7) -> argparse.Argume
         description=about,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--out", type=Path, default=RESULTS / f"{name}.json", help="JSON to write")
+    made.add_argument("--out", type=Path, help=f"JSON to write (benchmarks/results/{name}.json)")
     made.add_argument("--threads", type=int, default=1, help="threads of torch (1)")
     made.add_argument("--device", default="cpu", help="cpu or cuda[:i]")
     made.add_argument("--repeats", type=int, default=repeats, help=f"timed pairs ({repeats})")
     made.add_argument("--warmup", type=int, default=2, help="pairs before that (2)")
-    made.add_argument("--quick", action="store_true", help="tiny sizes: checks that it runs")
+    made.add_argument("--quick", action="store_true", help="tiny sizes: is no result")
     made.add_argument("--no-memory", action="store_true", help="leave out peaks of memory")
     return made
 
 
 def begin(args: argparse.Namespace) -> torch.device:
-    """Set the threads and give the device, after refusing one that is not there."""
+    """Set the threads and give the device, after refusing one that is not there.
+
+    What exists by now is taken out of the garbage collector's sight: a collection before every
+    timing would otherwise take longer than the smaller timings.
+    """
+    gc.collect()
+    gc.freeze()
     if args.repeats < 1 or args.warmup < 1:
         raise SystemExit("--repeats and --warmup must be at least 1")
     torch.set_num_threads(args.threads)
@@ -91,11 +92,8 @@ class Spread:
 
     @staticmethod
     def of(values: Sequence[float]) -> Spread:
-        q1, median, q3 = (
-            statistics.quantiles(values, n=4, method="inclusive")
-            if len(values) > 1
-            else values * 3
-        )
+        many = values if len(values) > 1 else [*values, *values]
+        q1, median, q3 = statistics.quantiles(many, n=4, method="inclusive")
         return Spread(median, q1, q3, min(values), max(values))
 
 
@@ -245,89 +243,6 @@ def _status(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-# -- machine -------------------------------------------------------------------------------------
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """What a number is worth nothing without: hardware, threads, versions, how busy it was."""
-    info = _lines("/proc/cpuinfo")
-    found = set(info.get("flags", "").split())
-    said = {
-        "cpu": info.get("model name", platform.processor() or platform.machine()),
-        "flags": [flag for flag in FLAGS if flag in found],
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        "memory_gb": round(_memory_bytes() / 2**30, 1),
-        "threads": torch.get_num_threads(),
-        "load_before": round(os.getloadavg()[0], 2),
-        "device": str(device),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "trajmatch": __version__,
-        "commit": _commit(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
-    if device.type == "cuda":
-        said["gpu"] = torch.cuda.get_device_name(device)
-        said["cuda"] = torch.version.cuda
-    return said
-
-
-def machine_words(said: Mapping[str, Any]) -> str:
-    """One line about `machine`."""
-    where = said.get("gpu") or f"{said['cpu']} ({', '.join(said['flags']) or 'no vector flags'})"
-    threads = f"{said['threads']} thread{'s' if said['threads'] != 1 else ''}"
-    return (
-        f"{where}, {said['cores']} cores, {said['memory_gb']:g} GB; {threads}; torch "
-        f"{said['torch']}; load {said['load_before']:g} at the start; commit {said['commit']}, "
-        f"{said['date']}"
-    )
-
-
-def native_bf16(device: torch.device) -> bool:
-    """Whether bf16 products are done by hardware here; emulated ones are many times slower."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    found = _lines("/proc/cpuinfo").get("flags", "").split()
-    return "avx512_bf16" in found or "amx_bf16" in found
-
-
-def precisions(asked: Sequence[str] | None, device: torch.device) -> tuple[str, ...]:
-    """The precisions to measure: those asked for, or those the hardware has."""
-    if asked:
-        return tuple(asked)
-    return ("float32", "bf16") if native_bf16(device) else ("float32",)
-
-
-def free_bytes() -> int:
-    """Memory that can still be used, as the system tells."""
-    return int(_lines("/proc/meminfo").get("MemAvailable", "0 kB").split()[0]) * 1024
-
-
-def _memory_bytes() -> int:
-    return int(_lines("/proc/meminfo").get("MemTotal", "0 kB").split()[0]) * 1024
-
-
-def _lines(path: str) -> dict[str, str]:
-    """The `name : value` lines of a file of the kernel, each name once."""
-    try:
-        text = Path(path).read_text()
-    except OSError:
-        return {}
-    parts = (line.partition(":") for line in reversed(text.splitlines()))
-    return {name.strip(): value.strip() for name, _, value in parts}
-
-
-def _commit() -> str:
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=7"],
-            cwd=ROOT, capture_output=True, text=True, check=True, timeout=10,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip()
-
-
 # -- results -------------------------------------------------------------------------------------
 
 
@@ -343,8 +258,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(head), "  ".join("-" * width for width in widths), *map(line, rows)])
 
 
-def write(out: Path, name: str, found: Mapping[str, Any]) -> None:
-    """Write a benchmark's JSON, and say where."""
+def write(args: argparse.Namespace, name: str, found: Mapping[str, Any]) -> None:
+    """Write a benchmark's JSON, and say where. A quick run replaces no result: it is written only
+    where --out says so."""
+    if args.out is None and args.quick:
+        return
+    out = args.out or RESULTS / f"{name}.json"
     write_json(out, {"benchmark": name, **found})
     say(f"written: {out}")
 
@@ -365,6 +284,11 @@ def timing_cells(pairs: Mapping[str, Any]) -> list[str]:
         str(pairs["pairs"]),
         ms(pairs["first_ours_s"]),
     ]
+
+
+def peak_cells(row: Mapping[str, Any]) -> list[str]:
+    """Cells for `ours_mb` and `twin_mb`, empty where they were not measured."""
+    return [f"{row[key]:,.0f}" if key in row else "" for key in ("ours_mb", "twin_mb")]
 
 
 TIMING_HEAD = ("work", "ours", "twin", "ratio", "quartiles", "pairs", "first call")

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import harness, twin
+from benchmarks import harness, machine, twin
 from trajmatch.config import ExpertConfig, to_dict
 from trajmatch.data.whiten import Normalize
 from trajmatch.experts import Recording, open_experts, save_trajectory
@@ -135,7 +135,7 @@ def fitting(experts: int, each: int, folder: Path) -> int:
             f"{folder} has no room for {experts} experts of {each / 1e6:.0f} MB and a twin of one; "
             "give another --folder, fewer --experts or a smaller --width"
         )
-    return max(1, min(experts, room - experts, int(SHARE * harness.free_bytes() / each)))
+    return max(1, min(experts, room - experts, int(SHARE * machine.free_bytes() / each)))
 
 
 def measure(folder: Path, spec: NetworkSpec, args: argparse.Namespace) -> dict[str, Any]:
@@ -194,11 +194,10 @@ def show(found: dict[str, Any]) -> str:
     rows, notes = [], []
     for row in found["times"]:
         name = f"{row['experts']} experts x {row['epochs']} epochs, P {row['params']:,}"
-        peaks = [f"{row[f'{who}_mb']:.0f}" if f"{who}_mb" in row else "" for who in ("ours", "twin")]
-        rows.append([name, *harness.timing_cells(row), *peaks])
+        rows.append([name, *harness.timing_cells(row), *harness.peak_cells(row)])
         notes.append(f"  {row['segments']} segments; twin: {row['twin_how']}")
     head = [*harness.TIMING_HEAD, "ours MB", "twin MB"]
-    words = harness.machine_words(found["machine"])
+    words = machine.words(found["machine"])
     return "\n".join([words, "", harness.table(head, rows), *notes])
 
 
@@ -213,13 +212,13 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     args = made.parse_args(argv)
     device = harness.begin(args)
     if args.quick:
-        args.experts, args.epochs, args.segments, args.width = 12, 4, 20, 8
+        args.experts, args.epochs, args.segments, args.width = 11, 3, 20, 4
     spec = NetworkSpec("convnet", 3, 10, 32, {"width": args.width})
-    found: dict[str, Any] = {"machine": harness.machine(device), "quick": args.quick}
+    found: dict[str, Any] = {"machine": machine.describe(device), "quick": args.quick}
     with tempfile.TemporaryDirectory(prefix="trajmatch-bench-", dir=args.folder) as folder:
         found["times"] = [measure(Path(folder), spec, args)]
     print(show(found))
-    harness.write(args.out, "library", found)
+    harness.write(args, "library", found)
     return found
 
 

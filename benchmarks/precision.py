@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks import harness
-from benchmarks.unroll import apart, cosine
+from benchmarks import harness, machine
+from benchmarks.walks import apart, cosine
 from trajmatch.config import ExpertConfig
 from trajmatch.data import DSA, ImageDataset, fit_whitening, load_data
 from trajmatch.data.whiten import Whitening
@@ -79,9 +79,7 @@ def _start_epoch(index: int, args: argparse.Namespace) -> int:
     return int(torch.randint(args.max_start_epoch, (), generator=drawn))
 
 
-def _first_of_each(
-    data: ImageDataset, whitening: Whitening, ipc: int
-) -> tuple[Tensor, Tensor]:
+def _first_of_each(data: ImageDataset, whitening: Whitening, ipc: int) -> tuple[Tensor, Tensor]:
     chosen = torch.cat([found[:ipc] for found in data.train.per_class(data.num_classes)])
     small = data.train.take(chosen)
     return whitening.apply_split(small), small.labels
@@ -153,7 +151,7 @@ def show(found: dict[str, Any]) -> str:
         )
     head = ("precision", "cosine", "worst", "norm ratio", "loss, rel.", "d step size, rel.")
     about = f"{found['network']}, N {found['steps']}, {found['images']} images; {found['origin']}"
-    words = harness.machine_words(found["machine"])
+    words = machine.words(found["machine"])
     return "\n".join([words, about, "", harness.table(head, rows)])
 
 
@@ -184,7 +182,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         raise SystemExit(str(error)) from error
     compiles = {"no": [False], "yes": [True], "both": [False, True]}[args.compile]
     found: dict[str, Any] = {
-        "machine": harness.machine(device),
+        "machine": machine.describe(device),
         "quick": args.quick,
         "origin": real.origin,
         "network": real.spec.describe(),
@@ -196,7 +194,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         real.spec.build(seed=0), real, args, dtype=torch.float64, precision="float32", compile=False
     )
     found["rows"] = []
-    for precision in harness.precisions(args.precision, device):
+    for precision in machine.precisions(args.precision, device):
         for compile in compiles:
             got = gradients(
                 real.spec.build(seed=0),
@@ -209,7 +207,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             row = {"precision": precision, "compile": compile, **compare(got, exact)}
             found["rows"].append(row)
     print(show(found))
-    harness.write(args.out, "precision", found)
+    harness.write(args, "precision", found)
     return found
 
 

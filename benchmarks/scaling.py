@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 
-from benchmarks import harness
-from benchmarks.unroll import CASES, Case, Inputs, ours, peak, theirs
+from benchmarks import harness, machine
+from benchmarks.unroll import peak
+from benchmarks.walks import CASES, Case, Inputs, ours, theirs
 from trajmatch.files import read_json
 
 WHO = ("stored", "reverse", "twin")
@@ -77,8 +78,8 @@ def along(found: dict[str, Any], axis: str) -> list[dict[str, Any]]:
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
-    """Two rows of small charts: time over each setting, and memory over each; both axes
-    logarithmic and of one span, so that a slope is a power."""
+    """Two rows of small charts: time over each setting, and memory over each; both axes are
+    logarithmic, so that a slope is a power."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -134,7 +135,7 @@ def show(found: dict[str, Any]) -> str:
         cells += [f"{row['peak_mb'][who]:.0f}" for who in WHO] if "peak_mb" in row else [""] * 3
         rows.append([Case(**row["sizes"]).words(), *cells])
     head = ["iteration", *WHO, *(f"{who} MB" for who in WHO)]
-    return "\n".join([harness.machine_words(found["machine"]), "", harness.table(head, rows)])
+    return "\n".join([machine.words(found["machine"]), "", harness.table(head, rows)])
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -144,23 +145,24 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     made.set_defaults(warmup=1)
     args = made.parse_args(argv)
     device = harness.begin(args)
-    path = args.plot or harness.ROOT / "benchmarks" / "scaling.png"
+    path = args.plot or (None if args.quick else machine.ROOT / "benchmarks" / "scaling.png")
     if args.plot_only:
-        found: dict[str, Any] = read_json(args.out)
+        found: dict[str, Any] = read_json(args.out or harness.RESULTS / "scaling.json")
     else:
         base, axes = CASES["iteration"], AXES
         if args.quick:
             base, axes = replace(base, depth=2, steps=2, images=2, width=4, size=8), TINY
-        found = {"machine": harness.machine(device), "quick": args.quick, "base": asdict(base)}
+        found = {"machine": machine.describe(device), "quick": args.quick, "base": asdict(base)}
         found["rows"] = []
         for case in points(base, axes):
             harness.say(case.words())
             found["rows"].append(measure(case, args, device))
         print(show(found))
-        harness.write(args.out, "scaling", found)
+        harness.write(args, "scaling", found)
     try:
-        plot(found, path)
-        harness.say(f"drawn: {path}")
+        if path is not None:
+            plot(found, path)
+            harness.say(f"drawn: {path}")
     except ImportError:
         harness.say("no plot: matplotlib is missing (pip install 'trajmatch[report]')")
     return found

@@ -13,167 +13,17 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
-from benchmarks import convolutions, harness, twin
-from trajmatch.data.augment import CHANGES, DSA
-from trajmatch.gradient import loss_gradient
-from trajmatch.networks import NetworkSpec, parameter_vector
-from trajmatch.rng import stream
-from trajmatch.types import Tensor
-from trajmatch.unroll import METHODS, Schedule, SegmentDistance, Student, WalkGradient, plan, walk
+from benchmarks import convolutions, harness, machine
+from benchmarks.walks import CASES, LONG, SMALL, Case, Inputs, agreement, cosine, ours, theirs
+from trajmatch.unroll import METHODS
 
-STEP_SIZE = 0.01
-CLASSES = 10
-
-
-@dataclass(frozen=True)
-class Case:
-    """The sizes of one walk."""
-
-    name: str
-    images: int
-    channels: int
-    size: int
-    depth: int
-    width: int
-    steps: int
-
-    @property
-    def spec(self) -> NetworkSpec:
-        options = {"depth": self.depth, "width": self.width}
-        return NetworkSpec("convnet", self.channels, CLASSES, self.size, options)
-
-    def words(self) -> str:
-        shape = f"{self.size}x{self.size}x{self.channels}"
-        return f"N {self.steps}, {self.images} images {shape}, D{self.depth} width {self.width}"
-
-
-CASES = {
-    "iteration": Case("iteration", 10, 3, 32, depth=3, width=128, steps=20),
-    "digits": Case("digits", 10, 1, 8, depth=2, width=32, steps=20),
-}
-LONG = Case("long", 100, 3, 32, depth=3, width=128, steps=50)
-SMALL = Case("small", 4, 3, 8, depth=2, width=4, steps=3)
 FIT = 0.6
 """A twin's graph is measured where it should need less than this share of the free memory."""
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Where a walk starts, where it should go, and what it walks on: drawn from one seed."""
-
-    start: Tensor
-    target: Tensor
-    images: Tensor
-    labels: Tensor
-    step_size: Tensor
-
-    @staticmethod
-    def draw(case: Case, device: torch.device, dtype: torch.dtype = torch.float32) -> Inputs:
-        start = parameter_vector(case.spec.build(seed=0)).to(dtype)
-        drawn = stream(0, "benchmark", "inputs")
-        target = start + 0.01 * torch.randn(start.shape, generator=drawn, dtype=dtype)
-        shape = (case.images, case.channels, case.size, case.size)
-        images = torch.randn(shape, generator=drawn, dtype=dtype)
-        labels = torch.arange(case.images) % CLASSES
-        step_size = torch.tensor(STEP_SIZE, dtype=dtype)
-        return Inputs(*(t.to(device) for t in (start, target, images, labels, step_size)))
-
-
-Iteration = Callable[[int], WalkGradient]
-
-
-def ours(
-    case: Case,
-    inputs: Inputs,
-    *,
-    method: str,
-    precision: str = "float32",
-    compile: bool = False,
-    dsa: DSA = DSA(),
-) -> tuple[Iteration, str]:
-    """Our iteration, as distillation/matching.py puts it together, and what the method decided."""
-    device = inputs.images.device
-    module = case.spec.build(seed=0).to(inputs.start)
-    gradient = loss_gradient(module, precision=precision, compile=compile)
-
-    def student(number: int) -> Student:
-        schedule = Schedule.make(
-            inputs.images,
-            steps=case.steps,
-            batch_syn=None,
-            augment=dsa,
-            seed=number,
-            names=("benchmark",),
-        )
-        return Student(gradient, inputs.images, inputs.labels, dsa, schedule)
-
-    decided = plan(student(0), inputs.start, method)  # once a run, so not part of an iteration
-
-    def iteration(number: int) -> WalkGradient:
-        question = SegmentDistance(inputs.start, inputs.target)
-        return walk(student(number), inputs.start, inputs.step_size, question, keep=decided.keep)
-
-    harness.synchronize(device)
-    return iteration, decided.reason
-
-
-def theirs(
-    case: Case, inputs: Inputs, dsa: DSA = DSA()
-) -> Callable[[int], tuple[Tensor, Tensor, Tensor]]:
-    """The twin's iteration, with our draws."""
-    module = twin.TwinConvNet(case.channels, CLASSES, case.size, case.depth, case.width)
-    module.to(inputs.start)
-
-    def iteration(number: int) -> tuple[Tensor, Tensor, Tensor]:
-        drawn = stream(number, "benchmark", "augment")
-        return twin.unrolled(
-            module,
-            inputs.start,
-            inputs.target,
-            inputs.images,
-            inputs.labels,
-            inputs.step_size,
-            case.steps,
-            lambda: dsa.draw(drawn, case.images, case.size, case.size),
-            dsa,
-        )
-
-    return iteration
-
-
-def agreement(case: Case = SMALL) -> dict[str, float]:
-    """Largest relative difference of loss and gradients to the twin's, in float64, over all six
-    changes and the methods. Raises RuntimeError when it is not rounding."""
-    inputs = Inputs.draw(case, torch.device("cpu"), torch.float64)
-    worst = {"loss": 0.0, "images": 0.0, "step_size": 0.0}
-    for change in CHANGES:
-        dsa = DSA(change)
-        wanted = theirs(case, inputs, dsa)(1)
-        for method in METHODS:
-            found = ours(case, inputs, method=method, dsa=dsa)[0](1)
-            got = (found.loss, found.grad_images, found.grad_step_size)
-            for name, a, b in zip(worst, got, wanted, strict=True):
-                worst[name] = max(worst[name], apart(a, b))
-    if max(worst.values()) > 1e-9:
-        raise RuntimeError(f"ours and the twin do not compute the same, nothing is timed: {worst}")
-    return worst
-
-
-def apart(a: Tensor, b: Tensor) -> float:
-    """|a - b| / |b|, in float64."""
-    a, b = a.double(), b.double()
-    return float((a - b).norm() / b.norm())
-
-
-def cosine(a: Tensor, b: Tensor) -> float:
-    """Of the angle between two gradients, in float64."""
-    a, b = a.double().flatten(), b.double().flatten()
-    return float(a @ b / (a.norm() * b.norm()))
 
 
 def time_row(
@@ -290,11 +140,12 @@ def twin_peak(case: Case, args: argparse.Namespace) -> tuple[float, str]:
     low, high = (peak(replace(case, steps=n), "twin", args) for n in (short, longer))
     slope = (high - low) / (longer - short)
     whole = low + slope * (case.steps - short)
-    if whole * harness.MIB < FIT * harness.free_bytes():
+    if whole * harness.MIB < FIT * machine.free_bytes():
         return peak(case, "twin", args), f"measured at N {case.steps}"
+    free = machine.free_bytes() / 2**30
     return whole, (
-        f"{case.steps} steps would need {whole / 1024:.0f} GB and {harness.free_bytes() / 2**30:.0f}"
-        f" are free: on the line through N {short} ({low:.0f} MB) and N {longer} ({high:.0f} MB)"
+        f"N {case.steps} would need {whole / 1024:.0f} GB and {free:.0f} are free: on the line "
+        f"through N {short} ({low:.0f} MB) and N {longer} ({high:.0f} MB)"
     )
 
 
@@ -302,7 +153,7 @@ def memory_rows(case: Case, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Peaks of the twin and of each of our methods for one case."""
     wanted, how = twin_peak(case, args)
     rows = []
-    for precision in harness.precisions(args.precision, torch.device(args.device)):
+    for precision in machine.precisions(args.precision, torch.device(args.device)):
         for method in args.methods:
             for compile in args.compile:
                 harness.say(f"memory: {case.name} {method} {precision} {_form(compile)}")
@@ -371,7 +222,7 @@ def show(found: dict[str, Any]) -> str:
         for row in found["times"]
     ]
     head = [*harness.TIMING_HEAD, "in conv", "GFLOP/s", "of best"]
-    text = [harness.machine_words(found["machine"]), "", harness.table(head, times)]
+    text = [machine.words(found["machine"]), "", harness.table(head, times)]
     if found["memory"]:
         peaks = [
             [_name(row), f"{row['ours_mb']:.0f}", f"{row['twin_mb']:.0f}", f"{row['ratio']:.3f}"]
@@ -403,14 +254,14 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         cases = {name: replace(case, **_TINY[name]) for name, case in cases.items()}
     long = replace(LONG, images=10, depth=2, width=16, size=16, steps=10) if args.quick else LONG
 
-    found: dict[str, Any] = {"machine": harness.machine(device), "quick": args.quick}
+    found: dict[str, Any] = {"machine": machine.describe(device), "quick": args.quick}
     found["agreement"] = agreement()
     found["times"], found["twins"], found["memory"] = [], [], []
     for case in cases.values():
         inputs = Inputs.draw(case, device)
         harness.say(f"time: {case.words()}")
         found["twins"].append(twin_profile(case, inputs))
-        for precision in harness.precisions(args.precision, device):
+        for precision in machine.precisions(args.precision, device):
             for compile in args.compile:
                 for method in args.methods:
                     harness.say(f"time: {case.name} {method} {precision} {_form(compile)}")
@@ -424,7 +275,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         found["memory"].append(long_row(long, args))
     assert all(math.isfinite(row["ratio"]["median"]) for row in found["times"])
     print(show(found))
-    harness.write(args.out, "unroll", found)
+    harness.write(args, "unroll", found)
     return found
 
 
