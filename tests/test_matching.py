@@ -246,7 +246,7 @@ def test_an_estimate_depends_on_its_arguments_alone(
     assert not torch.equal(first[0].images, elsewhere.images)
 
 
-@pytest.mark.parametrize(("asked", "keep"), [("reverse", 1), ("stored", 3), ("auto", 3)])
+@pytest.mark.parametrize(("asked", "keep"), [("reverse", 0), ("stored", 3), ("auto", 3)])
 def test_how_many_graphs_are_kept_is_decided_once(
     library: ExpertLibrary,
     learned: Learned,

@@ -17,6 +17,7 @@ from trajmatch.data import ImageDataset
 from trajmatch.data.whiten import to_float
 from trajmatch.errors import MismatchError, SettingError
 from trajmatch.experts import ExpertLibrary
+from trajmatch.files import open_tensors
 from trajmatch.networks import NetworkSpec
 from trajmatch.synthetic import SyntheticSet
 from trajmatch.track import read_log, read_result
@@ -28,6 +29,12 @@ RUN = RunConfig(
     distill=tiny.DISTILL,
     evaluate=tiny.EVALUATE,
 )
+
+
+@pytest.fixture(autouse=True)
+def _no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting for the disk would take most of the time, and is for what no test here does."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +176,10 @@ def test_the_set_says_how_it_was_made(tmp_path: Path, library: ExpertLibrary) ->
     begun = pipeline.initial_images(
         tiny.digits(), library, dataclasses.replace(tiny.DISTILL, ipc=2), seed=0
     )
+    file = open_tensors(tmp_path / "run" / "checkpoint.safetensors", kind="checkpoint", version=1)
+    learned = file.read("learned.log_step_size").exp().item()
+    assert made.step_size == pytest.approx(learned, rel=1e-6)
+    assert abs(learned / tiny.DISTILL.step_size - 1) > 1e-5
     assert not torch.equal(made.images, begun.images)
     assert (made.images - begun.images).abs().max() < 2
 

@@ -28,6 +28,8 @@ class Flags(Common):
     network: Flat[NetworkConfig] = NetworkConfig()
     distill: Flat[DistillConfig] = DistillConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    threads: int | None = None
+    """Threads of the student's walk on a CPU. None: one for small work, else one per core."""
     track: Literal["none", "tensorboard", "wandb"] = "none"
     """Where numbers go beside OUT/log.jsonl."""
 
@@ -55,6 +57,7 @@ def run(flags: Flags) -> None:
             whitening=flags.data.whitening,
             seed=flags.seed,
             device=device,
+            threads=flags.threads,
             tracker=flags.track,
             on_iteration=progress,
         )
