@@ -216,7 +216,7 @@ def test_evaluate(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str])
     succeed(f"{EVALUATE} {run}/best --networks convnet,mlp --out {out}")
     told = capsys.readouterr().out
     scores = result_of(out, "evaluate")["scores"]
-    assert [s["model"] for s in scores] == ["ConvNet-D2 width 128 instance", "MLP width 128"]
+    assert [s["model"] for s in scores] == ["ConvNet-D2 width 4 instance", "MLP width 128"]
     for score in scores:
         assert (score["method"], score["split"], score["n"]) == ("mtt", "test", 2)
         assert f"{score['model']}: {score['mean']:.1f} +- {score['sd']:.1f} (n=2" in told

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import tiny
-from trajmatch import pipeline
+from trajmatch import coresets, pipeline
 from trajmatch.config import DataConfig, DistillConfig, EvaluateConfig, NetworkConfig, RunConfig
 from trajmatch.data import ImageDataset
 from trajmatch.data.whiten import to_float
@@ -19,6 +19,7 @@ from trajmatch.errors import MismatchError, SettingError
 from trajmatch.experts import ExpertLibrary
 from trajmatch.files import open_tensors
 from trajmatch.networks import NetworkSpec
+from trajmatch.pipeline import distilling
 from trajmatch.synthetic import SyntheticSet
 from trajmatch.track import read_log, read_result
 
@@ -146,13 +147,13 @@ def test_distilling_looks_at_no_test_image(
     tmp_path: Path, library: ExpertLibrary, digits: ImageDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    original = pipeline.evaluate_images
+    original = distilling.evaluate_images
 
     def spy(*args: object, **kwargs: object) -> object:
         asked.append((args[4], args[5], kwargs["split"]))
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(pipeline, "evaluate_images", spy)
+    monkeypatch.setattr(distilling, "evaluate_images", spy)
     distill(tmp_path / "run", library)
     assert len(asked) == 2
     validation = digits.val
@@ -287,7 +288,7 @@ def test_herding_looks_at_the_first_experts_last_epoch(
     chosen = pipeline.select_coreset("herding", digits, 1, experts=library)
     spec, vector = library.spec, library.trajectory(0).row(library.epochs)
     images = library.whitening.apply_split(digits.train)
-    features = pipeline.coresets.embeddings(spec, vector, images)
+    features = coresets.embeddings(spec, vector, images)
     for label in range(10):
         members = (digits.train.labels == label).nonzero().flatten()
         center = features[members].mean(0)
@@ -336,3 +337,40 @@ def test_the_ceiling_is_the_experts_own(library: ExpertLibrary) -> None:
     assert list(score.values) == list(library.accuracy("test").values())
     assert (score.n, score.method, score.ipc) == (2, "full data", None)
     assert "3 epochs on all training images, lr 0.05, batch 128" in score.protocol
+
+
+def test_a_network_named_as_the_sets_own_is_the_sets_own(
+    tmp_path: Path, library: ExpertLibrary, digits: ImageDataset
+) -> None:
+    made = distill(tmp_path / "run", library).best
+    named = NetworkConfig(network=library.spec.name)
+    (score,) = pipeline.evaluate(made, digits, networks=[named], config=tiny.EVALUATE)
+    assert score.model == library.spec.describe()
+
+
+def test_validation_images_of_another_cut_are_refused(
+    tmp_path: Path, library: ExpertLibrary
+) -> None:
+    made = distill(tmp_path / "run", library).best
+    other = pipeline.load(DataConfig(val_fraction=0.3))
+    with pytest.raises(MismatchError, match="validation images may be among"):
+        pipeline.evaluate(made, other, config=tiny.EVALUATE, split="val")
+
+
+def test_too_many_images_per_class_are_refused_before_experts_are_trained(tmp_path: Path) -> None:
+    asked = dataclasses.replace(RUN, distill=dataclasses.replace(tiny.DISTILL, ipc=1000))
+    with pytest.raises(SettingError, match="ipc is 1000 and class '8' has"):
+        pipeline.run(asked, tmp_path / "run", workers=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_distillations_into_one_folder_are_refused(
+    tmp_path: Path, library: ExpertLibrary
+) -> None:
+    import fcntl
+
+    distill(tmp_path / "run", library)
+    with (tmp_path / "run" / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(SettingError, match="another process is distilling into"):
+            distill(tmp_path / "run", library)

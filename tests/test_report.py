@@ -197,7 +197,7 @@ def test_page_says_what_was_reached_beside_what(page):
     assert "at random reach 68.7 ± 3.1 % (n = 5)" in words
     assert "by herding reach 74.4 ± 1.6 % (n = 5)" in words
     assert "all 1,293 training images reach 98.0 ± 0.3 % (n = 10)" in words
-    assert "0.77 % of the images carry 91 % of full-data accuracy" in words
+    assert "0.77 % of the images carry 91 % of that accuracy" in words
     assert "Not on this page" not in words
 
 

@@ -126,7 +126,9 @@ def records(scores: Sequence[Mapping[str, Any]]) -> None:
                 str(score["model"]),
                 str(score["split"]),
                 f"{score['mean']:.1f}{sd}",
-                str(score["n"]),
+                f"{score['n']} ({score['diverged']} diverged)"
+                if score.get("diverged")
+                else str(score["n"]),
                 str(score["protocol"]),
             )
         )

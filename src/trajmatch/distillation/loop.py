@@ -7,8 +7,10 @@ moment and started again ends with the same bits as one that was left alone: eve
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -104,6 +106,21 @@ def run_loop(
     Raises MismatchError for such a checkpoint, SettingError when updates are skipped without end.
     """
     out.mkdir(parents=True, exist_ok=True)
+    with _alone(out):
+        return _run(method, initial, config, out, package, validate, origin, tracker, on_iteration)
+
+
+def _run(
+    method: Method,
+    initial: Learned,
+    config: DistillConfig,
+    out: Path,
+    package: Callable[[Learned, int], SyntheticSet],
+    validate: Callable[[SyntheticSet, int], Score],
+    origin: Mapping[str, Any],
+    tracker: str | None,
+    on_iteration: Callable[[int, Mapping[str, float]], None] | None,
+) -> Outcome:
     state = _resume(out, State.begin(initial), origin, method)
     log = open_tracker(out, tracker, until=state.iteration)
     if state.iteration == 0:
@@ -136,6 +153,19 @@ def run_loop(
         seconds=state.seconds,
         decisions=dict(method.decisions),
     )
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the end of the process frees, whatever ended it."""
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingError(
+                f"another process is distilling into {out}; wait for it, or give another --out"
+            ) from None
+        yield
 
 
 def _iterate(method: Method, state: State, config: DistillConfig) -> dict[str, float]:

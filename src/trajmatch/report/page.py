@@ -137,13 +137,16 @@ def _beside(run: RunFolder, main: Row, count: int | None) -> str:
     if full is main:
         full = None
     if full is not None:
-        parts.append(f"{_all_images(run)} reach {_reach(full)}")
+        # The ceiling is that of experts as long as these: a few epochs do not exhaust the data.
+        epochs = mapping(run.result.get("library")).get("epochs")
+        within = f" in the experts’ {epochs} epochs" if isinstance(epochs, int) else ""
+        parts.append(f"{_all_images(run)} reach {_reach(full)}{within}")
     text = "; ".join(parts)
     text = text[:1].upper() + text[1:] + "." if text else ""
     train = mapping(run.result.get("data")).get("train")
     if full is not None and full["mean"] > 0 and count and isinstance(train, int):
         share, kept = number(100 * count / train, 2), 100 * main["mean"] / full["mean"]
-        text += f" So {share}{NBSP}% of the images carry {kept:.0f}{NBSP}% of full-data accuracy."
+        text += f" So {share}{NBSP}% of the images carry {kept:.0f}{NBSP}% of that accuracy."
     return text
 
 
