@@ -284,8 +284,9 @@ def test_soft_labels_reach_the_workers_whole(tmp_path):
 def test_processes_are_started_where_they_pay(monkeypatch, seconds, networks, cores, workers):
     monkeypatch.setattr(protocol.os, "sched_getaffinity", lambda _: range(cores), raising=False)
     monkeypatch.setattr(protocol, "_seconds_per_network", lambda _: seconds)
+    small = protocol.SmallSet(*easy_data(1)[:2])
     config = EvaluateConfig(n=networks)
-    assert protocol._default_workers(SPEC, config, easy_data(1)[0]) == workers
+    assert protocol._default_workers(SPEC, config, [small], config.n) == workers
 
 
 def test_the_guess_of_the_time_grows_with_the_work():
@@ -308,3 +309,27 @@ def test_images_that_do_not_fit_the_network_are_refused(which):
             wide if which == "test" else images,
             labels,
         )
+
+
+def test_sets_together_score_as_each_alone():
+    images, labels, test_images, test_labels = easy_data(2)[:2] + easy_data(3)[:2]
+    config = dataclasses.replace(CONFIG, epochs=4, n=2, lr=None)
+    sets = [
+        protocol.SmallSet(images, labels, 0.02, "one", 1),
+        protocol.SmallSet(images[::2], labels[::2], None, "half", None),
+    ]
+    heard: list[str] = []
+    together = protocol.evaluate_sets(
+        sets, SPEC, config, test_images, test_labels, on_score=lambda s: heard.append(s.method)
+    )
+    alone = [
+        protocol.evaluate_images(
+            one.images, one.labels, SPEC, config, test_images, test_labels,
+            lr=one.lr, method=one.method, ipc=one.ipc,
+        )
+        for one in sets
+    ]  # fmt: skip
+    assert together == alone
+    assert heard == ["one", "half"]
+    assert "lr 0.02" in together[0].protocol
+    assert "lr 0.01" in together[1].protocol

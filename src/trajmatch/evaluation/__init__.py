@@ -1,6 +1,7 @@
 """Fresh networks on a small set: how good the set is, in one honest number."""
 
-from trajmatch.evaluation.protocol import Score, evaluate_images
+from trajmatch.evaluation.protocol import Score, SmallSet, evaluate_images, evaluate_sets
 from trajmatch.evaluation.train import accuracy, is_finite, train_network
 
-__all__ = ["Score", "accuracy", "evaluate_images", "is_finite", "train_network"]
+__all__ = ["Score", "SmallSet", "accuracy", "evaluate_images", "evaluate_sets", "is_finite"]
+__all__ += ["train_network"]

@@ -9,7 +9,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,18 @@ class Score:
         return f"{self.mean:.1f}{spread} ({', '.join(about)})"
 
 
+@dataclasses.dataclass(frozen=True)
+class SmallSet:
+    """What is to be judged: whitened images, their labels, and what a score says of them."""
+
+    images: Float[Tensor, "n channels height width"]
+    labels: Int[Tensor, "n"] | Float[Tensor, "n classes"]
+    lr: float | None = None
+    """The set's own step size; None takes 0.01."""
+    method: str = ""
+    ipc: int | None = None
+
+
 def evaluate_images(
     images: Float[Tensor, "n channels height width"],
     labels: Int[Tensor, "n"] | Float[Tensor, "n classes"],
@@ -99,48 +111,101 @@ def evaluate_images(
     workers: int | None = None,
     device: str | torch.device = "cpu",
 ) -> Score:
-    """Train `config.n` fresh networks on the images alone and test each.
+    """`evaluate_sets` of one set."""
+    return evaluate_sets(
+        [SmallSet(images, labels, lr, method, ipc)],
+        spec,
+        config,
+        test_images,
+        test_labels,
+        seed=seed,
+        split=split,
+        whitening=whitening,
+        workers=workers,
+        device=device,
+    )[0]
 
-    images, test_images: whitened alike.
-    lr: the set's own step size, used unless config.lr is set; None takes 0.01.
-    whitening: its name, for the score's words only.
-    workers: processes of one thread. None takes config.workers; if that is None too, one on a GPU,
-        and on the CPU one per core, or only this process where that is done sooner.
+
+def evaluate_sets(
+    sets: Sequence[SmallSet],
+    spec: NetworkSpec,
+    config: EvaluateConfig,
+    test_images: Float[Tensor, "tests test_channels test_height test_width"],
+    test_labels: Int[Tensor, "tests"],
+    *,
+    seed: int = 0,
+    split: str = "test",
+    whitening: str | None = None,
+    workers: int | None = None,
+    device: str | torch.device = "cpu",
+    on_score: Callable[[Score], None] | None = None,
+) -> list[Score]:
+    """Train `config.n` fresh networks on each set alone and test each network.
+
+    test_images: whitened as the sets' images are.
+    lr of a set: its own step size, unless config.lr is set.
+    whitening: its name, for the scores' words only.
+    workers: processes of one thread, for all sets together. None takes config.workers; if that is
+        None too, one on a GPU, and on the CPU one per core, or only this process where that is done
+        sooner.
+    on_score: called with each set's score as soon as it and those before it are known.
 
     Network i's initialization, order and augmentation follow from (seed, i), and each is trained by
-    one thread: on the CPU the score is the same to the bit whatever the number of workers.
+    one thread: on the CPU the scores are the same to the bit whatever the number of workers.
 
-    Raises MismatchError when the images do not fit the network or the test images.
+    Raises MismatchError when images do not fit the network or the test images.
     """
-    _check_shapes(images, spec, test_images)
-    lr = config.lr or lr or DEFAULT_LR
+    for one in sets:
+        _check_shapes(one.images, spec, test_images)
     device = torch.device(device)
+    count = len(sets) * config.n
     if workers is None:
         workers = config.workers
     if workers is None:
-        workers = _default_workers(spec, config, images) if device.type == "cpu" else 1
-    workers = max(1, min(workers, config.n))
-    tensors = [t.detach().contiguous() for t in (images, labels, test_images, test_labels)]
+        workers = _default_workers(spec, config, sets, count) if device.type == "cpu" else 1
+    workers = max(1, min(workers, count))
+    lrs = [config.lr or one.lr or DEFAULT_LR for one in sets]
+    scores: dict[int, Score] = {}
+    results: dict[int, tuple[float, bool]] = {}
+
+    def hear(number: int, result: tuple[float, bool]) -> None:
+        results[number] = result
+        while (k := len(scores)) < len(sets) and all(
+            i in results for i in range(k * config.n, (k + 1) * config.n)
+        ):
+            of_set = [results[i] for i in range(k * config.n, (k + 1) * config.n)]
+            scores[k] = Score.of(
+                [percent for percent, _ in of_set],
+                method=sets[k].method,
+                model=spec.describe(),
+                ipc=sets[k].ipc,
+                protocol=_protocol(config, lrs[k]),
+                split=split,
+                diverged=sum(not finite for _, finite in of_set),
+                brief=_brief(config, whitening),
+            )
+            if on_score is not None:
+                on_score(scores[k])
+
     with contextlib.ExitStack() as stack:
-        data: list[Tensor] | list[_Mapped] = [tensor.to(device) for tensor in tensors]
+        folder: Path | None = None
         if workers > 1:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trajmatch-")))
-            data = [_Mapped.write(t, folder / str(i)) for i, t in enumerate(tensors)]
-        tasks = [
-            _Task(spec, config, lr, rng.derive(seed, "evaluate", i), data, device)
-            for i in range(config.n)
-        ]
-        results = run_tasks(_score_one, tasks, workers=workers, threads=1)
-    return Score.of(
-        [percent for percent, _ in results],
-        method=method,
-        model=spec.describe(),
-        ipc=ipc,
-        protocol=_protocol(config, lr),
-        split=split,
-        diverged=sum(not finite for _, finite in results),
-        brief=_brief(config, whitening),
-    )
+
+        def shared(tensor: Tensor, name: str) -> Tensor | _Mapped:
+            tensor = tensor.detach().contiguous()
+            return tensor.to(device) if folder is None else _Mapped.write(tensor, folder / name)
+
+        test = [shared(test_images, "test-images"), shared(test_labels, "test-labels")]
+        tasks = []
+        for k, one in enumerate(sets):
+            data = [shared(one.images, f"images-{k}"), shared(one.labels, f"labels-{k}"), *test]
+            tasks += [
+                _Task(spec, config, lrs[k], rng.derive(seed, "evaluate", i), data, device)
+                for i in range(config.n)
+            ]
+        run_tasks(_score_one, tasks, workers=workers, threads=1, on_result=hear)
+    return [scores[k] for k in range(len(sets))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +235,7 @@ class _Task:
     config: EvaluateConfig
     lr: float
     seed: int
-    data: list[Tensor] | list[_Mapped]
+    data: list[Tensor | _Mapped]
     """Images, labels, test images, test labels."""
     device: torch.device
 
@@ -201,13 +266,16 @@ def _augmentation(config: EvaluateConfig) -> DSA | None:
     return None if config.augment in (None, "none") else DSA(str(config.augment))
 
 
-def _default_workers(spec: NetworkSpec, config: EvaluateConfig, images: Tensor) -> int:
+def _default_workers(
+    spec: NetworkSpec, config: EvaluateConfig, sets: Sequence[SmallSet], count: int
+) -> int:
     """One per core, or 1 where starting processes would cost more than they save."""
     affinity = getattr(os, "sched_getaffinity", None)  # counts what a container may use; Linux only
-    workers = min(len(affinity(0)) if affinity else os.cpu_count() or 1, config.n)
-    saved = config.n - math.ceil(config.n / workers)
+    workers = min(len(affinity(0)) if affinity else os.cpu_count() or 1, count)
+    saved = count - math.ceil(count / workers)
     if saved == 0:
         return 1
+    images = sets[0].images
     seconds = run_tasks(_seconds_per_network, [(spec, config, images)], workers=1, threads=1)[0]
     return workers if saved * seconds > 2 * WORKER_START else 1
 

@@ -15,7 +15,7 @@ from trajmatch.config import (
 from trajmatch.data import ImageDataset
 from trajmatch.data.whiten import fit_whitening
 from trajmatch.errors import MismatchError, SettingError
-from trajmatch.evaluation import Score, evaluate_images
+from trajmatch.evaluation import Score, SmallSet, evaluate_images, evaluate_sets
 from trajmatch.experts import ExpertLibrary
 from trajmatch.networks import NetworkSpec
 from trajmatch.pipeline.checks import (
@@ -163,15 +163,23 @@ def compare_on_test(
 ) -> list[Score]:
     """A made set, random and herding images of the same number, and the full data, on the test
     split, under one protocol."""
-    sets = [made]
-    for method in coresets.CORESETS:
-        chosen = select_coreset(method, data, made.ipc, experts=library, seed=seed)
-        sets.append(chosen)
-    scores = []
-    for one in sets:
-        score = evaluate(
-            one, data, networks=[library.spec], config=config, seed=seed, device=device
-        )[0]
-        say(f"{score.method}: {score}")
-        scores.append(score)
+    chosen = [
+        select_coreset(method, data, made.ipc, experts=library, seed=seed)
+        for method in coresets.CORESETS
+    ]
+    sets = [
+        SmallSet(one.images, one.labels, one.step_size, str(one.info["method"]), one.ipc)
+        for one in (made, *chosen)
+    ]
+    scores = evaluate_sets(
+        sets,
+        library.spec,
+        config,
+        made.whitening.apply_split(data.test),
+        data.test.labels,
+        seed=seed,
+        whitening=made.whitening.name,
+        device=device,
+        on_score=lambda score: say(f"{score.method}: {score}"),
+    )
     return [*scores, full_data_score(library)]
