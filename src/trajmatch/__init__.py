@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ImageDataset": "trajmatch.data",
     "build_network": "trajmatch.networks",
     "distill": "trajmatch.pipeline",
     "evaluate": "trajmatch.pipeline",
@@ -26,7 +27,7 @@ _HOMES = {
 __all__ = ["__version__", *sorted(_HOMES)]
 
 if TYPE_CHECKING:
-    from trajmatch.data import load_data
+    from trajmatch.data import ImageDataset, load_data
     from trajmatch.experts import open_experts
     from trajmatch.networks import build_network
     from trajmatch.networks.functional import parameter_vector
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        # Packages of the same name (trajmatch.distill) would shadow the function once imported,
-        # so the function is looked up in its home every time.
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'trajmatch' has no attribute '{name}'")
 

@@ -125,7 +125,7 @@ def _run(
     log = open_tracker(out, tracker, until=state.iteration)
     if state.iteration == 0:
         _snapshot(out, package(state.kept(), 0), 0)
-    stride = max(1, config.iterations // SNAPSHOTS)
+    stride = -(-config.iterations // SNAPSHOTS)
     try:
         while state.iteration < config.iterations:
             began = time.perf_counter()
