@@ -16,7 +16,7 @@ COMMANDS: dict[str, Command] = {
     "demo": Command(
         demo.Flags,
         demo.run,
-        "the whole job on embedded digits: about a minute",
+        "the whole job on embedded digits, in a minute or two",
         "trajmatch demo --out runs/demo",
     ),
     "experts": Command(

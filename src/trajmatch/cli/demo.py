@@ -12,7 +12,7 @@ from trajmatch.cli.flags import Common, pick_device
 class Flags(Common):
     """Distill scikit-learn's handwritten digits into ten images, one per class: train experts,
     match their trajectories, test fresh networks on the ten images beside random and herding ones,
-    and draw the page. About a minute or two on two cores; nothing is downloaded.
+    and draw the page. A minute or two on two cores; nothing is downloaded.
     """
 
     out: Path = Path("runs/demo")
