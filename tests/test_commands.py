@@ -151,14 +151,16 @@ def test_distill(run: Path) -> None:
 
 
 def test_distill_again_does_nothing_and_more_iterations_extend_it(
-    tmp_path: Path, run: Path, library: Path
+    tmp_path: Path, run: Path, library: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = Path(shutil.copytree(run, tmp_path / "run"))
     log = (out / "log.jsonl").read_bytes()
     succeed(f"{DISTILL} --experts {library} --out {out}")
     assert (out / "log.jsonl").read_bytes() == log
     assert result_of(out, "distill")["scores"] == read_result(run)["scores"]
+    assert "continuing" not in capsys.readouterr().out
     succeed(f"{DISTILL} --experts {library} --out {out} --iterations 6")
+    assert "continuing after iteration 4 of 6" in capsys.readouterr().out
     assert (out / "log.jsonl").read_bytes().startswith(log)
     assert result_of(out, "distill")["last_iteration"] == 6
 
@@ -348,7 +350,7 @@ DISTILL_MISTAKES = {
     "size": ("--size 12", ["8x8x1", "12x12x1", "--size"]),
     "unknown data": ("--data digit", ["unknown data 'digit'", "did you mean 'digits'?", "folder"]),
     "no such data": ("--data no/where", ["no/where", "train/<class>/"]),
-    "no library": ("--experts no/library", ["no/library", "trajmatch experts --out no/library"]),
+    "no library": ("--experts no/library", ["no/library", "give the --out of `trajmatch experts`"]),
     "ipc": ("--ipc 126", ["ipc is 126", "has 125", "from 1 to 125"]),
     "batch_syn": ("--batch-syn 11", ["batch_syn is 11", "10 synthetic", "use 1 to 10"]),
     "augment": ("--augment flip_colour", ["'colour'", "did you mean 'color'?"]),
@@ -471,7 +473,12 @@ def test_a_set_of_other_classes(
     mistake: Mistake, tmp_path: Path, run: Path, pictures: Path
 ) -> None:
     said = mistake(f"{EVALUATE} {run}/best --data {pictures} --out {tmp_path}/evaluated")
-    holds(said, "0, 1, 2, 3, ... (10)", "blue, green, red", "the data the set was made from")
+    holds(
+        said,
+        "0, 1, 2, 3, ... (10)",
+        "blue, green, red",
+        "the --data the set was made from (digits)",
+    )
 
 
 @pytest.mark.parametrize("command", ["experts", "distill", "select", "evaluate there"])

@@ -336,7 +336,7 @@ def test_bf16_storage(tmp_path, made):
 
 
 def test_places_that_hold_no_library(tmp_path, copy):
-    with pytest.raises(FileFormatError, match=r"no expert library in .*trajmatch experts --out"):
+    with pytest.raises(FileFormatError, match=r"no expert library in .*give the --out of"):
         ExpertLibrary.open(tmp_path / "absent")
     with pytest.raises(SettingError, match="is a file"):
         make(copy / "library.json")

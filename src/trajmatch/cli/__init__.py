@@ -35,13 +35,13 @@ COMMANDS: dict[str, Command] = {
         select.Flags,
         select.run,
         "choose real images instead: random, herding",
-        "trajmatch select --method herding --ipc 1 --experts runs/experts --out runs/herding",
+        "trajmatch select --method herding --data photos.zip --size 32 --experts runs/experts",
     ),
     "evaluate": Command(
         evaluate.Flags,
         evaluate.run,
         "train fresh networks on a small set and test them",
-        "trajmatch evaluate runs/ipc1/best --networks convnet,resnet18 --n 5",
+        "trajmatch evaluate runs/ipc1/best --data photos.zip --size 32 --networks convnet,resnet18",
     ),
     "report": Command(
         report.Flags,

@@ -64,6 +64,8 @@ def iteration_progress(
     with task("distill", config.iterations) as bar:
 
         def progress(iteration: int, values: Mapping[str, float]) -> None:
+            if not bar.done and iteration > 1:
+                say(f"continuing after iteration {iteration - 1} of {config.iterations}")
             bar.advance(iteration - bar.done, loss=values["loss"], step_size=values["step_size"])
 
         yield progress

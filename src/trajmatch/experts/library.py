@@ -54,8 +54,8 @@ class ExpertLibrary:
         where = path / "library.json"
         if not where.is_file():
             raise FileFormatError(
-                f"there is no expert library in {path} (no library.json); make one with "
-                f"`trajmatch experts --out {path}`"
+                f"there is no expert library in {path} (no library.json); give the --out of "
+                "`trajmatch experts`"
             )
         found = read_json(where)
         try:

@@ -90,7 +90,8 @@ def evaluate(
     if made.classes != data.classes:
         raise MismatchError(
             f"the set has classes {some_words(made.classes)} and the data "
-            f"{some_words(data.classes)}; give the data the set was made from"
+            f"{some_words(data.classes)}; give the --data the set was made from"
+            + (f" ({made.info['data']['name']})" if "data" in made.info else "")
         )
     splits = {"train": data.train, "val": data.val, "test": data.test}
     if split not in splits or splits[split] is None:

@@ -144,7 +144,11 @@ def _beside(run: RunFolder, main: Row, count: int | None) -> str:
     text = "; ".join(parts)
     text = text[:1].upper() + text[1:] + "." if text else ""
     train = mapping(run.result.get("data")).get("train")
-    if full is not None and full["mean"] > 0 and count and isinstance(train, int):
+    chosen = [run.score(name) for name in ("random", "herding")]
+    others = [found["mean"] for found in chosen if found is not None and found is not main]
+    # A set that loses to chosen images carries nothing worth a sentence.
+    wins = main["mean"] > max(others, default=0)
+    if full is not None and full["mean"] > 0 and wins and count and isinstance(train, int):
         share, kept = number(100 * count / train, 2), 100 * main["mean"] / full["mean"]
         text += f" So {share}{NBSP}% of the images carry {kept:.0f}{NBSP}% of that accuracy."
     return text
