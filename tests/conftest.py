@@ -12,8 +12,13 @@ PACKAGE = Path(__file__).parents[1] / "src" / "trajmatch"
 CHECKED = [f"trajmatch.{path.stem}" for path in PACKAGE.iterdir() if path.stem[0] not in "_."]
 install_import_hook([name for name in CHECKED if name != "trajmatch.cli"], "beartype.beartype")
 
+import hypothesis
 import pytest
 import torch
+
+# The same examples every time, so that a test fails for what was changed and not by chance.
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.load_profile("same")
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -135,6 +135,7 @@ def test_folder_names_are_safe():
 
 
 @settings(max_examples=60, deadline=None)
+@example(["-.1", "-.1"])
 @given(st.lists(st.text("aAß ./\\-_1\0é:", max_size=4), max_size=6))
 def test_folder_names_differ_on_any_file_system(names):
     safe = folder_names(tuple(names))

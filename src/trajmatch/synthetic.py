@@ -299,7 +299,7 @@ def folder_names(classes: tuple[str, ...]) -> tuple[str, ...]:
         safe = re.sub(r"[^\w .+-]", "_", name)[:60].strip(" .")
         reserved = re.fullmatch(r"(?i)con|prn|aux|nul|com\d|lpt\d", safe.split(".")[0])
         if not safe or reserved or safe.casefold() in {n.casefold() for n in names}:
-            safe = f"{safe}-{index}".lstrip("-")
+            safe = f"{safe}-{index}" if safe else str(index)
         while safe.casefold() in {n.casefold() for n in names}:
             safe += "_"
         names.append(safe)
