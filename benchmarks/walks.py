@@ -10,8 +10,8 @@ import torch
 
 from benchmarks import twin
 from trajmatch.data.augment import CHANGES, DSA
-from trajmatch.gradient import LossGradient, loss_gradient
 from trajmatch.networks import NetworkSpec, parameter_vector
+from trajmatch.passes import passes
 from trajmatch.pieces import piece_length
 from trajmatch.rng import stream
 from trajmatch.types import Tensor
@@ -91,7 +91,9 @@ def ours(
     module = case.spec.build(seed=0).to(inputs.start)
     piece = piece_length(module, (case.channels, case.size, case.size), device)
 
-    def student(number: int, gradient: LossGradient) -> Student:
+    found = passes(module, precision=precision, compile=compile)
+
+    def student(number: int) -> Student:
         schedule = Schedule.make(
             inputs.images,
             steps=case.steps,
@@ -100,17 +102,14 @@ def ours(
             seed=number,
             names=("benchmark",),
         )
-        return Student(gradient, inputs.images, inputs.labels, dsa, schedule, piece)
+        return Student(found, inputs.images, inputs.labels, dsa, schedule, piece)
 
-    # Decided once a run, so not part of an iteration; eagerly, as a compiled gradient cannot be
-    # watched saving its tensors.
-    eager = loss_gradient(module, precision=precision)
-    decided = plan(student(0, eager), inputs.start, method)
-    gradient = loss_gradient(module, precision=precision, compile=compile)
+    # Decided once a run, so not part of an iteration.
+    decided = plan(student(0), inputs.start, method)
 
     def iteration(number: int) -> WalkGradient:
         question = SegmentDistance(inputs.start, inputs.target)
-        walker = student(number, gradient)
+        walker = student(number)
         return walk(walker, inputs.start, inputs.step_size, question, keep=decided.keep)
 
     return iteration, decided.reason

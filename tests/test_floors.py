@@ -17,7 +17,7 @@ MAP = ROOT / "docs" / "architecture.md"
 FLOORS: list[set[str]] = [
     {"errors", "rng", "types", "files", "memory", "networks", "parallel", "pieces", "track"},
     {"config", "data", "recipes"},
-    {"gradient", "schedule", "student", "unroll", "synthetic", "experts"},
+    {"chain", "passes", "schedule", "student", "unroll", "synthetic", "experts"},
     {"evaluation"},
     {"distillation", "coresets"},
     {"report", "export"},

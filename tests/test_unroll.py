@@ -7,7 +7,7 @@ from reference import plain_loss, plain_match, plain_walk
 from trajmatch import match_segment
 from trajmatch.data.augment import DSA
 from trajmatch.errors import SettingError
-from trajmatch.gradient import loss_gradient
+from trajmatch.passes import passes
 from trajmatch.networks import build_network
 from trajmatch.networks.functional import parameter_vector
 from trajmatch.rng import stream
@@ -116,7 +116,7 @@ def test_any_number_of_kept_graphs_agrees_and_repeats_its_bits():
     module, start, target, images, labels = problem()
     augment = DSA(ALL)
     schedule = Schedule.make(images, steps=6, batch_syn=4, augment=augment, seed=0)
-    student = Student(loss_gradient(module), images, labels, augment, schedule)
+    student = Student(passes(module), images, labels, augment, schedule)
     alpha = torch.tensor(0.2, dtype=torch.float64)
     question = SegmentDistance(start, target)
     for keep in (0, 1, 5, 6):
@@ -137,7 +137,7 @@ def test_pieces_of_any_size_give_the_same_gradient(keep, soft):
     question = SegmentDistance(start, target)
     _, _, *grads = plain_match(module, start, target, images, labels, 0.2, schedule, augment)
     for piece in (1, 2, 4, 5):
-        student = Student(loss_gradient(module), images, labels, augment, schedule, piece)
+        student = Student(passes(module), images, labels, augment, schedule, piece)
         got = walk(student, start, alpha, question, keep=keep)
         close(got.grad_images, grads[0])
         close(got.grad_step_size, grads[1])
@@ -155,7 +155,7 @@ def test_engine_answers_any_question():
         return plain_loss(module, vector, real, truth)
 
     schedule = Schedule(4)
-    student = Student(loss_gradient(module), images, labels, None, schedule)
+    student = Student(passes(module), images, labels, None, schedule)
     alpha = torch.tensor(0.2, dtype=torch.float64)
     got = walk(student, start, alpha, question, keep=0)
     leaf = images.clone().requires_grad_()
@@ -169,7 +169,7 @@ def test_truncated_gradient_is_exact_at_one_step_and_departs_after():
     alpha = torch.tensor(0.5, dtype=torch.float64)
     differences = []
     for steps in (1, 8):
-        student = Student(loss_gradient(module), images, labels, None, Schedule(steps))
+        student = Student(passes(module), images, labels, None, Schedule(steps))
         exact = walk(student, start, alpha, question, keep=0).grad_images
         cheap = walk(student, start, alpha, question, keep=1, truncate=True).grad_images
         differences.append(((exact - cheap).norm() / exact.norm()).item())
@@ -213,10 +213,10 @@ def test_mini_batches_use_every_image_before_any_again():
 
 def test_auto_says_why(monkeypatch):
     module, start, _, images, labels = problem()
-    student = Student(loss_gradient(module), images, labels, None, Schedule(5))
+    student = Student(passes(module), images, labels, None, Schedule(5))
     roomy = plan(student, start, "auto")
     assert roomy.keep == 5
-    assert "keeping 5 of 5 step graphs" in roomy.reason
+    assert "keeping 5 of 5 step records" in roomy.reason
     monkeypatch.setattr("trajmatch.unroll.available_bytes", lambda device: 10)
     assert plan(student, start, "auto").keep == 0
 

@@ -1,9 +1,10 @@
-"""How much memory is free, and how much a step's graph holds on to."""
+"""How much memory is free, and how much the record of a step holds on to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -23,19 +24,28 @@ def available_bytes(device: torch.device) -> int:
     return max(0, min(free, limit - used))
 
 
-def graph_bytes(build: Callable[[], object]) -> int:
-    """Bytes of the distinct tensors that autograd saves while `build` runs."""
-    saved: dict[int, int] = {}
+@runtime_checkable
+class Holder(Protocol):
+    """What says which tensors it keeps."""
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
+    def held(self) -> Iterable[torch.Tensor]: ...
+
+
+def kept_bytes(make: Callable[[], Holder]) -> int:
+    """Bytes of the distinct tensors that autograd saves while `make` runs, and that its result
+    holds."""
+    kept: dict[int, int] = {}
+
+    def see(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        saved[storage.data_ptr()] = storage.nbytes()
+        kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        graph = build()
-    del graph
-    return sum(saved.values())
+    with torch.autograd.graph.saved_tensors_hooks(see, lambda tensor: tensor):
+        made = make()
+    for tensor in made.held():
+        see(tensor)
+    return sum(kept.values())
 
 
 def _meminfo(field: str) -> int:

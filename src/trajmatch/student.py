@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
 from trajmatch.data.augment import DSA
-from trajmatch.gradient import LossGradient
+from trajmatch.passes import Passes, Pulled, Record
 from trajmatch.pieces import piece_sizes
 from trajmatch.schedule import Schedule
 from trajmatch.types import Tensor
@@ -23,14 +24,14 @@ class Student:
 
     def __init__(
         self,
-        gradient: LossGradient,
+        passes: Passes,
         images: Tensor,
         labels: Tensor,
         augment: DSA | None,
         schedule: Schedule,
         piece: int = 0,
     ) -> None:
-        self.gradient = gradient
+        self.passes = passes
         self.images = images.detach()
         self.labels = labels.detach()
         self.augment = augment
@@ -55,89 +56,78 @@ class Student:
         images, labels = self.batch(n)
         with torch.no_grad():
             images = self.seen(n, images)
-            parts = self._split(images, labels)
-            return _weighted([(self.gradient(vector, x, y), len(x)) for x, y in parts])
+        parts = self._split(images, labels)
+        return _weighted(
+            [(self.passes.gradient(vector, x, y), len(x) / len(images)) for x, y in parts]
+        )
 
     def recorded(self, n: int, vector: Tensor, *, keep: bool) -> RecordedStep:
-        """The way back from step n. `keep`: with the graphs of all its pieces, built now; else they
-        are built one after another when they are walked."""
+        """The way back from step n. `keep`: with the records of all its pieces, made now; else they
+        are made one after another when they are walked."""
         images, labels = self.batch(n)
-        images = images.detach().requires_grad_()
-        seen = self.seen(n, images)
-        vector = vector.detach().requires_grad_()
+        with torch.enable_grad():
+            images = images.detach().requires_grad_()
+            seen = self.seen(n, images)
 
         def pieces() -> Iterator[Piece]:
             for x, y in self._split(seen.detach(), labels):
-                leaf = x.detach().requires_grad_()
-                soft = y.detach().requires_grad_() if y.is_floating_point() else y
-                yield Piece(leaf, soft, self.gradient(vector, leaf, soft), len(x) / len(seen))
+                yield Piece(self.passes.record(vector, x, y), len(x) / len(seen))
 
-        return RecordedStep(vector, images, seen, list(pieces()) if keep else pieces())
+        return RecordedStep(images, seen, list(pieces()) if keep else pieces())
 
     def _split(self, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         sizes = piece_sizes(len(images), self.piece)
         return zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True)
 
 
-def _weighted(parts: list[tuple[Tensor, int]]) -> Tensor:
-    """The mean over images of the gradients of pieces, each a mean over its own images."""
-    if len(parts) == 1:
-        return parts[0][0]
-    count = sum(size for _, size in parts)
-    total = parts[0][0] * (parts[0][1] / count)
-    for gradient, size in parts[1:]:
-        total.add_(gradient, alpha=size / count)
-    return total
+class Piece(NamedTuple):
+    """The record of some images of a batch, and their share of the batch."""
 
-
-@dataclass
-class Piece:
-    """The graph of the gradient of some images of a batch."""
-
-    images: Tensor
-    labels: Tensor
-    gradient: Tensor
+    record: Record
     weight: float
-    """The piece's share of the batch."""
 
 
 @dataclass
 class RecordedStep:
-    """The graph of one step: what of it depends on the parameters, the images and the labels."""
+    """The way back from one step: what of it depends on parameters, images and labels."""
 
-    vector: Tensor
     images: Tensor
     seen: Tensor
     pieces: Iterable[Piece]
 
     def gradient(self) -> Tensor:
         """g_n. Only of a step whose pieces are kept."""
-        total = torch.zeros_like(self.vector)
-        for piece in self.pieces:
-            total.add_(piece.gradient.detach(), alpha=piece.weight)
-        return total
+        return _weighted([(record.gradient(), weight) for record, weight in self.pieces])
 
-    def pull(self, v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """<g_n, v>, and its derivatives with respect to parameters, images and soft labels.
+    def held(self) -> Iterator[Tensor]:
+        """The tensors that its records keep, besides those in autograd graphs."""
+        for record, _ in self.pieces:
+            yield from record.held()
 
-        Uses the graphs up.
-        """
-        inner = torch.zeros_like(v[0])
-        hessian_v = torch.zeros_like(v)
-        images: list[Tensor] = []
-        labels: list[Tensor] = []
-        for piece in self.pieces:
-            inner += torch.dot(piece.gradient.detach(), v) * piece.weight
-            wanted = [self.vector, piece.images]
-            if piece.labels.is_floating_point():
-                wanted.append(piece.labels)
-            share = v if piece.weight == 1 else v * piece.weight
-            parts = torch.autograd.grad(piece.gradient, wanted, share)
-            del piece
-            hessian_v += parts[0]
-            images.append(parts[1])
-            labels.extend(parts[2:])
-        pulled = images[0] if len(images) == 1 else torch.cat(images)
+    def pull(self, v: Tensor) -> Pulled:
+        """<g_n, v> and its derivatives. Uses the records up."""
+        inner, hessian_v = torch.zeros_like(v[0]), torch.zeros_like(v)
+        at_images: list[Tensor] = []
+        at_labels: list[Tensor] = []
+        for record, weight in self.pieces:
+            part = record.pull(v if weight == 1 else v * weight)
+            del record
+            inner += part.inner
+            hessian_v += part.vector
+            at_images.append(part.images)
+            if part.labels is not None:
+                at_labels.append(part.labels)
+        images = torch.cat(at_images)
         if self.seen is not self.images:
-            (pulled,) = torch.autograd.grad(self.seen, self.images, pulled)
-        return inner, hessian_v, pulled, torch.cat(labels) if labels else None
+            (images,) = torch.autograd.grad(self.seen, self.images, images)
+        return Pulled(inner, hessian_v, images, torch.cat(at_labels) if at_labels else None)
+
+
+def _weighted(parts: list[tuple[Tensor, float]]) -> Tensor:
+    """The mean over images of the gradients of pieces, each a mean over its own images."""
+    if len(parts) == 1:
+        return parts[0][0]
+    total = parts[0][0] * parts[0][1]
+    for gradient, weight in parts[1:]:
+        total.add_(gradient, alpha=weight)
+    return total

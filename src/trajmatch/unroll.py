@@ -13,12 +13,13 @@ v = d answer / d theta_N, walking backwards over n = N-1 .. 0:
     dY     -= alpha * d<g_n, v>/dY
     v      -= alpha * d<g_n, v>/dtheta          (the Hessian-vector product)
 
-One step needs one graph: that of g_n. Keeping all N graphs from the way out is method "stored"
-(9 convolution passes per step); throwing them away and building each again on the way back is
-method "reverse" (12 passes, but the graph memory of one step whatever N is; only the N parameter
-vectors are kept). Nothing is approximated: both replay the same batches and augmentation draws, and
+The way back from one step needs a record of it: the graph of g_n, or the activations it was made
+of. Keeping all N records from the way out is method "stored" (9 convolution passes per step);
+throwing them away and making each again on the way back is method "reverse" (12 passes, but the
+memory of one step's record whatever N is; only the N parameter vectors are kept). Nothing is
+approximated: both replay the same batches and augmentation draws, and
 agree with plain back-propagation through the whole walk to rounding. "auto" keeps as many of the
-last graphs as fit.
+last records as fit.
 
 The engine knows no expert and no data set: `walk` takes values and a question.
 
@@ -38,8 +39,8 @@ from torch import nn
 
 from trajmatch.data.augment import DSA
 from trajmatch.errors import SettingError, suggest
-from trajmatch.gradient import loss_gradient
-from trajmatch.memory import available_bytes, graph_bytes
+from trajmatch.memory import available_bytes, kept_bytes
+from trajmatch.passes import arithmetic, passes
 from trajmatch.pieces import piece_length
 from trajmatch.schedule import Schedule
 from trajmatch.student import RecordedStep, Student
@@ -90,17 +91,28 @@ def walk(
 ) -> WalkGradient:
     """Walk out from `start`, ask `question` of the end point, and walk back for its gradients.
 
-    The graphs of the last `keep` steps are kept from the way out (0 to N); the others are built
-    again on the way back. Memory: the N vectors, plus `keep` step graphs, and one piece's graph
-    while it is built again. No host synchronization.
+    The records of the last `keep` steps are kept from the way out (0 to N); the others are made
+    again on the way back. Memory: the N vectors, plus `keep` records, and one piece's record
+    while it is made again. No host synchronization.
 
     `truncate` leaves out the Hessian-vector product, so that later parameters are taken not to
     depend on earlier images: TESLA's gradient (Cui et al. 2023), cheaper and biased.
     """
+    with arithmetic(student.passes.precision):
+        return _walk(student, start.detach(), step_size, question, keep, truncate)
+
+
+def _walk(
+    student: Student,
+    vector: Tensor,
+    step_size: Tensor,
+    question: Question,
+    keep: int,
+    truncate: bool,
+) -> WalkGradient:
     steps = student.schedule.steps
     vectors: list[Tensor] = []
     kept: list[RecordedStep] = []
-    vector = start.detach()
     for n in range(steps):
         if n < steps - keep:
             vectors.append(vector)
@@ -141,27 +153,27 @@ def _subtract(total: Tensor, part: Tensor, step_size: Tensor, schedule: Schedule
 
 @dataclass(frozen=True)
 class Plan:
-    """How many step graphs a run keeps, and why: decided once, so that a resumed run repeats it."""
+    """How many records a run keeps, and why: decided once, so that a resumed run repeats it."""
 
     keep: int
     reason: str
 
 
 def plan(student: Student, start: Float[Tensor, "params"], method: str) -> Plan:
-    """Decide how many step graphs to keep; "auto" measures one step's graph and the free memory."""
+    """Decide how many records to keep; "auto" measures one step's record and the free memory."""
     steps = student.schedule.steps
     if method == "stored":
-        return Plan(steps, f"stored: the graphs of all {steps} steps are kept")
+        return Plan(steps, f"stored: the records of all {steps} steps are kept")
     if method == "reverse":
-        return Plan(0, "reverse: every step's graph is built again on the way back")
+        return Plan(0, "reverse: every step's record is made again on the way back")
     if method != "auto":
         raise SettingError(f"unknown method '{method}'; {suggest(method, METHODS)}")
-    each = graph_bytes(lambda: student.recorded(0, start, keep=True))
+    each = kept_bytes(lambda: student.recorded(0, start, keep=True))
     free = available_bytes(start.device)
     keep = min(steps, int(free // 2 // max(each, 1)))
     return Plan(
         keep,
-        f"auto: keeping {keep} of {steps} step graphs ({each / 2**20:,.0f} MB each, half of "
+        f"auto: keeping {keep} of {steps} step records ({each / 2**20:,.0f} MB each, half of "
         f"{free / 2**30:,.1f} GB free)",
     )
 
@@ -191,8 +203,8 @@ def match_segment(
     `module` gives the structure only; its own parameters are not read. All tensors are of one
     floating type and on one device, which the result shares.
 
-    Cost: "reverse" keeps the `steps` vectors and one step's graph (12 convolution passes a step);
-    "stored" keeps every graph (9 passes); "auto" keeps what half the free memory holds.
+    Cost: "reverse" keeps the `steps` vectors and one step's record (12 convolution passes a step);
+    "stored" keeps every record (9 passes); "auto" keeps what half the free memory holds.
 
     Raises SettingError for shapes that do not fit, start equal to target, a network that keeps
     state, or an unknown method or precision.
@@ -206,13 +218,16 @@ def match_segment(
     schedule = Schedule.make(images, steps=steps, batch_syn=batch_syn, augment=augment, seed=seed)
     piece = piece_length(module, tuple(images.shape[1:]), images.device)
 
-    def student(compiled: bool) -> Student:
-        gradient = loss_gradient(module, precision=precision, compile=compiled)
-        return Student(gradient, images, labels, augment, schedule, piece)
-
-    # Planned on the eager form: what a compiled graph saves cannot be watched.
-    keep = plan(student(False), start, method).keep
-    return walk(student(compile), start, alpha, SegmentDistance(start, target), keep=keep)
+    student = Student(
+        passes(module, precision=precision, compile=compile),
+        images,
+        labels,
+        augment,
+        schedule,
+        piece,
+    )
+    keep = plan(student, start, method).keep
+    return walk(student, start, alpha, SegmentDistance(start, target), keep=keep)
 
 
 def _check_segment(

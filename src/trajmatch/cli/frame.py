@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import errno
 import inspect
+import logging
 import os
 import select
 import shutil
@@ -54,6 +55,7 @@ def dispatch(commands: Mapping[str, Command], argv: Sequence[str] | None = None)
     """Parse `argv` (None: the process's own), run the command it names, return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     speaker = PROGRAM
+    _hear_notes()
     try:
         try:
             if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -132,6 +134,20 @@ def _overview(commands: Mapping[str, Command]) -> str:
 def _refuse(speaker: str, message: str) -> int:
     _say(f"{speaker}: {' '.join(message.split())}")
     return 2
+
+
+class _Notes(logging.Handler):
+    """What the library remarks (`compiling ...`), a line each on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _say(record.getMessage())
+
+
+def _hear_notes() -> None:
+    notes = logging.getLogger("trajmatch")
+    if not any(isinstance(handler, _Notes) for handler in notes.handlers):
+        notes.addHandler(_Notes())
+        notes.setLevel(logging.INFO)
 
 
 def _say(line: str) -> None:

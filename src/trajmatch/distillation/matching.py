@@ -10,15 +10,19 @@ from typing import Any
 
 import torch
 
+from trajmatch.compiling import Work, forward_flop, wanted
 from trajmatch.config import DistillConfig
 from trajmatch.data.augment import DSA
 from trajmatch.distillation.learned import Estimate, Learned, mean_estimate
 from trajmatch.errors import SettingError
 from trajmatch.experts.library import ExpertLibrary
-from trajmatch.gradient import LossGradient, loss_gradient
+from trajmatch.passes import Passes, passes
 from trajmatch.pieces import piece_length
 from trajmatch.rng import stream
 from trajmatch.unroll import Schedule, SegmentDistance, Student, plan, walk
+
+PASSES = 12
+"""Of a network's convolutions, in one student step and its way back."""
 
 
 class TrajectoryMatching:
@@ -43,9 +47,8 @@ class TrajectoryMatching:
         self.seed = seed
         self.device = device
         self.augment = None if config.augment in (None, "none") else DSA(str(config.augment))
-        module = library.spec.build(seed=0).to(device)
-        self.gradient: LossGradient = loss_gradient(module, precision=config.precision)
-        self.piece = piece_length(module, module.image_shape, device)
+        self.module = library.spec.build(seed=0).to(device)
+        self.piece = piece_length(self.module, self.module.image_shape, device)
         self.decisions: dict[str, Any] = {}
 
     def segment_at(self, iteration: int, number: int) -> tuple[int, int]:
@@ -77,7 +80,12 @@ class TrajectoryMatching:
             names=("distill", "walk", iteration, number),
         )
         student = Student(
-            self.gradient, learned.images, learned.labels, self.augment, schedule, self.piece
+            self._passes(learned),
+            learned.images,
+            learned.labels,
+            self.augment,
+            schedule,
+            self.piece,
         )
         if "keep" not in self.decisions:
             decided = plan(student, start, self.config.method)
@@ -90,6 +98,19 @@ class TrajectoryMatching:
             keep=self.decisions["keep"],
         )
         return Estimate(result.loss, result.grad_images, result.grad_labels, result.grad_step_size)
+
+    def _passes(self, learned: Learned) -> Passes:
+        """Compiled or not: decided once a run, by how much there is to do."""
+        if "compile" not in self.decisions:
+            config = self.config
+            batch = config.batch_syn or len(learned.images)
+            steps = config.iterations * config.segments * config.syn_steps
+            calls = 3 * steps * -(-batch // (self.piece or batch))
+            flop = PASSES * steps * batch * forward_flop(self.module, self.module.image_shape)
+            self.decisions["compile"] = wanted(config.compile, Work(calls, flop))
+        return passes(
+            self.module, precision=self.config.precision, compile=self.decisions["compile"]
+        )
 
 
 def require_long_enough(epochs: int, config: DistillConfig) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from trajmatch import rng
+from trajmatch.compiling import Work, forward_flop, wanted
 from trajmatch.config import EvaluateConfig
 from trajmatch.data.augment import DSA
 from trajmatch.errors import MismatchError
@@ -164,6 +165,7 @@ def evaluate_sets(
     if workers is None:
         workers = _default_workers(spec, config, sets, count) if device.type == "cpu" else 1
     workers = max(1, min(workers, count))
+    compile = wanted(config.compile, training_work(spec, config, sets))
     lrs = [config.lr or one.lr or DEFAULT_LR for one in sets]
     scores: dict[int, Score] = {}
     results: dict[int, tuple[float, bool]] = {}
@@ -201,7 +203,7 @@ def evaluate_sets(
         for k, one in enumerate(sets):
             data = [shared(one.images, f"images-{k}"), shared(one.labels, f"labels-{k}"), *test]
             tasks += [
-                _Task(spec, config, lrs[k], rng.derive(seed, "evaluate", i), data, device)
+                _Task(spec, config, lrs[k], rng.derive(seed, "evaluate", i), data, device, compile)
                 for i in range(config.n)
             ]
         run_tasks(_score_one, tasks, workers=workers, threads=1, on_result=hear)
@@ -238,6 +240,7 @@ class _Task:
     data: list[Tensor | _Mapped]
     """Images, labels, test images, test labels."""
     device: torch.device
+    compile: bool
 
 
 def _score_one(task: _Task) -> tuple[float, bool]:
@@ -258,8 +261,21 @@ def _score_one(task: _Task) -> tuple[float, bool]:
         batch=config.batch,
         augment=_augmentation(config),
         seed=task.seed,
+        compile=task.compile,
     )
-    return accuracy(module, test_images, test_labels), is_finite(module)
+    percent = accuracy(module, test_images, test_labels, compile=task.compile)
+    return percent, is_finite(module)
+
+
+def training_work(
+    spec: NetworkSpec, config: EvaluateConfig, sets: Sequence[SmallSet]
+) -> Work:
+    """What it takes to train `config.n` networks on each set."""
+    images = sum(len(one.images) for one in sets)
+    steps = sum(math.ceil(len(one.images) / config.batch) for one in sets)
+    module = spec.build(seed=0)
+    flop = 3 * config.n * config.epochs * images * forward_flop(module, module.image_shape)
+    return Work(config.n * config.epochs * steps, flop)
 
 
 def _augmentation(config: EvaluateConfig) -> DSA | None:

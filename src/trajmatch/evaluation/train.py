@@ -6,14 +6,17 @@ Cazenavette et al., Dataset distillation by matching training trajectories, CVPR
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from trajmatch import rng
+from trajmatch.chain import Chain
+from trajmatch.compiling import compiled
 from trajmatch.data.augment import DSA
+from trajmatch.networks.functional import parameter_vector
 from trajmatch.pieces import piece_length
 from trajmatch.types import Float, Int, Tensor
 
@@ -30,6 +33,7 @@ def train_network(
     batch: int = 256,
     augment: DSA | None = None,
     seed: int = 0,
+    compile: bool = False,
 ) -> None:
     """Train `module` in place by SGD with momentum, on the device its parameters are on.
 
@@ -39,6 +43,8 @@ def train_network(
 
     A step size too large for the set sends the parameters to infinity: nothing is raised, the
     network is left non-finite (`is_finite`), and its accuracy is that of always saying class 0.
+
+    compile: through torch.compile where the network is one that `chain` knows; others stay eager.
 
     Cost: epochs * ceil(n / batch) passes forward and back. For a tiny set the time goes into
     starting operations, not into arithmetic; hence one flat parameter vector, three operations per
@@ -50,6 +56,7 @@ def train_network(
     for parameter, part in zip(parameters, torch.split(vector, sizes), strict=True):
         parameter.data = part.view(parameter.shape)
     velocity = torch.zeros_like(vector)
+    gradient_of = _gradient(module, parameters, vector, compile)
     images, labels = images.to(vector.device), labels.to(vector.device)
     draws = rng.stream(seed, "augment")
     height, width = images.shape[-2:]
@@ -65,9 +72,7 @@ def train_network(
             if augment is not None:
                 draw = augment.draw(draws, len(x), height, width)
                 x = augment.apply(x, draw)
-            loss = F.cross_entropy(module(x), y)
-            parts = torch.autograd.grad(loss, parameters, materialize_grads=True)
-            gradient = torch.cat([part.reshape(-1) for part in parts])
+            gradient = gradient_of(x, y)
             with torch.no_grad():
                 gradient.add_(vector, alpha=weight_decay)
                 velocity.mul_(momentum).add_(gradient)
@@ -78,16 +83,42 @@ def train_network(
         parameter.data = parameter.data.clone()
 
 
+def _gradient(
+    module: nn.Module, parameters: list[nn.Parameter], vector: Tensor, compile: bool
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """(images, labels) -> the gradient of the mean cross-entropy, as one vector."""
+    chain = Chain.of(module) if compile else None
+    if chain is not None:
+        out = compiled(chain.out)
+
+        def written_out(x: Tensor, y: Tensor) -> Tensor:
+            with torch.no_grad():
+                return out(vector, x, y)[0]
+
+        return written_out
+
+    def by_autograd(x: Tensor, y: Tensor) -> Tensor:
+        loss = F.cross_entropy(module(x), y)
+        parts = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        return torch.cat([part.reshape(-1) for part in parts])
+
+    return by_autograd
+
+
 def accuracy(
     module: nn.Module,
     images: Float[Tensor, "n channels height width"],
     labels: Int[Tensor, "n"],
     batch: int = 512,
+    *,
+    compile: bool = False,
 ) -> float:
     """Share of `images` that `module` gives the class in `labels`, in percent, `batch` at a time.
 
     Runs in eval mode (batch norm by its running statistics); the mode is put back afterwards.
+    `compile` as in `train_network`.
     """
+    scores = _scores(module, compile)
     device = next(module.parameters()).device
     was_training = module.training
     module.eval()
@@ -95,9 +126,20 @@ def accuracy(
     with torch.no_grad():
         length = min(batch, piece_length(module, tuple(images.shape[1:]), device) or batch)
         for x, y in zip(torch.split(images, length), torch.split(labels, length), strict=True):
-            correct += (module(x.to(device)).argmax(1) == y.to(device)).sum()
+            # One shape is compiled; what is left over at the end is not worth another.
+            see = scores if len(x) == length else module
+            correct += (see(x.to(device)).argmax(1) == y.to(device)).sum()
     module.train(was_training)
     return 100 * int(correct) / len(labels)
+
+
+def _scores(module: nn.Module, compile: bool) -> Callable[[Tensor], Tensor]:
+    """images -> logits."""
+    chain = Chain.of(module) if compile else None
+    if chain is None:
+        return module
+    vector, logits = parameter_vector(module), compiled(chain.logits)
+    return lambda images: logits(vector, images)
 
 
 def is_finite(module: nn.Module) -> bool:

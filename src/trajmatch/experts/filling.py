@@ -23,6 +23,7 @@ from typing import IO, Any
 import torch
 
 from trajmatch import __version__
+from trajmatch.compiling import log
 from trajmatch.config import ExpertConfig, to_dict
 from trajmatch.data.augment import DSA
 from trajmatch.data.dataset import ImageDataset, Split
@@ -88,9 +89,15 @@ def fill(
     workers = waiting = min(workers, missing)
     job = _Job(path, library.digest, spec, config, seed, str(device), augment, images)
 
+    said: set[str] = set()
+
     def hear(event: dict[str, Any]) -> None:
         nonlocal waiting
-        if "expert" not in event:
+        if "note" in event:
+            if event["note"] not in said:  # by one worker is enough
+                said.add(event["note"])
+                log.info("experts: %s", event["note"])
+        elif "expert" not in event:
             waiting -= 1
             if not waiting:
                 images.remove()
@@ -115,7 +122,8 @@ def _open_or_found(
 ) -> ExpertLibrary:
     """The library in the folder, after checking that it was made so; a new one if there is none."""
     settings = to_dict(config)
-    del settings["experts"]  # how many there are is no part of how each was made
+    # How many there are, and how their gradients were computed, is no part of how each was made.
+    del settings["experts"], settings["compile"]
     if not (path / "library.json").exists():
         whitening.save(path / "whitening.safetensors")
         made = {

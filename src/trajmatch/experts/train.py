@@ -17,12 +17,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from trajmatch import rng
+from trajmatch.compiling import Work, compiled, forward_flop, wanted
 from trajmatch.config import ExpertConfig, Precision
 from trajmatch.data.augment import DSA
 from trajmatch.errors import SettingError, TrajmatchError
 from trajmatch.experts.trajectory import Recording
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.functional import FunctionalNetwork, parameter_vector
+from trajmatch.parallel import emit
+from trajmatch.passes import Classifier, classifier
 from trajmatch.pieces import piece_length, piece_sizes
 from trajmatch.types import Float, Int, Tensor
 
@@ -53,7 +56,7 @@ def train_expert(
     its parameters alone.
     """
     module = spec.build(seed=rng.derive(seed, "expert", index, "init")).to(images.device)
-    step = gradient_step(module, config.precision)
+    step = gradient_step(module, config.precision, compile=_compiling(module, images, config))
     start = parameter_vector(module)
     recorded = torch.empty(
         config.epochs + 1,
@@ -93,6 +96,14 @@ def train_expert(
         if on_epoch:
             on_epoch(recording())
     return recording()
+
+
+def _compiling(module: nn.Module, images: Tensor, config: ExpertConfig) -> bool:
+    """Whether an expert's training is long enough for the compiler."""
+    shape = tuple(images.shape[1:])
+    seen = config.epochs * len(images)
+    calls = seen // min(config.batch, piece_length(module, shape, images.device) or config.batch)
+    return wanted(config.compile, Work(calls, 3 * seen * forward_flop(module, shape)))
 
 
 def _train_epoch(
@@ -144,23 +155,18 @@ def _train_epoch(
     }
 
 
-def gradient_step(module: nn.Module, precision: Precision = "float32") -> Step:
+def gradient_step(
+    module: nn.Module, precision: Precision = "float32", *, compile: bool = False
+) -> Step:
     """The gradient of cross-entropy in one parameter vector, for the network `module`.
 
     bf16: matrix products and convolutions run in bfloat16 (torch.autocast), the rest, the vector
     and its gradient in float32. A batch goes through in pieces that fit the cache.
     """
-    network = FunctionalNetwork(module)
+    piece = _piece(classifier(module, precision, compile=compile))
+    if compile:
+        piece = compiled(piece, note=lambda text: emit({"note": text}))
     length: int | None = None
-
-    def piece(vector: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        leaf = vector.detach().requires_grad_()
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            logits = network(leaf, images)
-        logits = logits.float() if logits.dtype == torch.bfloat16 else logits
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, leaf)
-        return gradient, loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
     def step(vector: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         nonlocal length
@@ -177,6 +183,22 @@ def gradient_step(module: nn.Module, precision: Precision = "float32") -> Step:
         return gradient.div_(len(images)), loss.div_(len(images)), right
 
     return step
+
+
+def _piece(classify: Classifier) -> Step:
+    """The same for some images of a batch, as sums."""
+
+    def loss(vector: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = classify(vector, images)
+        right = (logits.detach().argmax(1) == labels).sum()
+        return F.cross_entropy(logits, labels, reduction="sum"), right
+
+    def piece(vector: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        both = torch.func.grad_and_value(loss, has_aux=True)
+        gradient, (value, right) = both(vector, images, labels)
+        return gradient, value, right
+
+    return piece
 
 
 def sgd_update(

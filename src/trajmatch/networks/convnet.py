@@ -8,12 +8,31 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import nn
 
 from trajmatch.errors import SettingError
 from trajmatch.networks.base import Network, at_least, height_width, one_of, require_pixels
 from trajmatch.networks.norm import build_norm, norm_words
-from trajmatch.types import Size
+from trajmatch.types import Float, Size, Tensor
+
+
+class AvgPool2d(nn.AvgPool2d):
+    """Means of 2x2 pixels; what is left over at an odd border is dropped.
+
+    For the compiler the mean is written out, since it fuses with what stands around it (an expert's
+    step 0.83 times as long, seen on one core); eagerly torch's own kernel is twice as fast.
+    """
+
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels _ _"]:
+        if not torch.compiler.is_compiling():
+            return super().forward(images)
+        height, width = (side // 2 * 2 for side in images.shape[2:])
+        squares = images[:, :, :height, :width].unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
+        return squares.mean((3, 5))
+
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -21,7 +40,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
 }
 POOLINGS: dict[str, type[nn.Module]] = {
-    "avg": nn.AvgPool2d,
+    "avg": AvgPool2d,
     "max": nn.MaxPool2d,
     "none": nn.Identity,
 }

@@ -74,7 +74,19 @@ class FunctionalNetwork:
         self.size = sum(p.numel() for p in module.parameters())
 
     def __call__(
-        self, vector: Float[Tensor, "params"], images: Float[Tensor, "batch channels height width"]
+        self,
+        vector: Float[Tensor, "params"],
+        images: Float[Tensor, "batch channels height width"],
+        *,
+        channels_last: bool = False,
     ) -> Float[Tensor, "batch classes"]:
-        logits: Tensor = functional_call(self.module, split_vector(self.module, vector), (images,))
+        """`channels_last`: the filters are copied into that layout, as the images should be."""
+        parts = split_vector(self.module, vector)
+        if channels_last:
+            parts = {name: _channels_last(part) for name, part in parts.items()}
+        logits: Tensor = functional_call(self.module, parts, (images,))
         return logits
+
+
+def _channels_last(part: Tensor) -> Tensor:
+    return part.contiguous(memory_format=torch.channels_last) if part.ndim == 4 else part

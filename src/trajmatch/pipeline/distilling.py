@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from trajmatch import coresets
+from trajmatch.compiling import wanted
 from trajmatch.config import (
     DistillConfig,
     EvaluateConfig,
@@ -18,7 +20,7 @@ from trajmatch.config import (
 from trajmatch.data import ImageDataset
 from trajmatch.distillation import Learned, Outcome, TrajectoryMatching, run_loop
 from trajmatch.errors import SettingError
-from trajmatch.evaluation import Score, evaluate_images
+from trajmatch.evaluation import Score, SmallSet, evaluate_images, training_work
 from trajmatch.experts import ExpertLibrary
 from trajmatch.parallel import limited_threads
 from trajmatch.pipeline.checks import require_experts, require_fit, require_sound
@@ -65,7 +67,7 @@ def distill(
         raise SettingError("the data have no validation split; use data.with_validation(0.1)")
     val_images = library.whitening.apply_split(validation, where)
     val_labels = validation.labels.to(where)
-    quick = _with_networks(evaluation, config.eval_networks)
+    quick = _quick(evaluation, config, initial, library)
     info = {
         "method": method.name,
         "ipc": config.ipc,
@@ -116,7 +118,9 @@ def distill(
             Path(out),
             package=package,
             validate=validate,
-            origin=_origin(data, library, config, quick, seed),
+            origin=_origin(
+                data, library, config, dataclasses.replace(quick, compile=evaluation.compile), seed
+            ),
             tracker=tracker,
             on_iteration=on_iteration,
         )
@@ -168,5 +172,12 @@ def _walking_threads(method: TrajectoryMatching, initial: Learned) -> int:
     return 1 if batch * WORK_PER_THREAD <= method.piece else torch.get_num_threads()
 
 
-def _with_networks(config: EvaluateConfig, networks: int) -> EvaluateConfig:
-    return EvaluateConfig(**{**to_dict(config), "n": networks})
+def _quick(
+    evaluation: EvaluateConfig, config: DistillConfig, initial: Learned, library: ExpertLibrary
+) -> EvaluateConfig:
+    """How a set is judged on the way: by fewer networks, compiled if all of them together pay."""
+    few = dataclasses.replace(evaluation, n=config.eval_networks)
+    one = SmallSet(initial.images, initial.classes)
+    times = -(-config.iterations // config.eval_every)
+    work = training_work(library.spec, few, [one]).times(times)
+    return dataclasses.replace(few, compile="yes" if wanted(few.compile, work) else "no")
