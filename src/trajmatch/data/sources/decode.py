@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -36,7 +37,8 @@ def decode_images(
 
     One channel when every picture is gray, else three. With a `size`, the shorter side is brought
     to it (bicubic, antialiased) and the middle square kept; without, all must be of one size.
-    Raises DataError that names the file for one that cannot be decoded, or the sizes when mixed.
+    Raises DataError that names the file for one that cannot be decoded, the sizes when they are
+    mixed, or the memory that all take when there is not as much.
     """
     job = _Job(names, read, size)
     done = 0
@@ -63,7 +65,7 @@ class _Job:
         self.names, self.read, self.size = names, read, size
         first = _picture(names[0], read(names[0]), size)
         self.sides = first.size
-        self.pixels = np.empty((len(names), 3, first.height, first.width), dtype=np.uint8)
+        self.pixels = _space(len(names), first.height, first.width)
         self.gray = np.zeros(len(names), dtype=bool)
         self.seen: list[tuple[int, int]] = [first.size] * len(names)
         self.mixed = False
@@ -90,6 +92,17 @@ class _Job:
             )
         pixels = torch.from_numpy(self.pixels)
         return pixels[:, :1].clone() if self.gray.all() else pixels
+
+
+def _space(count: int, height: int, width: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    shape = (count, 3, height, width)
+    try:
+        return np.empty(shape, dtype=np.uint8)
+    except MemoryError as error:
+        raise DataError(
+            f"{count:,} pictures of {width}x{height} need {math.prod(shape) / 1e9:,.1f} GB of "
+            "memory, more than there is; choose fewer classes (--classes) or a smaller --size"
+        ) from error
 
 
 def _picture(name: str, data: bytes, size: int | None, header_only: bool = False) -> Image.Image:

@@ -6,19 +6,22 @@ With train, test and perhaps val, each is what its name says. With train and val
 TEST split, as in Imagenette and ImageNet, and a validation split is cut from train; the data set's
 `note` says so. All may lie in one folder more. Classes are sorted by name, pictures by name within
 their class. Dot files, __MACOSX and whatever has no picture's ending are passed over.
+
+The parts below `load_folder` serve every data set whose pictures are encoded one by one.
 """
 
 from __future__ import annotations
 
 import abc
+import difflib
 import os
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -27,8 +30,9 @@ from trajmatch.data.dataset import ImageDataset, Split
 from trajmatch.data.sources.decode import SUFFIXES, decode_images
 from trajmatch.errors import DataError, FileFormatError, SettingError, suggest
 
+VAL_IS_TEST = "val/ is the test split, as there is no test/; validation is cut from train/"
+
 _LARGEST_FILE = 1 << 28  # bytes: a picture of ours is 5 orders of magnitude smaller
-_VAL_IS_TEST = "val/ is the test split, as there is no test/; validation is cut from train/"
 
 
 def load_folder(
@@ -37,55 +41,97 @@ def load_folder(
     size: int | None = None,
     cache: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> ImageDataset:
     """Read a folder or .zip as above; no validation split unless it has train, test and val.
 
+    `classes` restricts it to these class folders, in the order given; no other is looked into.
     Pictures are decoded once and kept in the cache, for as long as no file's size or time of change
-    differs: CIFAR-10 as JPEG takes half a minute, then a second. A zip is never unpacked to disk.
-    `size` as in `load_data`. Raises DataError, with the file or folder at fault, for anything that
-    is missing, empty, misnamed or unreadable.
+    (in a zip: checksum) differs: CIFAR-10 as JPEG takes half a minute, then a second. A zip is
+    never unpacked to disk. `size` as in `load_data`. Raises DataError, with the file or folder at
+    fault, for anything that is missing, empty, misnamed or unreadable.
     """
-    if not (path.is_dir() or path.is_file()):
-        raise DataError(f"{path} is neither a folder nor a .zip file; give one of them")
-    tree = _Folder(path) if path.is_dir() else _Zip(path)
-    try:
-        place = cache_path(path.stem, [tree.stamp(), size]) if cache else None
-        found = _cached(place)
-        if found is None:
-            listing = _list(tree)
-            found = decode_images(listing.names, tree.read, size, progress), listing
-            _keep(place, *found)
-    except OSError as error:
-        raise DataError(f"cannot read {path} ({error}); check that you may read it") from error
-    finally:
-        tree.close()
-    images, listing = found
-    labels = torch.tensor(listing.labels)
-    splits = {}
-    for role, (start, stop) in listing.parts.items():
-        part = images[start:stop]
-        # A view of train may go when validation is cut from it; views of the others would keep all.
-        splits[role] = Split(part if role == "train" else part.clone(), labels[start:stop])
-    note = ""
-    if "test" not in splits:
-        splits["test"], note = splits.pop("val"), _VAL_IS_TEST
-    name = path.stem if path.is_file() else path.resolve().name
-    return ImageDataset(
-        name, splits["train"], splits["test"], splits.get("val"), listing.classes, note
-    )
+    with open_tree(path) as tree:
+        base = base_of(tree)
+        roles = [role for role in ("train", "val", "test") if role in tree.folders(base)]
+        if len(roles) == 1:
+            raise DataError(
+                f"{path} has {base}train/ but neither test/ nor val/ beside it; add a folder of "
+                "class folders to test on"
+            )
+        chosen = choose(class_folders(tree, base), classes, f"{base}train/ of {path}")
+        exactly = classes is not None
+        splits: dict[str, Listed] = {
+            role: pictures(tree, f"{base}{role}/", chosen, exactly=exactly) for role in roles
+        }
+        note = ""
+        if "test" not in splits:
+            splits["test"], note = splits.pop("val"), VAL_IS_TEST
+        name = path.stem if path.is_file() else path.resolve().name
+        place = tree.cache_place(splits, size) if cache else None
+        return decode_splits(name, splits, chosen, tree.read, size, place, progress, note)
 
 
 @dataclass(frozen=True)
-class _Listing:
-    """Every picture with its label, split after split; where each split begins and ends."""
+class Listed:
+    """Pictures of one split, still encoded: a name to read each by, and its label."""
 
     names: list[str]
     labels: list[int]
-    parts: dict[str, tuple[int, int]]
-    classes: tuple[str, ...]
 
 
-class _Tree(abc.ABC):
+def decode_splits(
+    name: str,
+    splits: dict[str, Listed],
+    classes: tuple[str, ...],
+    read: Callable[[str], bytes],
+    size: int | None,
+    place: Path | None,
+    progress: Callable[[int, int], None] | None,
+    note: str,
+) -> ImageDataset:
+    """The data set of `splits` (train, test and perhaps val), decoded or from the cache at `place`.
+
+    `read` gives a picture's bytes by its name and is called from several threads. Raises DataError
+    for a split without pictures and whatever `decode_images` refuses.
+    """
+    for role, listed in splits.items():
+        if not listed.names:
+            raise DataError(f"the {role} split of '{name}' holds no pictures; add some")
+    names = [file for listed in splits.values() for file in listed.names]
+    images = _cached(place, len(names))
+    if images is None:
+        images = decode_images(names, read, size, progress)
+        keep(place, {"images": images}, {})
+    parts, start = {}, 0
+    for role, listed in splits.items():
+        part = images[start : start + len(listed.names)]
+        # A view of train may go when validation is cut from it; views of the others would keep all.
+        part = part if role == "train" else part.clone()
+        parts[role] = Split(part, torch.tensor(listed.labels))
+        start += len(listed.names)
+    return ImageDataset(name, parts["train"], parts["test"], parts.get("val"), classes, note)
+
+
+def choose(found: Sequence[str], asked: Sequence[str] | None, where: str) -> tuple[str, ...]:
+    """All classes `found`, or those `asked` for, in that order.
+
+    Raises DataError, which names `where` they were sought, for one not found, given twice, or none.
+    """
+    if asked is None:
+        return tuple(found)
+    if not asked:
+        raise DataError("the list of classes is empty; name some, or leave it out for all")
+    for i, name in enumerate(asked):
+        if name in asked[:i]:
+            raise DataError(f"class '{name}' is chosen twice; name each class once")
+        if name not in found:
+            near = difflib.get_close_matches(name, found, n=5) or found[:20]
+            raise DataError(f"{where} has no class '{name}'; {suggest(name, near)}")
+    return tuple(asked)
+
+
+class Tree(abc.ABC):
     """What a folder and a zip have in common. Names are relative, with slashes."""
 
     def __init__(self, path: Path) -> None:
@@ -96,31 +142,38 @@ class _Tree(abc.ABC):
         """Names of the folders directly in `prefix` ("" or ending in a slash)."""
 
     @abc.abstractmethod
-    def files(self, prefix: str) -> list[str]:
-        """All files at any depth below `prefix`, by full name."""
+    def files(self, prefix: str, only: Sequence[str] | None = None) -> list[str]:
+        """Full names of all files at any depth below `prefix`; of `only` these entries of it."""
 
     @abc.abstractmethod
     def read(self, name: str) -> bytes:
         """A file's bytes; called from several threads."""
 
     @abc.abstractmethod
-    def stamp(self) -> Any:
-        """Plain values that differ when any picture has been added, removed or changed."""
+    def stamp(self, name: str) -> list[int]:
+        """Numbers that differ when the file has been changed."""
+
+    def cache_place(self, splits: dict[str, Listed], size: int | None) -> Path | None:
+        """Where these pictures, in this size, are kept for the next time."""
+        files = [[n, *self.stamp(n)] for listed in splits.values() for n in listed.names]
+        return cache_path(self.path.stem, [str(self.path.absolute()), size, files])
 
     def close(self) -> None:
         return None
 
 
-class _Folder(_Tree):
+class _Folder(Tree):
     def folders(self, prefix: str) -> list[str]:
         with os.scandir(self.path / prefix) as entries:
             return [entry.name for entry in entries if entry.is_dir()]
 
-    def files(self, prefix: str) -> list[str]:
+    def files(self, prefix: str, only: Sequence[str] | None = None) -> list[str]:
         # Links to split and class folders are followed, deeper ones not: they could go in circles.
         with os.scandir(self.path / prefix) as entries:
             names = []
             for entry in entries:
+                if only is not None and entry.name not in only:
+                    continue
                 if not entry.is_dir():
                     names.append(prefix + entry.name)
                 for root, _, files in os.walk(entry.path) if entry.is_dir() else ():
@@ -134,21 +187,17 @@ class _Folder(_Tree):
         except OSError as error:
             raise DataError(f"cannot read {self.path / name} ({error.strerror})") from error
 
-    def stamp(self) -> Any:
-        base, stamps = _base(self), []
-        for role in _roles(self, base):
-            for name in sorted(self.files(f"{base}{role}/")):
-                try:
-                    stat = os.stat(self.path / name)
-                    stamps.append([name, stat.st_size, stat.st_mtime_ns])
-                except OSError:  # a dangling link: reading it will tell, if it is a picture
-                    stamps.append([name, -1, -1])
-        return [str(self.path.absolute()), stamps]
+    def stamp(self, name: str) -> list[int]:
+        try:
+            stat = os.stat(self.path / name)
+            return [stat.st_size, stat.st_mtime_ns]
+        except OSError:  # a dangling link: reading it will tell
+            return [-1, -1]
 
 
-class _Zip(_Tree):
+class _Zip(Tree):
     @cached_property
-    def zip(self) -> zipfile.ZipFile:  # opened when needed: not for what is in the cache
+    def zip(self) -> zipfile.ZipFile:
         try:
             return zipfile.ZipFile(self.path)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
@@ -166,14 +215,20 @@ class _Zip(_Tree):
         below = (n.removeprefix(prefix) for n in self.entries if n.startswith(prefix))
         return list({name.split("/")[0]: None for name in below if "/" in name})
 
-    def files(self, prefix: str) -> list[str]:
-        return [n for n in self.entries if n.startswith(prefix) and not n.endswith("/")]
+    def files(self, prefix: str, only: Sequence[str] | None = None) -> list[str]:
+        names = [n for n in self.entries if n.startswith(prefix) and not n.endswith("/")]
+        if only is None:
+            return names
+        wanted = set(only)
+        return [n for n in names if n.removeprefix(prefix).split("/")[0] in wanted]
 
     def read(self, name: str) -> bytes:
         try:
             if self.entries[name].file_size > _LARGEST_FILE:
                 raise ValueError(f"it unpacks to {self.entries[name].file_size / 1e6:,.0f} MB")
             return self.zip.read(self.entries[name])
+        except KeyError:
+            raise DataError(f"cannot read {name} in {self.path} (there is no such file)") from None
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError) as error:
             raise DataError(f"cannot read {name} in {self.path} ({error}); replace it") from error
         except RuntimeError as error:  # a password, or a method of compression unknown here
@@ -181,40 +236,31 @@ class _Zip(_Tree):
                 f"cannot read {name} in {self.path} ({error}); unpack it to a folder and give that"
             ) from error
 
-    def stamp(self) -> Any:
-        stat = self.path.stat()
-        return [str(self.path.absolute()), stat.st_size, stat.st_mtime_ns]
+    def stamp(self, name: str) -> list[int]:
+        entry = self.entries.get(name)
+        return [-1, -1] if entry is None else [entry.file_size, entry.CRC]
 
     def close(self) -> None:
         if "zip" in self.__dict__:
             self.zip.close()
 
 
-def _list(tree: _Tree) -> _Listing:
-    base = _base(tree)
-    roles = _roles(tree, base)
-    if len(roles) == 1:
-        raise DataError(
-            f"{tree.path} has {base}train/ but neither test/ nor val/ beside it; add a folder of "
-            "class folders to test on"
-        )
-    classes = tuple(sorted(n for n in tree.folders(f"{base}train/") if not _hidden(n)))
-    if not classes:
-        raise DataError(
-            f"{tree.path} has no class folders in {base}train/; put pictures into train/<class>/"
-        )
-    listing = _Listing([], [], {}, classes)
-    for role in roles:
-        start = len(listing.names)
-        for name, found in _by_class(tree, f"{base}{role}/", role, classes).items():
-            listing.names.extend(found)
-            listing.labels.extend([classes.index(name)] * len(found))
-        listing.parts[role] = (start, len(listing.names))
-    return listing
+@contextmanager
+def open_tree(path: Path) -> Iterator[Tree]:
+    """The folder or .zip at `path`. Raises DataError when it is neither or cannot be read."""
+    if not (path.is_dir() or path.is_file()):
+        raise DataError(f"{path} is neither a folder nor a .zip file; give one of them")
+    tree = _Folder(path) if path.is_dir() else _Zip(path)
+    try:
+        yield tree
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error}); check that you may read it") from error
+    finally:
+        tree.close()
 
 
-def _base(tree: _Tree) -> str:
-    """Where train/ lies: at the top or in one folder of it."""
+def base_of(tree: Tree) -> str:
+    """Where train/ lies: at the top ("") or in one folder of it ("folder/")."""
     top = sorted(name for name in tree.folders("") if not _hidden(name))
     if "train" in top:
         return ""
@@ -233,65 +279,70 @@ def _base(tree: _Tree) -> str:
     )
 
 
-def _roles(tree: _Tree, base: str) -> list[str]:
-    folders = tree.folders(base)
-    return [role for role in ("train", "val", "test") if role in folders]
+def class_folders(tree: Tree, base: str) -> list[str]:
+    """Names of the class folders in train/, sorted. Raises DataError when there are none."""
+    found = sorted(name for name in tree.folders(f"{base}train/") if not _hidden(name))
+    if not found:
+        raise DataError(
+            f"{tree.path} has no class folders in {base}train/; put pictures into train/<class>/"
+        )
+    return found
 
 
-def _by_class(
-    tree: _Tree, prefix: str, role: str, classes: tuple[str, ...]
-) -> dict[str, list[str]]:
-    """The pictures of one split by class, all sorted."""
-    found: dict[str, list[str]] = {
-        name: [] for name in sorted(tree.folders(prefix)) if not _hidden(name)
-    }
-    for name in found:
-        if name not in classes:
-            raise DataError(
-                f"{role}/ of {tree.path} has a class '{name}' that train/ has not; "
-                f"{suggest(name, classes[:20])}"
-            )
-    for file in tree.files(prefix):
+def pictures(tree: Tree, prefix: str, classes: tuple[str, ...], *, exactly: bool) -> Listed:
+    """The pictures of the split in `prefix`, class by class, sorted; labels index `classes`.
+
+    With `exactly`, all of `classes` must be there and other folders are not looked into; without,
+    classes may be missing and other folders are refused.
+    """
+    present = sorted(name for name in tree.folders(prefix) if not _hidden(name))
+    odd = sorted(set(classes) - set(present) if exactly else set(present) - set(classes))
+    if odd:
+        what, mend = f"a class '{odd[0]}' that train/ has not", suggest(odd[0], classes[:20])
+        if exactly:
+            what, mend = f"no class folder '{odd[0]}'", "add it, or choose other classes"
+        raise DataError(f"{prefix} of {tree.path} has {what}; {mend}")
+    wanted = classes if exactly else tuple(present)
+    found: dict[str, list[str]] = {name: [] for name in wanted}
+    for file in tree.files(prefix, wanted if exactly else None):
         parts = file.removeprefix(prefix).split("/")
-        if (
-            any(_hidden(part) for part in parts)
-            or os.path.splitext(file)[1].lower() not in SUFFIXES
-        ):
+        ending = os.path.splitext(file)[1].lower()
+        if any(_hidden(part) for part in parts) or ending not in SUFFIXES:
             continue
         if len(parts) == 1:
             raise DataError(
-                f"{file} in {tree.path} lies in no class folder; move it to {role}/<class>/"
+                f"{file} in {tree.path} lies in no class folder; move it to {prefix}<class>/"
             )
         found[parts[0]].append(file)
-    for name, pictures in found.items():
-        if not pictures:
+    for name, files in found.items():
+        if not files:
             raise DataError(
                 f"class folder {prefix}{name}/ in {tree.path} holds no pictures (endings read: "
                 f"{' '.join(sorted(SUFFIXES))}); add some or remove it"
             )
-        pictures.sort()
     if not found:
         raise DataError(f"{prefix} in {tree.path} holds no class folders; add pictures by class")
-    return found
+    return listed(found, classes)
+
+
+def listed(found: dict[str, list[str]], classes: tuple[str, ...]) -> Listed:
+    """Pictures by class, as one list in the order of `classes`, sorted within each."""
+    number = {name: label for label, name in enumerate(classes)}
+    pairs = sorted((number[name], file) for name, files in found.items() for file in files)
+    return Listed([file for _, file in pairs], [label for label, _ in pairs])
 
 
 def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _cached(place: Path | None) -> tuple[torch.Tensor, _Listing] | None:
-    """What is kept at `place`, unless it is absent or broken."""
+def _cached(place: Path | None, count: int) -> torch.Tensor | None:
+    """The images kept at `place`, unless they are absent, broken or not `count`."""
     file = open_cached(place)
     if file is None:
         return None
     try:
-        images, labels = file.read("images"), file.read("labels")
-        parts = {role: (start, stop) for role, (start, stop) in file.metadata["parts"].items()}
-        return images, _Listing([], labels.tolist(), parts, tuple(file.metadata["classes"]))
-    except (FileFormatError, SettingError, KeyError, ValueError):
+        images = file.read("images")
+    except (FileFormatError, SettingError, KeyError):
         return None
-
-
-def _keep(place: Path | None, images: torch.Tensor, listing: _Listing) -> None:
-    tensors = {"images": images, "labels": torch.tensor(listing.labels)}
-    keep(place, tensors, {"parts": listing.parts, "classes": listing.classes})
+    return images if len(images) == count else None
