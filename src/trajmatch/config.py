@@ -19,6 +19,7 @@ Precision = Literal["float32", "bf16", "tf32"]
 Storage = Literal["float32", "bf16"]
 Method = Literal["auto", "stored", "reverse"]
 Initial = Literal["real", "noise"]
+Compile = Literal["auto", "yes", "no"]
 
 DSA = "color_crop_cutout_flip_scale_rotate"
 """The paper's augmentation: one of the six is drawn per batch (Zhao & Bilen 2021)."""
@@ -34,7 +35,13 @@ class DataConfig:
     """What is learned from."""
 
     data: str = "digits"
-    """digits, or a folder or .zip that holds train/<class>/ and test/<class>/ (or val/<class>/)."""
+    """A folder or .zip that holds train/<class>/ and test/<class>/ (or val/<class>/),
+    hf:NAME, or digits, cifar10, cifar100, svhn, mnist, fashion-mnist, imagenet,
+    tiny-imagenet, imagenette, imagewoof, imagefruit, imageyellow, imagemeow, imagesquawk."""
+    data_root: str | None = None
+    """Folder that data sets named above lie in; None: the one in TRAJMATCH_DATA."""
+    classes: str | None = None
+    """Only these classes, comma separated, in this order: names, or class ids of imagenet."""
     size: int | None = None
     """Side in pixels; images are resized and center-cropped to it. None keeps their own size."""
     val_fraction: float = 0.1
@@ -92,6 +99,8 @@ class ExpertConfig:
     """bf16 halves the files and rounds parameters to 8 bits of mantissa."""
     precision: Precision = "float32"
     """Of convolutions and matrix products; parameters, norms and losses stay float32."""
+    compile: Compile = "auto"
+    """Through torch.compile: a minute at the start, less time after that. auto: where it pays."""
 
     def __post_init__(self) -> None:
         for name in ("experts", "epochs", "batch"):
@@ -122,13 +131,19 @@ class DistillConfig:
     step_size: float = 0.01
     """alpha_0: the student's learning rate at the start; learned as log(alpha)."""
     batch_syn: int | None = None
-    """Synthetic images per student step. None: all of them."""
+    """Synthetic images (of a texture: canvases) per student step. None: all of them."""
     init: Initial = "real"
     """Start from real training images or from noise."""
     soft_labels: bool = False
     """Learn the labels as well, from one-hot on, by the same exact gradient."""
     lr_label: float = 1.0
     """Learning rate of the label logits when soft_labels is on."""
+    texture: bool = False
+    """Learn canvases that wrap around, seen in crops: tiles without seams. Best with init noise."""
+    canvas: int | None = None
+    """Side of a texture's canvas in pixels. None: twice the image's."""
+    samples: int = 1
+    """Crops of each canvas of a texture per student step."""
     augment: str | None = DSA
     """DSA strategy inside the student's walk, or none."""
     skip_loss: float = 1.0
@@ -141,6 +156,8 @@ class DistillConfig:
     """reverse: graph of one step whatever N is. stored: the whole graph. auto: what fits."""
     precision: Precision = "float32"
     """Of convolutions and matrix products; parameters, norms and losses stay float32."""
+    compile: Compile = "auto"
+    """Through torch.compile: a minute at the start, less time after that. auto: where it pays."""
     eval_every: int = 50
     """Iterations between evaluations on the validation split."""
     eval_networks: int = 2
@@ -151,7 +168,7 @@ class DistillConfig:
     def __post_init__(self) -> None:
         for name in (
             "ipc", "iterations", "syn_steps", "expert_epochs", "max_start_epoch", "segments",
-            "eval_every", "eval_networks", "checkpoint_every",
+            "samples", "eval_every", "eval_networks", "checkpoint_every",
         ):  # fmt: skip
             _check(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("lr_img", "step_size", "skip_loss", "lr_label"):
@@ -159,6 +176,10 @@ class DistillConfig:
         _check(self, "lr_lr", self.lr_lr >= 0, "at least 0 (0 keeps the step size fixed)")
         _check(self, "ema", 0 <= self.ema < 1, "at least 0 and below 1")
         _check(self, "batch_syn", self.batch_syn is None or self.batch_syn >= 1, "at least 1")
+        if not self.texture:
+            mend = "without --texture, which learns canvases"
+            _check(self, "canvas", self.canvas is None, f"none {mend}")
+            _check(self, "samples", self.samples == 1, f"1 {mend}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +191,8 @@ class EvaluateConfig:
     epochs: int = 1000
     """Passes over the small set; the learning rate drops to a tenth at the middle."""
     lr: float | None = None
-    """None: the set's own learned step size (0.01 for a set that has none)."""
+    """None: the set's own learned step size (0.01 for a set that has none); for another network
+    than it was made with, the best of 0.0003 to 0.03 on validation images."""
     momentum: float = 0.9
     """SGD momentum."""
     weight_decay: float = 5e-4
@@ -179,6 +201,8 @@ class EvaluateConfig:
     """Images per SGD step; the whole set where it has fewer."""
     augment: str | None = DSA
     """DSA strategy, or none."""
+    compile: Compile = "auto"
+    """Through torch.compile, where the network is the field's ConvNet. auto: where it pays."""
     workers: int | None = None
     """Processes of one thread. None: one on a GPU; on the CPU one per core where that pays."""
 
@@ -189,11 +213,24 @@ class EvaluateConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PublishedConfig:
+    """What the authors of a recipe's settings report for them. To be read; no run depends on it."""
+
+    accuracy: float | None = None
+    """Percent of the test images, the mean over fresh networks."""
+    source: str = ""
+    """The paper, and where in it."""
+
+
+@dataclasses.dataclass(frozen=True)
 class RunConfig:
     """Everything from real images to a page: what a recipe holds."""
 
     name: str = "digits"
+    about: str = ""
+    """One line for the list of recipes."""
     seed: int = 0
+    published: PublishedConfig = PublishedConfig()
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
     experts: ExpertConfig = ExpertConfig()

@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 
 from trajmatch.cli.flags import Common, pick_device
+from trajmatch.cli.run import carry_out
+from trajmatch.recipes import load_recipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,24 +24,5 @@ class Flags(Common):
 
 
 def run(flags: Flags) -> None:
-    import time
-
-    from trajmatch import pipeline
-    from trajmatch.cli import shown
-    from trajmatch.recipes import load_recipe
-    from trajmatch.report import write_report
-
-    began = time.perf_counter()
     config = dataclasses.replace(load_recipe("digits-ipc1"), seed=flags.seed)
-    with shown.run_progress(flags.out, config) as (experts, iterations):
-        result = pipeline.run(
-            config,
-            flags.out,
-            device=pick_device(flags.device),
-            workers=flags.workers,
-            say=shown.say,
-            on_progress=experts,
-            on_iteration=iterations,
-        )
-    shown.records(result["scores"])
-    print(f"done in {time.perf_counter() - began:.0f} s; the page: {write_report(flags.out)}")
+    carry_out(config, flags.out, device=pick_device(flags.device), workers=flags.workers)

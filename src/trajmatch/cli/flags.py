@@ -32,6 +32,7 @@ from trajmatch.config import RunConfig, read_toml
 from trajmatch.errors import SettingError, suggest
 
 T = TypeVar("T")
+F = TypeVar("F", bound="Common")
 
 _FLAT: Any = tyro.conf.OmitArgPrefixes
 _POSITIONAL: Any = tyro.conf.Positional
@@ -62,6 +63,12 @@ class Common:
         if self.device != "auto":
             pick_device(self.device)
 
+    @classmethod
+    def base(cls, arguments: Sequence[str]) -> dict[str, Any]:
+        """Defaults that the line itself changes: the settings of the file in --config."""
+        path = _value_of("--config", arguments)
+        return {} if path is None else settings_of(cls, read_toml(Path(path), RunConfig))
+
 
 def pick_device(name: str) -> str:
     """`cpu` or `cuda:i` for `auto`, `cpu`, `cuda` or `cuda:i`.
@@ -90,8 +97,8 @@ def pick_device(name: str) -> str:
 
 
 def parse(
-    kind: type[T], arguments: Sequence[str], *, program: str, description: str, example: str = ""
-) -> T | None:
+    kind: type[F], arguments: Sequence[str], *, program: str, description: str, example: str = ""
+) -> F | None:
     """An instance of `kind` from `arguments`; None when they asked for help and it was printed.
 
     Raises UsageError for what is wrong with the line, SettingError for what is wrong in the file
@@ -130,7 +137,7 @@ def option_names(kind: type[Any]) -> list[str]:
 
     Raises TypeError where two configs give the same one: leave `Flat` off one of them.
     """
-    names = list(_walk(kind, ""))
+    names = [name for name, _ in _walk(kind, "")]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise TypeError(
@@ -140,7 +147,20 @@ def option_names(kind: type[Any]) -> list[str]:
     return names
 
 
-def _walk(kind: type[Any], prefix: str) -> Iterator[str]:
+def first_word(kind: type[Any], arguments: Sequence[str]) -> str | None:
+    """The first of `arguments` that is neither an option of `kind` nor an option's value."""
+    with_value = {name for name, takes_value in _walk(kind, "") if takes_value}
+    words = iter(arguments)
+    for word in words:
+        if not word.startswith("-"):
+            return word
+        if word.replace("_", "-") in with_value:
+            next(words, None)
+    return None
+
+
+def _walk(kind: type[Any], prefix: str) -> Iterator[tuple[str, bool]]:
+    """Every option, and whether a value follows it."""
     hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         hint, markers = _bare(hints[field.name])
@@ -148,9 +168,9 @@ def _walk(kind: type[Any], prefix: str) -> Iterator[str]:
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             yield from _walk(hint, prefix if _FLAT in markers else f"{prefix}{name}.")
         elif _POSITIONAL not in markers:
-            yield f"--{prefix}{name}"
+            yield f"--{prefix}{name}", hint is not bool
             if hint is bool:
-                yield f"--{prefix}no-{name}"
+                yield f"--{prefix}no-{name}", False
 
 
 def _bare(hint: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -159,23 +179,23 @@ def _bare(hint: Any) -> tuple[Any, tuple[Any, ...]]:
     return (get_args(hint)[0], markers) if markers else (hint, ())
 
 
-def _base(kind: type[T], arguments: Sequence[str]) -> T:
-    """The defaults that flags override: the dataclass's own, or those of the file in --config."""
+def settings_of(kind: type[Common], run: RunConfig) -> dict[str, Any]:
+    """What a file of settings gives a dataclass of flags: its configs and the seed."""
+    parts = {type(part): part for part in vars(run).values() if dataclasses.is_dataclass(part)}
+    hints = get_type_hints(kind, include_extras=True)
+    wanted = {name: _bare(hint)[0] for name, hint in hints.items()}
+    given = {name: parts[part] for name, part in wanted.items() if part in parts}
+    return {**given, "seed": run.seed}
+
+
+def _base(kind: type[F], arguments: Sequence[str]) -> F:
+    """The defaults that flags override: the dataclass's own, or those `kind.base` gives."""
     values: dict[str, Any] = {
         field.name: tyro.MISSING
-        for field in dataclasses.fields(kind)  # type: ignore[arg-type]
+        for field in dataclasses.fields(kind)
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     }
-    path = _value_of("--config", arguments)
-    if path is not None:
-        run = read_toml(Path(path), RunConfig)
-        parts = {type(part): part for part in vars(run).values() if dataclasses.is_dataclass(part)}
-        for name, hint in get_type_hints(kind, include_extras=True).items():
-            part, _ = _bare(hint)
-            if isinstance(part, type) and part in parts:
-                values[name] = parts[part]
-        values["seed"] = run.seed
-    return kind(**values)
+    return kind(**{**values, **kind.base(arguments)})
 
 
 def _value_of(option: str, arguments: Sequence[str]) -> str | None:

@@ -25,7 +25,12 @@ from trajmatch.types import Tensor
 def load(config: DataConfig, progress: Callable[[int, int], None] | None = None) -> ImageDataset:
     """The data set a config names."""
     return load_data(
-        config.data, size=config.size, val_fraction=config.val_fraction, progress=progress
+        config.data,
+        size=config.size,
+        val_fraction=config.val_fraction,
+        progress=progress,
+        data_root=config.data_root,
+        classes=config.classes,
     )
 
 
@@ -48,8 +53,8 @@ def require_fit(
     if made["fingerprint"] != data.fingerprint:
         raise MismatchError(
             f"the experts in {library.path} were trained on {_in_words(made)} and this is "
-            f"{_in_words(data.summary())}; give the same --data, --size and --val-fraction, or "
-            "train experts on these data"
+            f"{_in_words(data.summary())}; give the same --data, --classes, --size and "
+            "--val-fraction, or train experts on these data"
         )
     if whitening is not None and whitening != library.whitening.name:
         raise MismatchError(

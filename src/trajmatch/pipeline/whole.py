@@ -16,7 +16,7 @@ from trajmatch.distillation import Outcome
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.pipeline.checks import load, require_sound
-from trajmatch.pipeline.distilling import distill
+from trajmatch.pipeline.distilling import distill, require_texture
 from trajmatch.pipeline.scoring import compare_on_test
 from trajmatch.pipeline.training import Progress, full_data_score, train_experts
 from trajmatch.track import write_result
@@ -26,8 +26,11 @@ def run(
     config: RunConfig,
     out: str | Path,
     *,
+    data: ImageDataset | None = None,
     device: str = "cpu",
     workers: int | None = None,
+    threads: int | None = None,
+    tracker: str | None = None,
     say: Callable[[str], None] = lambda line: None,
     on_progress: Progress | None = None,
     on_iteration: Callable[[int, Mapping[str, float]], None] | None = None,
@@ -36,11 +39,15 @@ def run(
 
     `out`/experts is the library; `out` itself is the run that `report` draws. Every stage continues
     where an earlier call stopped. Returns what result.json holds.
+
+    data: what `config.data` names, where it is loaded already. `cost.estimate` says beforehand what
+    a run will take.
     """
     began = time.perf_counter()
     out = Path(out)
-    data = load(config.data)
+    data = data or load(config.data)
     require_sound(data, config.distill, config.evaluate, config.experts.epochs)
+    require_texture(data, config.distill, config.data.whitening)
     library = train_experts(
         data,
         out / "experts",
@@ -62,6 +69,8 @@ def run(
         evaluation=config.evaluate,
         seed=config.seed,
         device=device,
+        threads=threads,
+        tracker=tracker,
         on_iteration=on_iteration,
     )
     say(f"distilled: {outcome.iterations} iterations, kept {outcome.best_iteration}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from importlib.resources import files
 from pathlib import Path
 
 from trajmatch.config import RunConfig, read_toml
-from trajmatch.errors import SettingError, suggest
+from trajmatch.errors import SettingError
 
 
 def recipe_names() -> list[str]:
@@ -15,10 +16,26 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in found if path.suffix == ".toml")
 
 
+def recipe_path(name: str) -> Path:
+    """The file of a recipe by name, or a TOML file of your own by path (it ends in .toml)."""
+    if name.endswith(".toml"):
+        return Path(name)
+    if name not in recipe_names():
+        close = difflib.get_close_matches(name.lower(), recipe_names(), n=1, cutoff=0.6)
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        raise SettingError(
+            f"unknown recipe '{name}'; {hint}`trajmatch recipes` lists them; or give a file of "
+            "your own, FILE.toml"
+        )
+    return Path(str(files(__name__) / f"{name}.toml"))
+
+
 def load_recipe(name: str) -> RunConfig:
     """A recipe by name, or a TOML file of your own by path."""
-    if name.endswith(".toml"):
-        return read_toml(Path(name), RunConfig)
-    if name not in recipe_names():
-        raise SettingError(f"unknown recipe '{name}'; {suggest(name, recipe_names())}")
-    return read_toml(Path(str(files(__name__) / f"{name}.toml")), RunConfig)
+    return read_toml(recipe_path(name), RunConfig)
+
+
+def recipe_text(name: str) -> str:
+    """The file itself, to be saved and edited; SettingError where it is no recipe."""
+    load_recipe(name)
+    return recipe_path(name).read_text(encoding="utf-8")

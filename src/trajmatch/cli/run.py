@@ -1,0 +1,197 @@
+"""`trajmatch run`: everything from real images to a page, as a recipe says."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from trajmatch.cli.flags import Common, Flat, Positional, first_word, pick_device, settings_of
+from trajmatch.config import (
+    DataConfig,
+    DistillConfig,
+    EvaluateConfig,
+    ExpertConfig,
+    NetworkConfig,
+    PublishedConfig,
+    RunConfig,
+)
+from trajmatch.errors import DataError, MissingExtraError, SettingError
+from trajmatch.recipes import load_recipe
+
+if TYPE_CHECKING:
+    from trajmatch.pipeline.cost import Shape
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(Common):
+    """Train experts, distill, test the result beside random and herding images, and draw the page,
+    with the settings of a recipe (`trajmatch recipes` lists them) or of a TOML file of your own.
+    Options given here win over it; with --data it runs on any data set.
+
+    It begins with what it will cost on this machine; --dry-run stops there. Run the same command
+    again to continue a killed run.
+    """
+
+    recipe: Annotated[Positional[str], tyro.conf.arg(metavar="RECIPE")]
+    """Name of a recipe, or a file that ends in .toml."""
+    out: Path = Path("runs/RECIPE")
+    """Folder of the run."""
+    data: Flat[DataConfig] = DataConfig()
+    network: Flat[NetworkConfig] = NetworkConfig()
+    experts: ExpertConfig = ExpertConfig()
+    distill: Flat[DistillConfig] = DistillConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    workers: int | None = None
+    """Processes that train experts, one thread each. None: one per core on the CPU, one on a GPU.
+    """
+    threads: int | None = None
+    """Threads of the student's walk on a CPU. None: one for small work, else one per core."""
+    track: Literal["none", "tensorboard", "wandb"] = "none"
+    """Where numbers go beside OUT/log.jsonl."""
+    dry_run: bool = False
+    """Say what it will cost in time, disk and memory, and stop. Nothing is written to OUT."""
+
+    @classmethod
+    def base(cls, arguments: Sequence[str]) -> dict[str, Any]:
+        """The recipe's settings."""
+        word = first_word(cls, arguments)
+        if word is None:
+            return {}
+        values = settings_of(cls, load_recipe(word))
+        return {**values, "out": Path("runs") / Path(word).stem}
+
+
+def run(flags: Flags) -> None:
+    if flags.config is not None:
+        raise SettingError(
+            f"run takes its settings from RECIPE, and --config is {flags.config} as well; give one "
+            f"of them: trajmatch run {flags.config}"
+        )
+    config = settings(flags)
+    device = pick_device(flags.device)
+    if flags.dry_run:
+        tell_cost(
+            config,
+            _shape(config),
+            flags.out,
+            device=device,
+            workers=flags.workers,
+            threads=flags.threads,
+        )
+    else:
+        carry_out(
+            config,
+            flags.out,
+            device=device,
+            workers=flags.workers,
+            threads=flags.threads,
+            tracker=flags.track,
+        )
+
+
+def settings(flags: Flags) -> RunConfig:
+    """The recipe with what was given on the line. What is published holds for the recipe alone."""
+    recipe = load_recipe(flags.recipe)
+    parts = ("data", "network", "experts", "distill", "evaluate")
+    config = dataclasses.replace(recipe, **{name: getattr(flags, name) for name in parts})
+    here = dataclasses.replace(config.data, data_root=recipe.data.data_root)
+    if dataclasses.replace(config, data=here) != recipe:
+        config = dataclasses.replace(config, about="", published=PublishedConfig())
+    return dataclasses.replace(config, seed=flags.seed)
+
+
+def carry_out(
+    config: RunConfig,
+    out: Path,
+    *,
+    device: str,
+    workers: int | None,
+    threads: int | None = None,
+    tracker: str | None = None,
+) -> None:
+    """Run `config` into `out` and tell of it, from its cost to its page."""
+    import time
+
+    from trajmatch import pipeline
+    from trajmatch.cli import shown
+    from trajmatch.pipeline.checks import require_sound
+    from trajmatch.pipeline.cost import Shape
+    from trajmatch.report import write_report
+
+    began = time.perf_counter()
+    data = shown.load(config.data)
+    require_sound(data, config.distill, config.evaluate, config.experts.epochs)
+    tell_cost(config, Shape.of(data), out, device=device, workers=workers, threads=threads)
+    with shown.run_progress(out, config) as (experts, iterations):
+        result = pipeline.run(
+            config,
+            out,
+            data=data,
+            device=device,
+            workers=workers,
+            threads=threads,
+            tracker=tracker,
+            say=shown.say,
+            on_progress=experts,
+            on_iteration=iterations,
+        )
+    shown.records(result["scores"])
+    if config.published.accuracy is not None:
+        print(f"published for these settings: {config.published.accuracy} % "
+              f"({config.published.source})")  # fmt: skip
+    try:
+        page = f"the page: {write_report(out)}"
+    except MissingExtraError as error:  # hours of work are done and lie in the folder
+        page = f"no page: {error}; then `trajmatch report {out}`"
+    print(f"done in {time.perf_counter() - began:.0f} s; {page}")
+
+
+def tell_cost(
+    config: RunConfig,
+    shape: Shape,
+    out: Path,
+    *,
+    device: str,
+    workers: int | None,
+    threads: int | None,
+) -> None:
+    """Print what the run, or what is left of it in `out`, will cost."""
+    from trajmatch.cli import shown
+    from trajmatch.pipeline.cost import done_in, estimate
+
+    trained, iterated = done_in(out)
+    cost = estimate(
+        config,
+        shape,
+        device=device,
+        workers=workers,
+        threads=threads,
+        trained=trained,
+        iterated=iterated,
+    )
+    for line in cost.lines():
+        shown.say(line)
+
+
+def _shape(config: RunConfig) -> Shape:
+    """Of the data, or of what is known of them where they are not there; refuses as a run would."""
+    from trajmatch.cli import shown
+    from trajmatch.distillation.matching import require_long_enough
+    from trajmatch.pipeline.checks import require_sound
+    from trajmatch.pipeline.cost import Shape
+
+    try:
+        data = shown.load(config.data)
+    except DataError as error:
+        known = Shape.known(config.data)
+        if known is None:
+            raise
+        shown.say(f"data not found: {error}")
+        require_long_enough(config.experts.epochs, config.distill)
+        return known
+    require_sound(data, config.distill, config.evaluate, config.experts.epochs)
+    return Shape.of(data)

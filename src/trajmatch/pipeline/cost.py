@@ -1,0 +1,252 @@
+"""What a run will cost, before it starts: time, disk and memory.
+
+A probe finds how fast this machine is; the rest is counting how much of each work there will be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from trajmatch.config import DataConfig, RunConfig
+from trajmatch.coresets import CORESETS
+from trajmatch.data import ImageDataset
+from trajmatch.distillation.loop import CHECKPOINT, KIND, VERSION
+from trajmatch.experts.library import present
+from trajmatch.files import open_tensors
+from trajmatch.networks import NetworkSpec
+from trajmatch.networks.base import height_width
+from trajmatch.pipeline.probe import Probe, Speed, measure
+from trajmatch.pipeline.training import cores
+from trajmatch.types import Size
+
+PROCESS_BYTES = 350 * 10**6
+"""Memory of a process that has imported torch."""
+PASSES = 3
+"""Forward passes that a forward and a backward pass take as long as."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What must be known of a data set to say what a run on it costs."""
+
+    channels: int
+    size: Size
+    classes: int
+    train: int
+    """Images, without those for validation."""
+    val: int
+    test: int
+
+    @classmethod
+    def of(cls, data: ImageDataset) -> Shape:
+        val = 0 if data.val is None else len(data.val)
+        train, test = len(data.train), len(data.test)
+        return cls(data.channels, data.size, data.num_classes, train, val, test)
+
+    @classmethod
+    def known(cls, config: DataConfig) -> Shape | None:
+        """Of a well-known data set, without its files; None for any other."""
+        if config.data not in _KNOWN:
+            return None
+        channels, size, classes, train, test = _KNOWN[config.data]
+        if config.classes is not None:
+            chosen = len(config.classes.split(","))
+            classes, train, test = chosen, train * chosen // classes, test * chosen // classes
+        val = round(train * config.val_fraction)
+        return cls(channels, config.size or size, classes, train - val, val, test)
+
+    @property
+    def pixels(self) -> int:
+        """Numbers in all images together."""
+        height, width = height_width(self.size)
+        return (self.train + self.val + self.test) * self.channels * height * width
+
+
+_SUBSETS = ("imagenette", "imagewoof", "imagefruit", "imageyellow", "imagemeow", "imagesquawk")
+_KNOWN = {
+    "cifar10": (3, 32, 10, 50_000, 10_000),
+    "cifar100": (3, 32, 100, 50_000, 10_000),
+    "svhn": (3, 32, 10, 73_257, 26_032),
+    "mnist": (1, 28, 10, 60_000, 10_000),
+    "fashion-mnist": (1, 28, 10, 60_000, 10_000),
+    "tiny-imagenet": (3, 64, 200, 100_000, 10_000),
+    **dict.fromkeys(_SUBSETS, (3, 128, 10, 13_000, 500)),  # about
+    "imagenet": (3, 128, 1000, 1_281_167, 50_000),
+}
+"""Channels, side, classes, training and test images."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run, or what is left of it, will cost: seconds, and bytes of disk and memory."""
+
+    experts: int
+    """How many are still to be trained."""
+    epochs: int
+    """Of each."""
+    epoch: float
+    """Seconds of one epoch of one expert."""
+    workers: int
+    """Processes that train experts at the same time."""
+    expert_seconds: float
+    iterations: int
+    """How many are still to be done."""
+    iteration: float
+    """Seconds of one."""
+    networks: int
+    """Fresh networks that judge, on validation and on test images."""
+    network: float
+    """Seconds of one of them."""
+    evaluate_seconds: float
+    disk: int
+    """Of all experts."""
+    memory: int
+    """At the peak: of all processes together, or of the GPU."""
+    heading: str
+    """What is estimated, and on what."""
+    walk: str
+    """How the student's walk will be gone back."""
+
+    @property
+    def distill_seconds(self) -> float:
+        return self.iterations * self.iteration
+
+    @property
+    def seconds(self) -> float:
+        """Of everything."""
+        return self.expert_seconds + self.distill_seconds + self.evaluate_seconds
+
+    def lines(self) -> list[str]:
+        """For a person to read: a heading and a row for each stage and for all."""
+        from trajmatch.report.facts import duration  # the page's words for a time
+
+        rows = [
+            (
+                "experts",
+                self.expert_seconds,
+                f"{self.experts:,} experts x {self.epochs} epochs, {duration(self.epoch)} each, "
+                f"{self.workers} at a time",
+            ),
+            (
+                "distillation",
+                self.distill_seconds,
+                f"{self.iterations:,} iterations, {duration(self.iteration)} each; {self.walk}",
+            ),
+            (
+                "evaluation",
+                self.evaluate_seconds,
+                f"{self.networks:,} networks, {duration(self.network)} each",
+            ),
+            (
+                "in all",
+                self.seconds,
+                f"{_size(self.disk)} of disk for experts, {_size(self.memory)} of memory",
+            ),
+        ]
+        return [self.heading] + [
+            f"  {name:<12}  {duration(seconds):>12}  {words}" for name, seconds, words in rows
+        ]
+
+
+def estimate(
+    config: RunConfig,
+    shape: Shape,
+    *,
+    device: str = "cpu",
+    workers: int | None = None,
+    threads: int | None = None,
+    trained: int = 0,
+    iterated: int = 0,
+    probe: Probe | None = None,
+) -> Cost:
+    """What a run of `config` on data of `shape` will cost, after a probe of a few seconds.
+
+    trained, iterated: experts and iterations that are there already (`done_in`).
+    probe: what measures; None: `measure`.
+
+    Raises SettingError for a network that does not fit the images.
+    """
+    spec = NetworkSpec(
+        config.network.network or "convnet",
+        shape.channels,
+        shape.classes,
+        shape.size,
+        config.network.options(),
+    )
+    speed = (probe or measure)(spec, config, device, threads)
+    experts, distill, judge = config.experts, config.distill, config.evaluate
+    parallel = cores() if device == "cpu" else 1
+
+    missing = max(0, experts.experts - trained)
+    workers = max(1, min(workers or parallel, missing))
+    epoch = shape.train * speed.image
+    looking = speed.image / PASSES  # seconds to classify an image
+    each = experts.epochs * epoch + (shape.val + shape.test) * looking
+
+    iterations = max(0, distill.iterations - iterated)
+    choices = -(-distill.iterations // distill.eval_every) - iterated // distill.eval_every
+    choices = choices if iterations else 0
+    final = (1 + len(CORESETS)) * judge.n
+    crew = judge.workers or parallel
+    training = judge.epochs * -(-distill.ipc * shape.classes // judge.batch) * speed.judging
+    network = training + shape.test * looking
+    rounds = choices * -(-distill.eval_networks // crew), -(-final // crew)
+
+    parameters = spec.parameters()
+    number = 2 if experts.storage == "bf16" else 4  # bytes
+    return Cost(
+        experts=missing,
+        epochs=experts.epochs,
+        epoch=epoch,
+        workers=workers,
+        expert_seconds=-(-missing // workers) * each,
+        iterations=iterations,
+        iteration=distill.segments * distill.syn_steps * speed.step,
+        networks=choices * distill.eval_networks + final,
+        network=network,
+        evaluate_seconds=rounds[0] * (training + shape.val * looking) + rounds[1] * network,
+        disk=experts.experts * (experts.epochs + 1) * parameters * number,
+        memory=_memory(shape, speed, distill.syn_steps, parameters, device, workers),
+        heading=_heading(config, device, trained, iterated),
+        walk=f"keeping {speed.keep} of {distill.syn_steps} step records "
+        f"({_size(speed.record)} each)",
+    )
+
+
+def done_in(out: Path) -> tuple[int, int]:
+    """How many experts and iterations an earlier run left in the folder `out`."""
+    library, checkpoint = out / "experts", out / CHECKPOINT
+    trained = len(present(library)) if library.is_dir() else 0
+    if not checkpoint.exists():
+        return trained, 0
+    return trained, open_tensors(checkpoint, kind=KIND, version=VERSION).metadata["iteration"]
+
+
+def _memory(
+    shape: Shape, speed: Speed, steps: int, parameters: int, device: str, workers: int
+) -> int:
+    """At the peak. Pixels are a byte each, and 4 bytes more once whitened."""
+    walk = speed.keep * speed.record + (steps - speed.keep + 4) * 4 * parameters
+    if speed.keep < steps:
+        walk += speed.piece
+    if device == "cpu":
+        return PROCESS_BYTES + 5 * shape.pixels + max(walk, workers * PROCESS_BYTES)
+    return 4 * shape.pixels + walk
+
+
+def _heading(config: RunConfig, device: str, trained: int, iterated: int) -> str:
+    words = "estimated cost"
+    if trained or iterated:
+        words += f" of what is left ({trained} experts and {iterated} iterations are there)"
+    words += f" on this machine ({device})"
+    parts = config.experts, config.distill, config.evaluate
+    if any(part.compile != "no" for part in parts):
+        words += ", without the compiler; with it less"
+    return f"{words}:"
+
+
+def _size(count: int) -> str:
+    """Bytes, such as `3.1 MB`."""
+    number, unit = (count / 1e9, "GB") if count >= 1e9 else (count / 1e6, "MB")
+    return f"{number:.2g} {unit}" if number < 10 else f"{number:,.0f} {unit}"

@@ -1,0 +1,222 @@
+"""What a run will cost: the counting by hand, the probe against what runs really take."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+
+import tiny
+from trajmatch import pipeline, unroll
+from trajmatch.config import DataConfig, DistillConfig, EvaluateConfig, ExpertConfig, RunConfig
+from trajmatch.networks import NetworkSpec
+from trajmatch.pipeline import probe
+from trajmatch.pipeline.cost import PROCESS_BYTES, Cost, Shape, done_in, estimate
+from trajmatch.pipeline.probe import Speed, measure
+
+SHAPE = Shape(channels=3, size=32, classes=10, train=900, val=100, test=300)
+SPEED = Speed(
+    image=0.01, step=0.5, judging=0.02, record=100 * 10**6, piece=10**6, keep=20
+)  # fmt: skip
+RUN = RunConfig(
+    network=tiny.NETWORK,
+    experts=ExpertConfig(experts=5, epochs=4),
+    distill=DistillConfig(iterations=250, syn_steps=20, eval_every=100, eval_networks=3),
+    evaluate=EvaluateConfig(n=5, epochs=100, workers=2),
+)
+TINY = RunConfig(
+    data=DataConfig(whitening="normalize"),
+    network=tiny.NETWORK,
+    experts=tiny.EXPERTS,
+    distill=tiny.DISTILL,
+    evaluate=tiny.EVALUATE,
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting for the disk would take most of the time, and is for what no test here does."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
+def cost(config: RunConfig = RUN, speed: Speed = SPEED, **known: object) -> Cost:
+    return estimate(config, SHAPE, probe=lambda *given: speed, **{"workers": 2, **known})
+
+
+def changed(part: str, **changes: object) -> RunConfig:
+    return dataclasses.replace(
+        RUN, **{part: dataclasses.replace(getattr(RUN, part), **changes)}
+    )  # fmt: skip
+
+
+# -- counting ------------------------------------------------------------------------------------
+
+
+def test_experts_take_turns() -> None:
+    found = cost()
+    assert found.epoch == pytest.approx(9.0)
+    # Five experts by two workers are three turns; each is judged on 400 images, forward only.
+    assert found.expert_seconds == pytest.approx(3 * (4 * 9 + 400 * 0.01 / 3))
+    assert cost(workers=1).expert_seconds == pytest.approx(5 * (4 * 9 + 400 * 0.01 / 3))
+    assert cost(workers=8).workers == 5
+
+
+def test_iterations_are_walks() -> None:
+    found = cost()
+    assert (found.iterations, found.iteration) == (250, pytest.approx(10.0))
+    assert found.distill_seconds == pytest.approx(2500)
+    assert cost(changed("distill", segments=2)).iteration == pytest.approx(20.0)
+
+
+def test_judges_are_counted() -> None:
+    # Iterations 100, 200 and the last; then the made set, random and herding with five each.
+    found = cost()
+    assert found.networks == 3 * 3 + 3 * 5
+    training = 100 * 0.02
+    assert found.network == pytest.approx(training + 300 * 0.01 / 3)
+    assert found.evaluate_seconds == pytest.approx(
+        3 * 2 * (training + 100 * 0.01 / 3) + 8 * found.network
+    )
+    # 1,000 images are four steps of 256.
+    many = cost(changed("distill", ipc=100))
+    assert many.network == pytest.approx(4 * training + 1)
+    assert found.seconds == pytest.approx(
+        found.expert_seconds + found.distill_seconds + found.evaluate_seconds
+    )
+
+
+def test_what_is_there_costs_nothing() -> None:
+    found = cost(trained=4, iterated=200)
+    assert (found.experts, found.workers, found.iterations) == (1, 1, 50)
+    assert found.expert_seconds == pytest.approx(4 * 9 + 400 * 0.01 / 3)
+    assert found.networks == 3 + 3 * 5
+    assert "what is left (4 experts and 200 iterations are there)" in found.lines()[0]
+    done = cost(trained=7, iterated=250)
+    assert (done.experts, done.expert_seconds, done.distill_seconds) == (0, 0, 0)
+    assert done.networks == 3 * 5
+
+
+def test_disk_and_memory() -> None:
+    spec = NetworkSpec("convnet", 3, 10, 32, RUN.network.options())
+    assert cost().disk == 5 * 5 * spec.parameters() * 4
+    assert cost(changed("experts", storage="bf16")).disk == 5 * 5 * spec.parameters() * 2
+    assert cost(trained=5).disk == cost().disk
+    pixels = 1300 * 3 * 32 * 32
+    vectors = 4 * 4 * spec.parameters()
+    assert cost().memory == PROCESS_BYTES + 5 * pixels + 20 * SPEED.record + vectors
+    reverse = dataclasses.replace(SPEED, keep=0)
+    assert cost(speed=reverse).memory == PROCESS_BYTES * 3 + 5 * pixels, "workers need more"
+    assert (
+        cost(speed=reverse, device="cuda:0").memory
+        == 4 * pixels + 24 * 4 * spec.parameters() + SPEED.piece
+    )
+
+
+def test_lines_are_for_a_person() -> None:
+    heading, *rows = cost().lines()
+    assert heading == "estimated cost on this machine (cpu), without the compiler; with it less:"
+    assert [row.split()[0] for row in rows] == ["experts", "distillation", "evaluation", "in"]
+    assert "1 min 52 s  5 experts x 4 epochs, 9 s each, 2 at a time" in rows[0]
+    assert "41 min 40 s  250 iterations, 10 s each; keeping 20 of 20 step records" in rows[1]
+    assert "24 networks, 3 s each" in rows[2]
+    assert "2.4 GB of memory" in rows[3]
+    eager = {
+        part: dataclasses.replace(getattr(RUN, part), compile="no")
+        for part in ("experts", "distill", "evaluate")
+    }
+    assert "compiler" not in cost(dataclasses.replace(RUN, **eager)).lines()[0]
+    del eager["distill"]
+    assert "compiler" in cost(dataclasses.replace(RUN, **eager)).lines()[0]
+
+
+# -- data sets that are not there ----------------------------------------------------------------
+
+
+def test_well_known_data_need_not_be_there() -> None:
+    cifar = Shape.known(DataConfig(data="cifar10", size=32))
+    assert cifar == Shape(3, 32, 10, 45_000, 5_000, 10_000)
+    assert Shape.known(DataConfig(data="imagenette", size=64)).size == 64
+    few = Shape.known(DataConfig(data="cifar100", classes="apple,bear", val_fraction=0.5))
+    assert few == Shape(3, 32, 2, 500, 500, 200)
+    assert Shape.known(DataConfig(data="photos")) is None
+
+
+def test_the_shape_of_data_that_are_there() -> None:
+    data = tiny.digits()
+    assert Shape.of(data) == Shape(
+        1, 8, 10, len(data.train), len(data.val), len(data.test)
+    )  # fmt: skip
+    assert Shape.of(data).pixels == 64 * (len(data.train) + len(data.val) + len(data.test))
+
+
+# -- the probe -----------------------------------------------------------------------------------
+
+SPEC = NetworkSpec("convnet", 1, 10, 8, tiny.NETWORK.options())
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "PROBE_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_the_probe_measures_every_kind_of_work() -> None:
+    config = dataclasses.replace(
+        TINY, distill=dataclasses.replace(tiny.DISTILL, soft_labels=True, ipc=3, batch_syn=20)
+    )
+    speed = measure(SPEC, config, "cpu", None)
+    for seconds in (speed.image, speed.step, speed.judging):
+        assert 0 < seconds < 5
+    assert speed.keep == 3
+    assert speed.record == speed.piece > 20 * 64 * 4
+    # An image costs what a student step does without its way back, and a batch has 20.
+    assert speed.image < speed.step
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize(("method", "keep"), [("stored", 3), ("reverse", 0)])
+def test_the_probe_walks_as_the_run_will(method: str, keep: int) -> None:
+    config = dataclasses.replace(TINY, distill=dataclasses.replace(tiny.DISTILL, method=method))
+    assert measure(SPEC, config, "cpu", 1).keep == keep
+
+
+@pytest.mark.usefixtures("hasty")
+def test_the_probe_takes_a_few_pieces_for_a_large_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured on the first pieces stands for the batch."""
+    whole = measure(SPEC, dataclasses.replace(TINY, distill=DistillConfig(ipc=8)), "cpu", 1)
+    monkeypatch.setattr(probe, "PROBE_IMAGES", 20)
+    part = measure(SPEC, dataclasses.replace(TINY, distill=DistillConfig(ipc=8)), "cpu", 1)
+    assert part.record == pytest.approx(whole.record, rel=0.1)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_as_many_records_are_kept_as_the_run_keeps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = measure(SPEC, TINY, "cpu", 1).record
+    for module in (probe, unroll):
+        monkeypatch.setattr(module, "available_bytes", lambda device: int(2 * 2.5 * record))
+    outcome = pipeline.distill(
+        tiny.digits(),
+        tiny.library(),
+        tmp_path,
+        config=dataclasses.replace(tiny.DISTILL, compile="no", iterations=1),
+        evaluation=tiny.EVALUATE,
+    )
+    assert measure(SPEC, TINY, "cpu", 1).keep == outcome.decisions["keep"] == 2
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_run_takes_the_disk_it_was_said_to_take_and_is_found_again(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert done_in(out) == (0, 0)
+    pipeline.run(TINY, out, workers=1)
+    assert done_in(out) == (2, 4)
+    found = estimate(TINY, Shape.of(tiny.digits()), workers=1)
+    files = sum(path.stat().st_size for path in (out / "experts").glob("expert_*.safetensors"))
+    # Headers and checksums are a larger share of so small a network.
+    assert found.disk < files < 1.3 * found.disk
+    assert math.isfinite(found.seconds)
+    assert found.seconds > 0

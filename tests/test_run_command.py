@@ -1,0 +1,261 @@
+"""`trajmatch run`: a recipe from its name to its page, whatever is changed of it on the line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tiny
+from trajmatch.cli import run as command
+from trajmatch.cli.flags import parse
+from trajmatch.cli.frame import Command, dispatch
+from trajmatch.config import PublishedConfig, RunConfig
+from trajmatch.pipeline import cost
+from trajmatch.pipeline.probe import Speed
+from trajmatch.recipes import load_recipe, recipe_names
+from trajmatch.track import read_result
+
+COMMANDS = {
+    "run": Command(command.Flags, command.run, "run it", "trajmatch run cifar10-ipc1 --dry-run")
+}
+EXPERT_WORDS = " ".join(
+    f"--experts.{word[2:]}" if word.startswith("--") else word
+    for word in tiny.EXPERT_WORDS.removesuffix(" --workers 1").split()
+)
+TINY = (
+    f"{tiny.NETWORK_WORDS} {EXPERT_WORDS} {tiny.DISTILL_WORDS} {tiny.JUDGE_WORDS} "
+    "--workers 1 --device cpu"
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each test in a folder of its own, without data, and without waiting for the disk."""
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    monkeypatch.delenv("TRAJMATCH_DATA", raising=False)
+    monkeypatch.setenv("TRAJMATCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    speed = Speed(image=1e-3, step=0.1, judging=0.01, record=10**6, piece=10**6, keep=5)
+    monkeypatch.setattr(cost, "measure", lambda *given: speed)
+
+
+Line = Callable[[str], list[str]]
+
+
+@pytest.fixture
+def succeed(capsys: pytest.CaptureFixture[str]) -> Line:
+    """Carry out a line; give what it said, line by line."""
+
+    def carry_out(line: str) -> list[str]:
+        capsys.readouterr()
+        assert dispatch(COMMANDS, line.split()) == 0, capsys.readouterr().err
+        return capsys.readouterr().out.splitlines()
+
+    return carry_out
+
+
+@pytest.fixture
+def mistake(capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
+    """Carry out a line that is refused; give the one line on stderr."""
+
+    def refused(line: str) -> str:
+        capsys.readouterr()
+        assert dispatch(COMMANDS, line.split()) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("trajmatch run: ")
+        assert said.count("\n") == 1
+        return said
+
+    return refused
+
+
+def settings(line: str) -> RunConfig:
+    """What a line would run."""
+    flags = parse(command.Flags, line.split(), program="trajmatch run", description="")
+    assert flags is not None
+    return command.settings(flags)
+
+
+# -- what is run ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_alone_is_run_as_it_is(name: str) -> None:
+    assert settings(name) == load_recipe(name)
+    assert settings(f"--seed 3 {name}").seed == 3
+
+
+def test_the_line_wins_over_the_recipe() -> None:
+    recipe = load_recipe("cifar10-ipc1")
+    run = settings(
+        "--dry-run --lr-img 300 cifar10-ipc1 --experts.epochs=4 --iterations 9 --evaluate.n 2 "
+        "--depth 2 --data photos --no-soft-labels"
+    )
+    assert (run.distill.lr_img, run.distill.iterations, run.experts.epochs) == (300, 9, 4)
+    assert (run.evaluate.n, run.network.depth, run.data.data) == (2, 2, "photos")
+    # All else is the recipe's.
+    assert (run.distill.syn_steps, run.experts.experts) == (50, 200)
+    assert (run.network.width, run.data.size, run.data.whitening) == (128, 32, "zca")
+    assert run.name == recipe.name
+
+
+def test_what_is_published_holds_for_the_recipe_alone() -> None:
+    published = load_recipe("cifar10-ipc1").published
+    assert published.accuracy == 46.3
+    assert settings("cifar10-ipc1 --data-root somewhere --seed 7").published == published
+    assert settings("cifar10-ipc1 --iterations 10").published == PublishedConfig()
+    assert settings("cifar10-ipc1 --data photos").published == PublishedConfig()
+
+
+def test_the_folder_is_named_after_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("[distill]\niterations = 3\n")
+    for word, folder in (("cifar10-ipc1", "cifar10-ipc1"), (f"{tmp_path}/mine.toml", "mine")):
+        flags = parse(command.Flags, [word], program="trajmatch run", description="")
+        assert flags.out == Path("runs") / folder
+    flags = parse(command.Flags, ["mine.toml", "--out", "x"], program="", description="")
+    assert flags.out == Path("x")
+
+
+# -- what it costs -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_says_what_it_costs(name: str, succeed: Line, tmp_path: Path) -> None:
+    said = succeed(f"run {name} --dry-run --data-root {tmp_path} --out out --device cpu")
+    if name == "digits-ipc1":
+        assert said[0].startswith("digits: 1295 training")
+    else:
+        assert said[0].startswith("data not found: ")
+        assert load_recipe(name).data.data in said[0]
+    assert said[1].startswith("estimated cost on this machine (cpu)")
+    assert [line.split()[0] for line in said[2:]] == ["experts", "distillation", "evaluation", "in"]
+    recipe = load_recipe(name)
+    assert f"{recipe.experts.experts} experts x {recipe.experts.epochs} epochs" in said[2]
+    assert f"{recipe.distill.iterations:,} iterations" in said[3]
+    assert sorted(path.name for path in tmp_path.iterdir()) in ([], ["cache"])
+
+
+def test_a_dry_run_refuses_what_a_run_would(mistake: Callable[[str], str]) -> None:
+    assert "unknown data 'photos'" in mistake("run cifar10-ipc1 --data photos --dry-run")
+    assert "segments reach epoch 5" in mistake("run cifar10-ipc1 --expert-epochs 4 --dry-run")
+    assert "batch_syn is 11" in mistake("run digits-ipc1 --batch-syn 11 --dry-run")
+    assert "depth" in mistake("run digits-ipc1 --depth 9 --dry-run")
+
+
+# -- running -------------------------------------------------------------------------------------
+
+
+def test_a_run_goes_all_the_way_and_continues(succeed: Line, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    line = f"run digits-ipc1 {TINY} --out out --seed 2"
+    said = succeed(line)
+    assert said[0].startswith("digits: ")
+    assert said[1].startswith("estimated cost on this machine (cpu)")
+    assert said[-1].endswith("the page: out/report.html")
+    assert not [one for one in said if one.startswith("published")]
+    out = tmp_path / "out"
+    result = read_result(out)
+    assert [score["method"] for score in result["scores"]] == [
+        "mtt", "random", "herding", "full data",
+    ]  # fmt: skip
+    assert (result["command"], result["seed"]) == ("run", 2)
+    assert result["settings"]["name"] == "digits-ipc1"
+    assert result["settings"]["distill"]["iterations"] == result["last_iteration"] == 4
+    assert result["settings"]["distill"]["lr_img"] == 10.0
+    assert result["settings"]["data"]["whitening"] == "normalize"
+    assert "<html" in (out / "report.html").read_text()
+
+    # A dry run in between counts what is left and changes nothing.
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    said = succeed(f"{line} --iterations 6 --dry-run")
+    assert "what is left (2 experts and 4 iterations are there)" in said[1]
+    assert "0 experts" in said[2]
+    assert "2 iterations" in said[3]
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+    succeed(f"{line} --iterations 6")
+    assert read_result(out)["last_iteration"] == 6
+    experts = [path for path in before if path.name.startswith("expert_")]
+    assert [path.stat().st_mtime_ns for path in experts] == [before[path] for path in experts]
+
+
+def test_any_recipe_runs_on_data_of_ones_own(succeed: Line, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 3)):
+        for kind in ("cat", "dog"):
+            folder = tmp_path / "photos" / split / kind
+            folder.mkdir(parents=True)
+            for number in range(count):
+                picture = pixels.integers(0, 256, (12, 14, 3), dtype=np.uint8)
+                Image.fromarray(picture).save(folder / f"{number}.png")
+    words = TINY.replace("--batch 128", "--batch 4")
+    said = succeed(f"run cifar10-ipc1 --data photos --size 8 {words} --out out")
+    assert re.match(r"photos: 10 training, 2 validation, 6 test images of 8 pixels, 2 cl", said[0])
+    result = read_result(tmp_path / "out")
+    assert result["data"]["classes"] == ["cat", "dog"]
+    assert result["settings"]["data"]["whitening"] == "zca"
+    assert result["settings"]["published"]["accuracy"] is None
+
+
+def test_a_file_of_ones_own_is_run(succeed: Line, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        'name = "mine"\nseed = 5\n[published]\naccuracy = 12.5\nsource = "somewhere"\n'
+        "[network]\nwidth = 4\ndepth = 2\n"
+        "[experts]\nexperts = 1\nepochs = 2\nbatch = 256\n"
+        "[distill]\niterations = 1\nsyn_steps = 2\nexpert_epochs = 1\nmax_start_epoch = 2\n"
+        "[evaluate]\nn = 1\nepochs = 1\n"
+    )
+    said = succeed("run mine.toml --workers 1 --device cpu")
+    result = read_result(tmp_path / "runs" / "mine")
+    assert (result["settings"]["name"], result["seed"], result["last_iteration"]) == ("mine", 5, 1)
+    assert "published for these settings: 12.5 % (somewhere)" in said
+
+
+def test_without_what_draws_the_page_the_work_is_not_lost(
+    succeed: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trajmatch.errors import MissingExtraError
+
+    def no_page(*given: object) -> Path:
+        raise MissingExtraError("the page", "report")
+
+    monkeypatch.setattr("trajmatch.report.write_report", no_page)
+    said = succeed(f"run digits-ipc1 {TINY} --out out --iterations 1")
+    assert "no page: the page needs an optional dependency" in said[-1]
+    assert "trajmatch report out" in said[-1]
+    assert read_result(Path("out"))["last_iteration"] == 1
+
+
+# -- refusals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("run", ["RECIPE is missing", "trajmatch run cifar10-ipc1"]),
+        ("run --dry-run", ["RECIPE is missing"]),
+        ("run cifar10-ipc3", ["unknown recipe 'cifar10-ipc3'", "did you mean"]),
+        ("run absent.toml", ["cannot read settings from absent.toml"]),
+        ("run cifar10-ipc1 --lr-imgs 3", ["unknown option --lr-imgs", "--lr-img?"]),
+        ("run cifar10-ipc1 --epochs 3", ["unknown option --epochs", "epochs?"]),
+        ("run cifar10-ipc1 cifar10-ipc10", ["'cifar10-ipc10' is one value too many"]),
+        ("run cifar10-ipc1 --config mine.toml", ["--config is mine.toml", "run mine.toml"]),
+        ("run cifar10-ipc1 --data-root .", ["no files of cifar10 under ."]),
+        ("run digits-ipc1 --precision bf17", ["bf16"]),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    line: str, words: list[str], mistake: Callable[[str], str], tmp_path: Path
+) -> None:
+    said = mistake(line)
+    assert [word for word in words if word not in said] == [], said
+    assert not (tmp_path / "runs").exists()
