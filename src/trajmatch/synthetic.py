@@ -7,6 +7,10 @@ On disk a set is a folder:
     whitening.safetensors   what turns the images back into pictures, and pictures into such images
     images/<class>/*.png    the pictures, to look at
 
+Images of a texture are crops of canvases that wrap around. These lie beside the images in the first
+file, and as pictures in textures/<class>/: tile.png is a canvas, tiling.png nine of them side by
+side (of a class with several, the next are tile-1.png and so on).
+
 The first three are bound to each other by checksums, so files of two sets never load as one.
 """
 
@@ -17,16 +21,18 @@ import hashlib
 import json
 import math
 import os
-import re
 import secrets
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 
+from trajmatch import zoo
+from trajmatch.data.pictures import folder_names as folder_names
+from trajmatch.data.pictures import save_pictures as save_pictures
+from trajmatch.data.pictures import save_textures
 from trajmatch.data.whiten import Whitening, load_whitening
 from trajmatch.errors import DataError, FileFormatError
 from trajmatch.files import open_tensors, read_json, save_tensors, write_json
@@ -37,7 +43,8 @@ from trajmatch.types import Float, Int, Tensor, UInt8
 KIND = "distilled"
 VERSION = 1
 _TENSORS, _DOCUMENT, _WHITENING = "distilled.safetensors", "distilled.json", "whitening.safetensors"
-_OURS = (_TENSORS, _WHITENING, "images", _DOCUMENT)  # the document last: it completes a set
+_PICTURES = ("images", "textures")
+_OURS = (_TENSORS, _WHITENING, *_PICTURES, _DOCUMENT)  # the document last: it completes a set
 _MEND = "copy the whole folder again from where it was made, or make the set again"
 
 
@@ -58,6 +65,9 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
     """The learned learning rate, per step of plain SGD; None for a set that has none."""
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
     """How the set was made: anything JSON can hold."""
+    canvases: Float[Tensor, "canvases channels tall wide"] | None = None
+    """Of a texture: what the images are crops of, whitened as they are; image i is one of canvas
+    i % len(canvases). None for a set of plain images."""
 
     def __post_init__(self) -> None:
         n, classes = len(self.images), len(self.classes)
@@ -78,6 +88,10 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
         if not finite:
             raise DataError(
                 "images or labels hold NaN or infinity: their making diverged; lower lr_img"
+            )
+        if self.canvases is not None and n % len(self.canvases):
+            raise DataError(
+                f"{n} images of {len(self.canvases)} canvases; give equally many crops of each"
             )
         if self.step_size is not None and not 0 < self.step_size < math.inf:
             raise DataError(f"step_size is {self.step_size}; give a number above 0, or None")
@@ -109,22 +123,27 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
     def pixels(self) -> UInt8[Tensor, "n channels height width"]:
         """The images as pictures: plain RGB (or gray) on the CPU. Values outside of what 8 bits can
         show are lost; networks train on `images`."""
-        return (self.plain() * 255).round().to("cpu", torch.uint8)
+        return _pixels(self.whitening, self.images)
+
+    def tiles(self) -> UInt8[Tensor, "canvases channels tall wide"] | None:
+        """The canvases of a texture as pictures, in the order of the first labels."""
+        return None if self.canvases is None else _pixels(self.whitening, self.canvases)
 
     def save(self, folder: str | Path) -> None:
         """Write the set as a folder, replacing the set that was there.
 
         Everything is first written beside, then renamed into place, so a kill at any moment leaves
         the old set or the new one. Other files in the folder stay. Raises DataError when the place
-        is taken by a file, or by an `images` folder that belongs to no set.
+        is taken by a file, or by a folder of pictures that belongs to no set.
         """
         folder = Path(folder).resolve()
         if folder.exists() and not folder.is_dir():
             raise DataError(f"{folder} is a file; give a folder to save the set in")
         _finish_swap(folder)
         ours = any((folder / name).exists() for name in (_DOCUMENT, _TENSORS))
-        if (folder / "images").exists() and not ours:
-            raise DataError(f"{folder / 'images'} is not a distilled set's; give another folder")
+        for place in (folder / name for name in _PICTURES):
+            if place.exists() and not ours:
+                raise DataError(f"{place} is not a distilled set's; give another folder")
         beside = folder.with_name(f"{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
         try:
             self._write(beside, folder / _WHITENING)
@@ -165,6 +184,7 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
             whitening=whitening,
             step_size=None if step_size is None else step_size.item(),
             info=body["info"],
+            canvases=tensors.get("canvases"),
         )
 
     def _write(self, folder: Path, whitening: Path) -> None:
@@ -173,6 +193,8 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
         tensors: dict[str, Tensor] = {"images": self.images, "labels": self.labels}
         if self.step_size is not None:
             tensors["step_size"] = torch.tensor([self.step_size], dtype=torch.float64)
+        if self.canvases is not None:
+            tensors["canvases"] = self.canvases
         body = {
             "kind": KIND,
             "version": VERSION,
@@ -196,13 +218,23 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
             version=VERSION,
             metadata={"document": _digest_json(body)},
         )
-        _save_pictures(self.pixels(), self.hard_labels.tolist(), self.classes, folder / "images")
+        labels = self.hard_labels.tolist()
+        save_pictures(self.pixels(), labels, self.classes, folder / "images")
+        if (tiles := self.tiles()) is not None:
+            save_textures(tiles, labels[: len(tiles)], self.classes, folder / "textures")
         write_json(folder / _DOCUMENT, body)
 
 
-def load_distilled(folder: str | Path) -> SyntheticSet:
-    """`SyntheticSet.load` under its public name, `trajmatch.load_distilled`."""
-    return SyntheticSet.load(folder)
+def load_distilled(name: str | Path) -> SyntheticSet:
+    """A set from its folder, or one that ships with the package by its name (see `trajmatch zoo`).
+
+    A folder that is there wins over a name. Raises DataError for a word that is neither, and what
+    `SyntheticSet.load` raises.
+    """
+    path = Path(name)
+    if len(path.parts) == 1 and not (path.exists() or _previous(path).exists()):
+        path = zoo.find(path.name)
+    return SyntheticSet.load(path)
 
 
 def _read_document(folder: Path) -> dict[str, Any]:
@@ -240,7 +272,8 @@ def _swap(beside: Path, folder: Path) -> None:
         for name in _OURS:
             if (folder / name).is_dir():
                 shutil.rmtree(folder / name)
-            os.rename(beside / name, folder / name)
+            if (beside / name).exists():
+                os.rename(beside / name, folder / name)
         shutil.rmtree(beside)  # not empty: renaming a file to a hard link of itself does nothing
     else:
         os.rename(beside, folder)
@@ -256,7 +289,7 @@ def _finish_swap(folder: Path) -> None:
         os.rename(previous, folder)
         return
     for item in previous.iterdir():
-        if not (folder / item.name).exists():
+        if item.name not in _OURS and not (folder / item.name).exists():
             os.rename(item, folder / item.name)
     shutil.rmtree(previous)
 
@@ -272,38 +305,11 @@ def _save_whitening(whitening: Whitening, path: Path, existing: Path) -> None:
     whitening.save(path)
 
 
-def _save_pictures(
-    pixels: UInt8[Tensor, "n channels height width"],
-    labels: list[int],
-    classes: tuple[str, ...],
-    folder: Path,
-) -> None:
-    """One PNG per image, numbered within its class: RGB for 3 channels, else the mean as gray."""
-    names, counts = folder_names(classes), [0] * len(classes)
-    folder.mkdir()
-    for image, label in zip(pixels, labels, strict=True):
-        if len(image) == 3:
-            picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-        else:
-            picture = Image.fromarray(image.float().mean(0).round().to(torch.uint8).numpy())
-        place = folder / names[label]
-        place.mkdir(exist_ok=True)
-        picture.save(place / f"{counts[label]:05d}.png")
-        counts[label] += 1
-
-
-def folder_names(classes: tuple[str, ...]) -> tuple[str, ...]:
-    """Class names as folder names that every file system takes, all different."""
-    names: list[str] = []
-    for index, name in enumerate(classes):
-        safe = re.sub(r"[^\w .+-]", "_", name)[:60].strip(" .")
-        reserved = re.fullmatch(r"(?i)con|prn|aux|nul|com\d|lpt\d", safe.split(".")[0])
-        if not safe or reserved or safe.casefold() in {n.casefold() for n in names}:
-            safe = f"{safe}-{index}" if safe else str(index)
-        while safe.casefold() in {n.casefold() for n in names}:
-            safe += "_"
-        names.append(safe)
-    return tuple(names)
+def _pixels(
+    whitening: Whitening, images: Float[Tensor, "n channels height width"]
+) -> UInt8[Tensor, "n channels height width"]:
+    plain = whitening.invert(images).clamp(0, 1)
+    return (plain * 255).round().to("cpu", torch.uint8)
 
 
 def _digest_tensors(tensors: dict[str, Tensor]) -> str:

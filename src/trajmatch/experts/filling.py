@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
-import json
 import math
 import os
 import secrets
@@ -22,17 +21,15 @@ from typing import IO, Any
 
 import torch
 
-from trajmatch import __version__
 from trajmatch.compiling import log
 from trajmatch.config import ExpertConfig, to_dict
 from trajmatch.data.augment import DSA
 from trajmatch.data.dataset import ImageDataset, Split
 from trajmatch.data.whiten import Whitening
 from trajmatch.errors import FileFormatError, MismatchError, SettingError
-from trajmatch.experts.library import FORMAT, ExpertLibrary, digest, expert_path, present
+from trajmatch.experts.library import ExpertLibrary, expert_path, present, write_library
 from trajmatch.experts.train import expert_accuracy, train_expert
 from trajmatch.experts.trajectory import Recording, save_trajectory
-from trajmatch.files import write_json
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.functional import require_stateless
 from trajmatch.parallel import emit, run_tasks
@@ -124,8 +121,9 @@ def _open_or_found(
     settings = to_dict(config)
     # How many there are, and how their gradients were computed, is no part of how each was made.
     del settings["experts"], settings["compile"]
-    if not (path / "library.json").exists():
-        whitening.save(path / "whitening.safetensors")
+    if (path / "library.json").exists():
+        library = ExpertLibrary.open(path)
+    else:
         made = {
             "seed": seed,
             "settings": settings,
@@ -133,11 +131,12 @@ def _open_or_found(
             "whitening": whitening.summary(),
             "data": dataset.summary(),
         }
-        made = json.loads(json.dumps(made))  # as it will be read: no tuples
-        versions = {"trajmatch": __version__, "torch": torch.__version__}
-        document = {"format": FORMAT, "digest": digest(made), "made": made, "versions": versions}
-        write_json(path / "library.json", document)
-    library = ExpertLibrary.open(path)
+        library = write_library(path, made, whitening)
+    if library.imported:
+        raise MismatchError(
+            f"the experts in {path} were imported and how they were trained is not known, so no "
+            "more can be trained like them; give another --out, or add some with `trajmatch import`"
+        )
     differing = _differences(library, dataset, spec, whitening, {**settings, "seed": seed})
     if differing:
         was, asks, mend = zip(*differing, strict=True)

@@ -7,6 +7,8 @@ expert_00000.safetensors  one trajectory each; it appears whole or not at all
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
 import hashlib
 import json
@@ -16,11 +18,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
+from trajmatch import __version__
 from trajmatch.config import ExpertConfig, from_dict, to_dict
 from trajmatch.data.whiten import Whitening, load_whitening
 from trajmatch.errors import FileFormatError, MismatchError, SettingError
 from trajmatch.experts.trajectory import Trajectory
-from trajmatch.files import read_json
+from trajmatch.files import read_json, write_json
 from trajmatch.networks import NetworkSpec
 from trajmatch.types import Float, Tensor
 
@@ -38,7 +43,10 @@ class ExpertLibrary:
         made = found["made"]
         self.path = path
         self.digest: str = found["digest"]
-        self.seed: int = made["seed"]
+        self.seed: int | None = made["seed"]
+        # Where experts of others come from: their seed and most settings are not known then.
+        self.imported: str | None = made.get("imported")
+        self._told: dict[str, Any] = made["settings"]
         self.data: dict[str, Any] = made["data"]
         self.spec = NetworkSpec.from_json(made["network"])
         self.experts = present(path)
@@ -103,6 +111,21 @@ class ExpertLibrary:
             )
         return self.experts.index(expert)
 
+    def first(self, count: int) -> ExpertLibrary:
+        """The same library with its first `count` experts alone; it shares what was opened.
+
+        Raises SettingError for a number that it does not hold.
+        """
+        if not 1 <= count <= len(self.experts):
+            raise SettingError(
+                f"library {self.path} holds {len(self.experts)} experts, not {count}; use 1 to "
+                f"{len(self.experts)}, or train more"
+            )
+        part = copy.copy(self)
+        part.experts = self.experts[:count]
+        part.settings = dataclasses.replace(self.settings, experts=count)
+        return part
+
     def trajectory(self, expert: int) -> Trajectory:
         """One expert's opened file. Raises MismatchError for a file of another library."""
         self.index(expert)
@@ -151,7 +174,10 @@ class ExpertLibrary:
     def summary(self) -> dict[str, Any]:
         """Plain values for a result or a page; accuracies are on the test split, sd with n - 1."""
         scores = [score for score in self.accuracy().values() if score is not None]
-        return {
+        settings = to_dict(self.settings)
+        if self.imported:  # the defaults of what nobody knows are not how they were made
+            settings = {name: settings[name] for name in ("experts", *self._told)}
+        summary = {
             "path": str(self.path),
             "experts": len(self.experts),
             "epochs": self.epochs,
@@ -160,16 +186,35 @@ class ExpertLibrary:
             "parameters": self.spec.parameters(),
             "whitening": self._whitening["name"],
             "data": self.data,
-            "settings": to_dict(self.settings),
+            "settings": settings,
             "accuracy_mean": statistics.fmean(scores) if scores else None,
             "accuracy_sd": statistics.stdev(scores) if len(scores) > 1 else None,
             "n": len(scores),
             "bytes": sum(expert_path(self.path, e).stat().st_size for e in self.experts),
         }
+        return {**summary, "imported": self.imported} if self.imported else summary
 
 
 def open_experts(path: str | Path) -> ExpertLibrary:
     """Open a library that `train_experts` made; see ExpertLibrary."""
+    return ExpertLibrary.open(path)
+
+
+def write_library(
+    path: Path, made: Mapping[str, Any], whitening: Whitening, **beside: Any
+) -> ExpertLibrary:
+    """Found a library in `path`, or write its library.json anew with the same `made`.
+
+    made: seed, settings (as in ExpertConfig), network, whitening, data, and for experts of others
+        `imported`, where they come from. Every expert's file carries the digest of all this.
+    beside: further entries of library.json, which the digest does not cover.
+    """
+    if not (path / "library.json").exists():
+        whitening.save(path / "whitening.safetensors")
+    made = json.loads(json.dumps(made))  # as it will be read: no tuples
+    versions = {"trajmatch": __version__, "torch": torch.__version__}
+    document = {"format": FORMAT, "digest": digest(made), "made": made, "versions": versions}
+    write_json(path / "library.json", {**document, **beside})
     return ExpertLibrary.open(path)
 
 

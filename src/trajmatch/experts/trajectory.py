@@ -67,7 +67,7 @@ def save_trajectory(
     path: Path,
     recording: Recording,
     *,
-    seed: int,
+    seed: int | None,
     index: int,
     library: str = "",
     val_accuracy: float | None = None,
@@ -75,7 +75,7 @@ def save_trajectory(
 ) -> None:
     """Write a finished expert. Accuracies (percent) are those after the last epoch.
 
-    `library` is the digest of the settings it was made with.
+    `library` is the digest of the settings it was made with; a seed of None is not known.
     """
     metadata = {
         "seed": seed,
@@ -102,7 +102,7 @@ class Trajectory:
         try:
             metadata = self._file.metadata
             rows, self.params = self._file.shape("parameters")
-            self.seed: int = metadata["seed"]
+            self.seed: int | None = metadata["seed"]
             self.index: int = metadata["index"]
             self.library: str = metadata["library"]
             self.metrics: list[dict[str, Any]] = metadata["metrics"]

@@ -1,0 +1,198 @@
+"""`trajmatch import`: experts and sets that other programs made."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trajmatch.cli.flags import Common, Flat, Positional, pick_device
+from trajmatch.config import DataConfig, NetworkConfig
+from trajmatch.errors import SettingError
+
+if TYPE_CHECKING:
+    from trajmatch.data import ImageDataset
+    from trajmatch.data.whiten import Whitening
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(Common):
+    """Read files of the method's released code: replay_buffer_*.pt become (or extend) an expert
+    library, images_*.pt with labels_*.pt a distilled set. Also a distilled.npz of `trajmatch
+    export`.
+
+    The .pt files say nothing of data, whitening and network, so --data, --whitening and, for
+    buffers, the network's options must be those they were made with. For buffers it shows: the
+    test accuracy of each file's first expert is printed. Released files made without ZCA need the
+    released code's constants as --mean and --std (for CIFAR 0.4914,0.4822,0.4465 and
+    0.2023,0.1994,0.2010). images_zca_*.pt are pictures; give the images_*.pt beside them.
+    """
+
+    files: Positional[tuple[Path, ...]]
+    """One or more replay_buffer_*.pt, one images_*.pt, or one distilled.npz."""
+    out: Path = Path("runs/imported")
+    """Folder of the library or the set."""
+    labels: Path | None = None
+    """Labels of an images_*.pt. None: labels_*.pt beside it."""
+    step_size: str | None = None
+    """The set's learned step size: a number, or a .pt or text file that holds one."""
+    data: Flat[DataConfig] = DataConfig()
+    network: Flat[NetworkConfig] = NetworkConfig()
+    mean: str | None = None
+    """Per channel, separated by commas, of images in [0, 1]: instead of fitted statistics."""
+    std: str | None = None
+    """The same for standard deviations."""
+
+
+def run(flags: Flags) -> None:
+    import time
+
+    from torch import Tensor
+
+    from trajmatch import export
+    from trajmatch.cli import shown
+    from trajmatch.config import to_dict
+    from trajmatch.track import write_result
+
+    began = time.perf_counter()
+    device = pick_device(flags.device)
+    if not flags.files:
+        raise SettingError("no files are given; for example: trajmatch import replay_buffer_0.pt")
+    first = flags.files[0]
+    if first.suffix == ".npz":
+        data, told = _import_npz(flags)
+    elif isinstance(export.read_pt(first), Tensor):
+        data, told = _import_set(flags)
+    else:
+        data, told = _import_buffers(flags, device)
+    with shown.event_log(flags.out) as log:
+        log("imported", told)
+    write_result(
+        flags.out,
+        command="import",
+        settings=to_dict(flags),
+        seed=flags.seed,
+        scores=[],
+        data=data,
+        seconds=time.perf_counter() - began,
+        device=device,
+        extra=told,
+    )
+
+
+Told = tuple[dict[str, Any] | None, dict[str, Any]]
+"""The data's summary, and what was imported, for result.json."""
+
+
+def _import_npz(flags: Flags) -> Told:
+    from trajmatch import export
+
+    path = _only_one(flags)
+    made = export.read_npz(path)
+    made.save(flags.out)
+    print(f"{len(made)} images of {len(made.classes)} classes are in {flags.out}")
+    return made.info.get("data"), {"files": [path.name], "images": len(made)}
+
+
+def _import_set(flags: Flags) -> Told:
+    from trajmatch import export, pipeline
+    from trajmatch.cli import shown
+
+    path = _only_one(flags)
+    labels = flags.labels or path.with_name(path.name.replace("images", "labels", 1))
+    if labels == path or not labels.is_file():
+        raise SettingError(
+            f"there are no labels of {path} in {labels}; give their file as --labels"
+        )
+    step_size = None if flags.step_size is None else export.read_number(flags.step_size)
+    data = shown.load(flags.data)
+    given = flags.network != NetworkConfig()
+    network = pipeline.network_for(data, flags.network).to_json() if given else None
+    made = export.read_released(
+        path,
+        labels,
+        data=data,
+        whitening=_whitening(flags, data),
+        step_size=step_size,
+        info={"network": network} if network else {},
+    )
+    made.save(flags.out)
+    print(f"{len(made)} images of {len(made.classes)} classes are in {flags.out}")
+    if step_size is None:
+        print(
+            "without --step-size: evaluate takes 0.01 (the released code logs the learned one as "
+            "Synthetic_LR)"
+        )
+    told = {"files": [path.name, labels.name], "images": len(made), "step_size": step_size}
+    return data.summary(), told
+
+
+def _import_buffers(flags: Flags, device: str) -> Told:
+    from trajmatch import export, pipeline
+    from trajmatch.cli import shown
+    from trajmatch.cli.progress import task
+
+    if flags.labels is not None or flags.step_size is not None:
+        raise SettingError("--labels and --step-size belong to a set; leave them out for buffers")
+    data = shown.load(flags.data)
+    spec = pipeline.network_for(data, flags.network)
+    imported: list[export.Imported] = []
+
+    def on_file(one: export.Imported) -> None:
+        imported.append(one)
+        already = "" if one.added else ", all there already"
+        shown.say(
+            f"{one.file}: experts {one.first} to {one.first + one.experts - 1}{already}; test "
+            f"accuracy of expert {one.first} after its last epoch: {one.accuracy:.1f} % (n=1)"
+        )
+        if one.suspicious:
+            shown.say(
+                f"warning: hardly better than chance ({one.chance:.1f} %); --data, --whitening (or "
+                "--mean, --std) or the network are probably not those of these experts"
+            )
+
+    with task("files", len(flags.files)) as bar:
+
+        def on_expert(done: int, total: int) -> None:
+            bar.advance(int(done == total), expert=f"{done} of {total}")
+
+        library = export.import_buffers(
+            flags.files,
+            flags.out,
+            data,
+            spec,
+            _whitening(flags, data),
+            device=device,
+            on_expert=on_expert,
+            on_file=on_file,
+        )
+    print(f"{len(library.experts)} experts of {library.epochs} epochs are in {flags.out}")
+    files = [dataclasses.asdict(one) for one in imported]
+    return data.summary(), {"files": files, "library": library.summary()}
+
+
+def _only_one(flags: Flags) -> Path:
+    if len(flags.files) > 1:
+        raise SettingError(
+            f"{len(flags.files)} files are given and the first is a set; import one set at a time"
+        )
+    return flags.files[0]
+
+
+def _whitening(flags: Flags, data: ImageDataset) -> Whitening:
+    from trajmatch import export
+
+    return export.fit_released_whitening(
+        data,
+        flags.data.whitening,
+        mean=_numbers("mean", flags.mean),
+        std=_numbers("std", flags.std),
+    )
+
+
+def _numbers(name: str, text: str | None) -> list[float] | None:
+    """`0.49,0.48,0.45` as numbers."""
+    try:
+        return None if text is None else [float(word) for word in text.split(",")]
+    except ValueError:
+        raise SettingError(f"--{name} is '{text}'; give numbers separated by commas") from None
