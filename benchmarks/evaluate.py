@@ -168,7 +168,9 @@ def agreement() -> float:
 
 def time_row(case: Case, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """n networks of ours and of the twin in turns."""
-    config = EvaluateConfig(n=case.networks, epochs=case.epochs)
+    # Compiled where a whole run's evaluations would be.
+    compile = "yes" if case.width >= 128 else "no"
+    config = EvaluateConfig(n=case.networks, epochs=case.epochs, compile=compile)
     data = small_set(case, device)
     pairs = harness.alternate(
         lambda number: ours(case, data, config, number),

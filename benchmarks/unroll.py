@@ -178,14 +178,15 @@ def long_row(case: Case, args: argparse.Namespace) -> dict[str, Any]:
     """Method reverse over a long walk: against the twin, and against a walk a fifth as long."""
     harness.say(f"memory: {case.words()}")
     fifth = replace(case, steps=max(1, case.steps // 5))
-    long, short = (peak(c, "reverse", args) for c in (case, fifth))
+    compile = args.compile[-1]
+    long, short = (peak(c, "reverse", args, compile=compile) for c in (case, fifth))
     vectors = (case.steps - fifth.steps) * case.spec.parameters() * 4 / harness.MIB
     wanted, how = twin_peak(case, args)
     return {
         "case": case.name,
         "method": "reverse",
         "precision": "float32",
-        "compile": False,
+        "compile": compile,
         "sizes": asdict(case),
         "ours_mb": long,
         "twin_mb": wanted,

@@ -32,9 +32,13 @@ from benchmarks import (
 
 CPU = torch.device("cpu")
 SHORT = ["--quick", "--repeats", "1", "--warmup", "1"]
+FLOAT32 = ["--precision", "float32"]  # by default bf16 too, where the processor has it
 RUNS = {
-    "unroll": (unroll, ["--cases", "digits", "--methods", "auto", "reverse", "--compile", "no"]),
-    "experts": (experts, []),
+    "unroll": (
+        unroll,
+        ["--cases", "digits", "--methods", "auto", "reverse", "--compile", "no", *FLOAT32],
+    ),
+    "experts": (experts, FLOAT32),
     "library": (library, []),
     "evaluate": (evaluate, ["--cases", "digits"]),
 }
@@ -248,6 +252,7 @@ def test_memory_of_each_in_its_own_process(tmp_path):
 def test_a_compiled_iteration_agrees_and_is_profiled(tmp_path):
     out = tmp_path / "unroll.json"
     flags = ["--cases", "digits", "--methods", "auto", "--compile", "yes", "--no-memory"]
+    flags += FLOAT32
     # Not in this process, whose shape checks the compiler cannot follow.
     command = [sys.executable, "-m", "benchmarks.unroll", *SHORT, *flags, "--out", str(out)]
     subprocess.run(command, check=True, cwd=machine.ROOT)
