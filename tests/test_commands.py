@@ -456,7 +456,6 @@ def test_select_refuses(
         ("RUN/best --split tests", ["--split is 'tests'", "did you mean 'test'?"]),
         ("RUN/best --size 12", ["1x8x8", "1x12x12", "--size"]),
         ("RUN/best --augment colour", ["'colour'", "did you mean 'color'?"]),
-        ("RUN", ["is not a distilled set", "RUN/best"]),
         ("no/set", ["no/set", "is not a distilled set", "give a folder"]),
         ("", ["is missing", "trajmatch evaluate runs/ipc1/best"]),
     ],

@@ -273,3 +273,43 @@ def test_no_augmentation_by_either_name(library: ExpertLibrary, none: str | None
 def test_an_unknown_augmentation_is_refused(library: ExpertLibrary) -> None:
     with pytest.raises(SettingError, match="colour"):
         matching(library, augment="colour")
+
+
+# -- reading ahead -------------------------------------------------------------------------------
+
+
+def test_the_next_segment_is_read_ahead_and_is_the_one_that_is_drawn(
+    library: ExpertLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = matching(library, segments=2)
+    read: list[tuple[int, int]] = []
+    segment = library.segment
+
+    def watched(expert: int, start: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        read.append((expert, start))
+        return segment(expert, start, length)
+
+    monkeypatch.setattr(library, "segment", watched)
+    order = [(0, 0), (0, 1), (1, 0), (7, 0), (7, 1)]  # 7: a run that was taken up elsewhere
+    for iteration, number in order:
+        rows = method._ahead(iteration, number)
+        expert, epoch = method.segment_at(iteration, number)
+        wanted = segment(expert, epoch, method.config.expert_epochs)
+        assert all(torch.equal(a, b) for a, b in zip(rows, wanted, strict=True))
+    method._reader.shutdown()
+    walked = [(0, 0), (0, 1), (1, 0), (1, 1), (7, 0), (7, 1), (8, 0)]
+    assert read == [method.segment_at(*step) for step in walked]
+
+
+def test_a_broken_file_is_told_by_the_iteration_that_needs_it(
+    library: ExpertLibrary, monkeypatch: pytest.MonkeyPatch, learned: Learned
+) -> None:
+    from trajmatch.errors import FileFormatError
+
+    def broken(*_: object) -> None:
+        raise FileFormatError("row 3 of 'parameters' does not have its checksum")
+
+    method = matching(library)
+    monkeypatch.setattr(library, "segment", broken)
+    with pytest.raises(FileFormatError, match="row 3"):
+        method.estimate(learned, 0)

@@ -7,9 +7,9 @@ from reference import plain_loss, plain_match, plain_walk
 from trajmatch import match_segment
 from trajmatch.data.augment import DSA
 from trajmatch.errors import SettingError
-from trajmatch.passes import passes
 from trajmatch.networks import build_network
 from trajmatch.networks.functional import parameter_vector
+from trajmatch.passes import passes
 from trajmatch.rng import stream
 from trajmatch.unroll import Schedule, SegmentDistance, Student, plan, walk
 

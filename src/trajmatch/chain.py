@@ -192,7 +192,9 @@ def _shares(labels: Tensor, logits: Tensor) -> tuple[Tensor, Tensor | float]:
     """The labels as probabilities, and the sum of each."""
     if labels.is_floating_point():
         return labels, labels.sum(1, keepdim=True)
-    return F.one_hot(labels, logits.shape[1]).to(logits.dtype), 1.0
+    # Not one_hot, which makes a GPU's host wait for the largest label.
+    classes = torch.arange(logits.shape[1], device=labels.device)
+    return (labels[:, None] == classes).to(logits.dtype), 1.0
 
 
 # -- convolutions of 3x3, padded by 1 ------------------------------------------------------------

@@ -8,12 +8,14 @@ measurement, so that a resumed run and every worker decide alike.
 from __future__ import annotations
 
 import logging
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 log = logging.getLogger("trajmatch")
@@ -59,27 +61,42 @@ def compiled(function: F, note: Callable[[str], None] = log.info) -> F:
     """`function` through torch.compile, one compilation a shape. If the compiler fails (none is
     installed, it does not know an operator), one line says so and `function` goes on as it was.
 
-    `note` hears "compiling ..." before the first call.
+    On CUDA the compiled code is recorded as a CUDA graph and replayed, so that nothing waits for
+    the host to start kernels. A graph's results lie in memory that its next replay overwrites, so
+    they are copied: what this returns is the caller's own.
+
+    note: hears "compiling ..." before the first call, once a process.
     """
-    fast: Callable[..., Any] = torch.compile(function, dynamic=False)
-    state = "new"
+    fast: dict[str, Callable[..., Any]] = {}
+    failed = False
 
     def call(*arguments: Any) -> Any:
-        nonlocal state
-        if state == "failed":
+        nonlocal failed
+        if failed:
             return function(*arguments)
-        if state == "new":
-            note("compiling (about a minute, once; seconds when cached)")
+        kind = arguments[0].device.type
+        if kind not in fast:
+            _say_once("compiling (about a minute, once; seconds when cached)", note)
+            mode = "reduce-overhead" if kind == "cuda" else None
+            fast[kind] = torch.compile(function, dynamic=False, mode=mode)
         try:
-            result = fast(*arguments)
+            result = fast[kind](*arguments)
         except RuntimeError as error:
             if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise
-            state = "failed"
-            reason = str(error).strip().splitlines()[0]
-            note(f"the compiler is not usable, going on without it: {reason}")
+            failed = True
+            reason = textwrap.shorten(str(error), 200)
+            _say_once(f"the compiler is not usable, going on without it: {reason}", note)
             return function(*arguments)
-        state = "compiled"
-        return result
+        return tree_map_only(torch.Tensor, torch.clone, result) if kind == "cuda" else result
 
     return cast(F, call)
+
+
+_SAID: set[str] = set()
+
+
+def _say_once(text: str, note: Callable[[str], None]) -> None:
+    if text not in _SAID:
+        _SAID.add(text)
+        note(text)

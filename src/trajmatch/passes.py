@@ -113,14 +113,18 @@ def classifier(module: nn.Module, precision: str, *, compile: bool = False) -> C
     def logits(vector: Tensor, images: Tensor) -> Tensor:
         if compile:
             images = images.contiguous(memory_format=torch.channels_last)
-        # The cache of rounded parameters is off: it would hold on to graphs across the walk.
-        with torch.autocast(
-            vector.device.type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False
-        ):
+        with _rounding(precision, vector.device.type):
             scores = network(vector, images, channels_last=compile)
         return scores.float() if precision == "bf16" else scores
 
     return logits
+
+
+def _rounding(precision: str, device: str) -> contextlib.AbstractContextManager[object]:
+    # The cache of rounded parameters is off: it would hold on to graphs across the walk.
+    if precision == "bf16":
+        return torch.autocast(device, torch.bfloat16, cache_enabled=False)
+    return contextlib.nullcontext()
 
 
 def training_loss(classify: Classifier) -> Loss:

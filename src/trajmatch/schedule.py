@@ -1,4 +1,4 @@
-"""What each step of a walk sees, drawn beforehand: its mini-batch and its augmentation."""
+"""What each step of a walk sees, drawn beforehand: its mini-batch, crops, and augmentation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from trajmatch.data.augment import DSA, Draw
+from trajmatch.data.canvas import Crops, Window
 from trajmatch.errors import SettingError
 from trajmatch.rng import stream
 from trajmatch.types import Float, Int, Tensor
@@ -16,13 +17,15 @@ from trajmatch.types import Float, Int, Tensor
 class Schedule:
     """What each step of a walk sees, fixed beforehand so that it can be walked twice.
 
-    `indices[n]` are the images of step n (None: all of them, in order); `draws[n]` is its
-    augmentation (None: as they are).
+    `indices[n]` are the images of step n (None: all of them, in order); `crops[n]` is what is seen
+    of them where they are canvases (None: all of each); `draws[n]` is the augmentation of what is
+    seen (None: as it is).
     """
 
     steps: int
     indices: tuple[Int[Tensor, "batch"], ...] | None = None
     draws: tuple[Draw, ...] | None = None
+    crops: tuple[Crops, ...] | None = None
 
     @staticmethod
     def make(
@@ -31,10 +34,13 @@ class Schedule:
         steps: int,
         batch_syn: int | None,
         augment: DSA | None,
+        window: Window | None = None,
         seed: int,
         names: tuple[str | int, ...] = (),
     ) -> Schedule:
         """Draw a schedule from the streams `seed, *names`.
+
+        window: what is seen of `images` where these are canvases.
 
         Mini-batches walk through shuffled passes over all images, joined end to end, so that every
         image is used before any is used again and all batches have `batch_syn` images.
@@ -54,6 +60,13 @@ class Schedule:
             passes = -(-steps * batch // count)
             order = torch.cat([torch.randperm(count, generator=shuffle) for _ in range(passes)])
             indices = torch.split(order[: steps * batch].to(images.device), batch)
+        crops = None
+        if window is not None:
+            places = stream(seed, *names, "crops")
+            crops = tuple(
+                window.draw(places, batch, height, width).to(images.device) for _ in range(steps)
+            )
+            batch, height, width = window.samples * batch, window.height, window.width
         draws = None
         if augment is not None:
             generator = stream(seed, *names, "augment")
@@ -61,4 +74,4 @@ class Schedule:
                 augment.draw(generator, batch, height, width).to(images.device)
                 for _ in range(steps)
             )
-        return Schedule(steps, indices, draws)
+        return Schedule(steps, indices, draws, crops)

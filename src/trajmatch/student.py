@@ -39,21 +39,28 @@ class Student:
         self.piece = piece
 
     def batch(self, n: int) -> tuple[Tensor, Tensor]:
-        """Images and labels that step n chooses, before augmentation."""
+        """Images and labels that step n chooses, before they are cropped and augmented."""
         if self.schedule.indices is None:
             return self.images, self.labels
         chosen = self.schedule.indices[n]
         return self.images[chosen], self.labels[chosen]
 
     def seen(self, n: int, images: Tensor) -> Tensor:
-        """The images of step n after augmentation."""
+        """The images of step n as the network sees them: of canvases their crops; augmented."""
+        if self.schedule.crops is not None:
+            images = self.schedule.crops[n].apply(images)
         if self.augment is None or self.schedule.draws is None:
             return images
         return self.augment.apply(images, self.schedule.draws[n])
 
+    def told(self, n: int, labels: Tensor) -> Tensor:
+        """The label of each image that is seen at step n."""
+        return labels if self.schedule.crops is None else self.schedule.crops[n].repeat(labels)
+
     def step(self, n: int, vector: Tensor) -> Tensor:
         """g_n, without a graph."""
         images, labels = self.batch(n)
+        labels = self.told(n, labels)
         with torch.no_grad():
             images = self.seen(n, images)
         parts = self._split(images, labels)
@@ -65,6 +72,7 @@ class Student:
         """The way back from step n. `keep`: with the records of all its pieces, made now; else they
         are made one after another when they are walked."""
         images, labels = self.batch(n)
+        labels = self.told(n, labels)
         with torch.enable_grad():
             images = images.detach().requires_grad_()
             seen = self.seen(n, images)
@@ -120,7 +128,10 @@ class RecordedStep:
         images = torch.cat(at_images)
         if self.seen is not self.images:
             (images,) = torch.autograd.grad(self.seen, self.images, images)
-        return Pulled(inner, hessian_v, images, torch.cat(at_labels) if at_labels else None)
+        labels = torch.cat(at_labels) if at_labels else None
+        if labels is not None and len(labels) > len(images):  # each crop was given its canvas's
+            labels = labels.view(-1, len(images), labels.shape[1]).sum(0)
+        return Pulled(inner, hessian_v, images, labels)
 
 
 def _weighted(parts: list[tuple[Tensor, float]]) -> Tensor:

@@ -9,7 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trajmatch.cli import demo, distill, evaluate, experts, inspect, report, select
+from trajmatch.cli import (
+    demo,
+    distill,
+    evaluate,
+    experts,
+    export,
+    import_,
+    inspect,
+    recipes,
+    report,
+    run,
+    select,
+    study,
+    zoo,
+)
 from trajmatch.cli.frame import Command, dispatch
 
 COMMANDS: dict[str, Command] = {
@@ -18,6 +32,18 @@ COMMANDS: dict[str, Command] = {
         demo.run,
         "the whole job on embedded digits, in a minute or two",
         "trajmatch demo --out runs/demo",
+    ),
+    "recipes": Command(
+        recipes.Flags,
+        recipes.run,
+        "list published and quick settings, or print one as TOML",
+        "trajmatch recipes cifar10-ipc1",
+    ),
+    "run": Command(
+        run.Flags,
+        run.run,
+        "everything from real images to a page, as a recipe says",
+        "trajmatch run cifar10-ipc1-quick --data-root data --dry-run",
     ),
     "experts": Command(
         experts.Flags,
@@ -43,6 +69,12 @@ COMMANDS: dict[str, Command] = {
         "train fresh networks on a small set and test them",
         "trajmatch evaluate runs/ipc1/best --data photos.zip --size 32 --networks convnet,resnet18",
     ),
+    "study": Command(
+        study.Flags,
+        study.run,
+        "the method's own studies: ranges, drift, init, zca, step size, experts",
+        "trajmatch study range --quick",
+    ),
     "report": Command(
         report.Flags,
         report.run,
@@ -54,6 +86,24 @@ COMMANDS: dict[str, Command] = {
         inspect.run,
         "what a library or a set holds, and whether it is whole",
         "trajmatch inspect runs/experts",
+    ),
+    "import": Command(
+        import_.Flags,
+        import_.run,
+        "experts and sets of the method's released code",
+        "trajmatch import replay_buffer_0.pt --data photos.zip --size 32 --whitening zca",
+    ),
+    "export": Command(
+        export.Flags,
+        export.run,
+        "a set as .pt, .npz, pictures, or a folder for the Hugging Face hub",
+        "trajmatch export runs/ipc1/best --to npz --out runs/npz",
+    ),
+    "zoo": Command(
+        zoo.Flags,
+        zoo.run,
+        "the distilled sets that ship with the package",
+        "trajmatch zoo",
     ),
 }
 

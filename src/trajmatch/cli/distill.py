@@ -17,7 +17,8 @@ class Flags(Common):
     Network and whitening are the experts'. The set that scores best on validation images is kept
     in OUT/best, the newest in OUT/last. Run the same command again to continue a killed run; a
     larger --iterations extends a finished one. At the end the kept set is tested once, beside
-    random and herding images.
+    random and herding images. With --texture, --ipc canvases that tile without seams are made;
+    they are tested as the crops that cover them, and drawn in OUT/best/textures.
     """
 
     out: Path = Path("runs/distilled")
@@ -78,4 +79,6 @@ def run(flags: Flags) -> None:
         device=device,
     )
     shown.table(scores)
+    if flags.distill.texture:
+        print(f"the textures are in {flags.out / 'best' / 'textures'}")
     print(f"the set is in {flags.out / 'best'}; `trajmatch report {flags.out}` draws its page")

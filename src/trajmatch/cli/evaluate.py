@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from trajmatch.cli.flags import Common, Flat, Positional, pick_device
 from trajmatch.config import DataConfig, EvaluateConfig, NetworkConfig
+from trajmatch.errors import SettingError
+
+if TYPE_CHECKING:
+    from trajmatch.evaluation import Score
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags(Common):
     """Train fresh networks on a small set alone and test them on real images.
 
-    The protocol is the paper's: SGD at the set's own step size, momentum 0.9, 1000 epochs, the rate
-    dropped once at the middle, DSA. --protocol quick takes 300 epochs. --networks tests the set on
-    other networks than the one it was distilled with.
+    The protocol is the paper's: SGD, momentum 0.9, 1000 epochs, the rate dropped once at the
+    middle, DSA. --protocol quick takes 300 epochs. The learning rate is the set's own step size for
+    the network it was made with. For another network that rate means nothing: five are tried on the
+    validation images, by two networks each, and the best goes to the test. --lr sets one for all.
+
+    Every network that is done is kept in OUT/log.jsonl: run the same command again to continue a
+    killed one, and with a larger --n to train only what is added.
     """
 
     set: Positional[Path]
-    """Folder of a distilled set, such as runs/distilled/best."""
+    """A run such as runs/ipc1 (its set in best/), a set's own folder, or a name (`trajmatch zoo`).
+    """
     out: Path = Path("runs/evaluated")
-    """Folder for result.json."""
+    """Folder for result.json and log.jsonl."""
     networks: str | None = None
-    """Networks to train, separated by commas: convnet,resnet18,vgg11,alexnet,lenet,mlp,vit.
-    None: the one the set was distilled with."""
+    """Networks to train, separated by commas: convnet,resnet18,vgg11,alexnet,lenet,mlp,vit. None:
+    the one the set was made with. As the field judges sets made with a ConvNet, convnet, resnet18
+    and vgg11 have instance norm, which does not depend on the batch, and alexnet has none;
+    resnet18:batch asks for another norm (instance, group, layer, batch, none)."""
     protocol: Literal["paper", "quick"] = "paper"
     """quick: 300 epochs instead of --epochs."""
     split: Literal["test", "val"] = "test"
@@ -40,34 +53,36 @@ def run(flags: Flags) -> None:
     from trajmatch import pipeline
     from trajmatch.cli import shown
     from trajmatch.config import to_dict
-    from trajmatch.evaluation import Score
-    from trajmatch.synthetic import SyntheticSet
+    from trajmatch.pipeline.judging import own_network
+    from trajmatch.pipeline.record import require_own_folder
+    from trajmatch.synthetic import load_distilled
     from trajmatch.track import write_result
 
     began = time.perf_counter()
+    flags = dataclasses.replace(flags, set=_set_of(flags.set))
     device = pick_device(flags.device)
-    small = SyntheticSet.load(flags.set)
+    networks = [_network(word) for word in (flags.networks or "").split(",") if word.strip()]
+    require_own_folder(flags.out, "evaluate")
+    small = load_distilled(flags.set)
     data = shown.load(flags.data)
     config = flags.settings
     if flags.protocol == "quick":
         config = dataclasses.replace(config, epochs=pipeline.QUICK_EPOCHS)
-    names = [name.strip() for name in (flags.networks or "").split(",") if name.strip()]
-    with shown.event_log(flags.out) as log:
-
-        def on_score(score: Score) -> None:
-            log("score", score.to_json())
-            shown.say(f"{score.model}: {score}")
-
+    with _progress() as progress:
         scores = pipeline.evaluate(
             small,
             data,
-            networks=[NetworkConfig(network=name) for name in names] or None,
+            networks=networks or None,
             config=config,
             split=flags.split,
             seed=flags.seed,
             device=device,
-            on_score=on_score,
+            out=flags.out,
+            on_score=lambda score: shown.say(f"{score.model}: {score}"),
+            on_progress=progress,
         )
+    own = own_network(small)
+    judged = own is not None and own.describe() in {score.model for score in scores}
     write_result(
         flags.out,
         command="evaluate",
@@ -77,5 +92,58 @@ def run(flags: Flags) -> None:
         data=data.summary(),
         seconds=time.perf_counter() - began,
         device=device,
+        extra={"network": own.describe()} if own is not None and judged else None,
     )
-    shown.table(scores)
+    _table(scores)
+
+
+def _set_of(place: Path) -> Path:
+    """A run's set is the one it kept."""
+    kept = place / "best"
+    if (kept / "distilled.json").is_file() and not (place / "distilled.json").is_file():
+        return kept
+    return place
+
+
+def _network(word: str) -> NetworkConfig:
+    """`resnet18` or, with a norm, `resnet18:batch`."""
+    name, colon, norm = (part.strip() for part in word.partition(":"))
+    if not name or (colon and not norm):
+        raise SettingError(f"--networks has '{word.strip()}'; write NAME or NAME:NORM")
+    return NetworkConfig(network=name, norm=norm or None)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar over the epochs of all networks of a kind; the next kind's takes its place."""
+    from trajmatch.cli.progress import Bar, task
+
+    with contextlib.ExitStack() as stack:
+        bars: list[Bar] = []
+
+        def progress(what: str, done: int, total: int) -> None:
+            if not bars or bars[0].title != what:
+                stack.close()
+                bars[:] = [stack.enter_context(task(what, total))]
+            bars[0].advance(done - bars[0].done)
+
+        yield progress
+
+
+def _table(scores: Sequence[Score]) -> None:
+    """A row a network; under them what holds for all."""
+    rows = [("network", "parameters", "lr", "accuracy %", "n")]
+    for score in scores:
+        sd = "" if score.sd is None else f" +- {score.sd:.1f}"
+        diverged = f" ({score.diverged} diverged)" if score.diverged else ""
+        lr = f"{score.lr:.3g}{'*' if score.lr_origin else ''}"
+        accuracy, n = f"{score.mean:.1f}{sd}", f"{score.n}{diverged}"
+        rows.append((score.model, f"{score.parameters:,}", lr, accuracy, n))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
+    one = scores[0]
+    print(f"{one.method or 'unnamed'}, {one.ipc} per class, {one.split} split: {one.brief}")
+    origins = sorted({score.lr_origin for score in scores if score.lr_origin})
+    for origin in origins:
+        print(f"* learning rate {origin}")

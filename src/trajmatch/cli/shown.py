@@ -150,6 +150,8 @@ def library(found: ExpertLibrary) -> None:
     print(f"  whitening {about['whitening']}")
     settings = {k: v for k, v in about["settings"].items() if k not in ("experts", "epochs")}
     print(f"  settings  {', '.join(f'{k}={v}' for k, v in settings.items())}, seed={about['seed']}")
+    if found.imported:
+        print(f"  origin    {found.imported}")
     print(f"  size      {len(found.experts)} experts x {found.epochs} epochs, "
           f"{about['bytes'] / 1e6:,.1f} MB")  # fmt: skip
     validation, test = found.accuracy("val"), found.accuracy("test")

@@ -22,7 +22,7 @@ class Learned:
     """Images and what goes with them, in the form that is optimized."""
 
     images: Float[Tensor, "n channels height width"]
-    """Whitened, never clipped."""
+    """Whitened, never clipped. Of a texture: canvases, larger than what a network is shown."""
     classes: Int[Tensor, "n"]
     """The class each image was made for."""
     log_step_size: Float[Tensor, ""]

@@ -20,7 +20,7 @@ import torch
 from trajmatch.config import DistillConfig
 from trajmatch.distillation.learned import Estimate, Learned
 from trajmatch.errors import MismatchError, SettingError
-from trajmatch.evaluation.protocol import Score
+from trajmatch.evaluation import Score
 from trajmatch.files import open_tensors, save_tensors
 from trajmatch.synthetic import SyntheticSet
 from trajmatch.track import Tracker, open_tracker

@@ -6,6 +6,7 @@ Trajectories, CVPR 2022, algorithm 1.
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -13,12 +14,14 @@ import torch
 from trajmatch.compiling import Work, forward_flop, wanted
 from trajmatch.config import DistillConfig
 from trajmatch.data.augment import DSA
+from trajmatch.data.canvas import Window
 from trajmatch.distillation.learned import Estimate, Learned, mean_estimate
 from trajmatch.errors import SettingError
 from trajmatch.experts.library import ExpertLibrary
 from trajmatch.passes import Passes, passes
 from trajmatch.pieces import piece_length
 from trajmatch.rng import stream
+from trajmatch.types import Tensor
 from trajmatch.unroll import Schedule, SegmentDistance, Student, plan, walk
 
 PASSES = 12
@@ -49,7 +52,11 @@ class TrajectoryMatching:
         self.augment = None if config.augment in (None, "none") else DSA(str(config.augment))
         self.module = library.spec.build(seed=0).to(device)
         self.piece = piece_length(self.module, self.module.image_shape, device)
+        height, width = self.module.image_shape[1:]
+        self.window = Window(height, width, config.samples) if config.texture else None
         self.decisions: dict[str, Any] = {}
+        self._reader = ThreadPoolExecutor(1, "segments")
+        self._waiting: dict[tuple[int, int], Future[tuple[Tensor, Tensor]]] = {}
 
     def segment_at(self, iteration: int, number: int) -> tuple[int, int]:
         """The expert and the start epoch that an iteration draws, uniformly."""
@@ -66,16 +73,13 @@ class TrajectoryMatching:
         )
 
     def _one(self, learned: Learned, iteration: int, number: int) -> Estimate:
-        expert, epoch = self.segment_at(iteration, number)
-        start, target = (
-            row.to(self.device)
-            for row in self.library.segment(expert, epoch, self.config.expert_epochs)
-        )
+        start, target = (row.to(self.device) for row in self._ahead(iteration, number))
         schedule = Schedule.make(
             learned.images,
             steps=self.config.syn_steps,
             batch_syn=self.config.batch_syn,
             augment=self.augment,
+            window=self.window,
             seed=self.seed,
             names=("distill", "walk", iteration, number),
         )
@@ -99,11 +103,28 @@ class TrajectoryMatching:
         )
         return Estimate(result.loss, result.grad_images, result.grad_labels, result.grad_step_size)
 
+    def _ahead(self, iteration: int, number: int) -> tuple[Tensor, Tensor]:
+        """The rows of a segment; those of the next are read meanwhile, by a thread."""
+        following = (iteration, number + 1)
+        if following[1] == self.config.segments:
+            following = (iteration + 1, 0)
+        rows = self._waiting.pop((iteration, number), None) or self._read(iteration, number)
+        self._waiting = {following: self._read(*following)}
+        return rows.result()
+
+    def _read(self, iteration: int, number: int) -> Future[tuple[Tensor, Tensor]]:
+        expert, epoch = self.segment_at(iteration, number)
+        return self._reader.submit(self.library.segment, expert, epoch, self.config.expert_epochs)
+
+    def batch(self, learned: Learned) -> int:
+        """How many images a student sees at a step."""
+        return (self.config.batch_syn or len(learned.images)) * self.config.samples
+
     def _passes(self, learned: Learned) -> Passes:
         """Compiled or not: decided once a run, by how much there is to do."""
         if "compile" not in self.decisions:
             config = self.config
-            batch = config.batch_syn or len(learned.images)
+            batch = self.batch(learned)
             steps = config.iterations * config.segments * config.syn_steps
             calls = 3 * steps * -(-batch // (self.piece or batch))
             flop = PASSES * steps * batch * forward_flop(self.module, self.module.image_shape)

@@ -1,13 +1,13 @@
 """Fresh networks on a small set: how good the set is, in one honest number."""
 
 from trajmatch.evaluation.protocol import (
-    Score,
     SmallSet,
     evaluate_images,
     evaluate_sets,
     training_work,
 )
+from trajmatch.evaluation.score import Score, Trained
 from trajmatch.evaluation.train import accuracy, is_finite, train_network
 
 __all__ = ["Score", "SmallSet", "accuracy", "evaluate_images", "evaluate_sets", "is_finite"]
-__all__ += ["train_network", "training_work"]
+__all__ += ["Trained", "train_network", "training_work"]

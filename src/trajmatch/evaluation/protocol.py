@@ -6,12 +6,11 @@ import contextlib
 import dataclasses
 import math
 import os
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
 import torch
 
@@ -20,67 +19,19 @@ from trajmatch.compiling import Work, forward_flop, wanted
 from trajmatch.config import EvaluateConfig
 from trajmatch.data.augment import DSA
 from trajmatch.errors import MismatchError
+from trajmatch.evaluation.score import Score, Trained
 from trajmatch.evaluation.train import accuracy, is_finite, train_network
 from trajmatch.networks import NetworkSpec
-from trajmatch.parallel.local import run_tasks
+from trajmatch.parallel.local import emit, run_tasks
 from trajmatch.types import Float, Int, Tensor
 
 DEFAULT_LR = 0.01
 """For a set that has no learned step size, as in the paper's baselines."""
 WORKER_START = 3.0
 """Seconds until a process of our own is ready to work: importing torch, mostly."""
+TOLD_EVERY = 1.0
+"""Seconds between two words of a network on how far it is."""
 WHITENING_WORDS = {"zca": "ZCA", "normalize": "normalized"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """A number with what is needed to believe it."""
-
-    method: str
-    model: str
-    ipc: int | None
-    n: int
-    """Networks trained, each from its own initialization."""
-    mean: float
-    """Accuracy in percent."""
-    sd: float | None
-    """Over the networks, with ddof=1; None for one network."""
-    protocol: str
-    """How they were trained, in full."""
-    split: str
-    """What they were tested on: val or test."""
-    values: tuple[float, ...]
-    """The accuracy of each, in order."""
-    diverged: int = 0
-    """Networks whose training ended in non-finite numbers; they count, at what they score."""
-    brief: str = ""
-    """The protocol in a few words, for `str`."""
-
-    @classmethod
-    def of(cls, values: Sequence[float], **known: Any) -> Score:
-        """A score of these accuracies; `known` are the other fields but n, mean and sd."""
-        sd = statistics.stdev(values) if len(values) > 1 else None
-        mean = statistics.fmean(values)
-        return cls(n=len(values), mean=mean, sd=sd, values=tuple(values), **known)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {**dataclasses.asdict(self), "values": list(self.values)}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Score:
-        """The score that `to_json` wrote; entries added by others are left out."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        known = {name: value for name, value in values.items() if name in names}
-        return cls(**{**known, "values": tuple(known["values"])})
-
-    def __str__(self) -> str:
-        """For example `63.1 +- 0.4 (n=5, ConvNet-D3 width 128 instance, ZCA, DSA, 1000 epochs)`."""
-        spread = "" if self.sd is None else f" +- {self.sd:.1f}"
-        about = [f"n={self.n}", self.model, self.brief or self.protocol]
-        if self.diverged:
-            about.append(f"{self.diverged} diverged")
-        return f"{self.mean:.1f}{spread} ({', '.join(about)})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +41,11 @@ class SmallSet:
     images: Float[Tensor, "n channels height width"]
     labels: Int[Tensor, "n"] | Float[Tensor, "n classes"]
     lr: float | None = None
-    """The set's own step size; None takes 0.01."""
+    """The set's own step size, or one that was found for the network; None takes 0.01."""
     method: str = ""
     ipc: int | None = None
+    lr_origin: str = ""
+    """How `lr` was found where it is not the set's own, such as `chosen on validation from 5`."""
 
 
 def evaluate_images(
@@ -139,7 +92,10 @@ def evaluate_sets(
     whitening: str | None = None,
     workers: int | None = None,
     device: str | torch.device = "cpu",
+    known: Mapping[tuple[int, int], Trained] = MappingProxyType({}),
     on_score: Callable[[Score], None] | None = None,
+    on_network: Callable[[int, int, Trained], None] | None = None,
+    on_epochs: Callable[[int], None] | None = None,
 ) -> list[Score]:
     """Train `config.n` fresh networks on each set alone and test each network.
 
@@ -149,7 +105,10 @@ def evaluate_sets(
     workers: processes of one thread, for all sets together. None takes config.workers; if that is
         None too, one on a GPU, and on the CPU one per core, or only this process where that is done
         sooner.
+    known: (number of the set, i) -> what network i came to in an earlier call; left out here.
     on_score: called with each set's score as soon as it and those before it are known.
+    on_network: called with (number of the set, i, what network i came to) as networks are done.
+    on_epochs: called with a number of epochs that some network has done, every second or so.
 
     Network i's initialization, order and augmentation follow from (seed, i), and each is trained by
     one thread: on the CPU the scores are the same to the bit whatever the number of workers.
@@ -159,35 +118,36 @@ def evaluate_sets(
     for one in sets:
         _check_shapes(one.images, spec, test_images)
     device = torch.device(device)
-    count = len(sets) * config.n
+    lrs = [config.lr or one.lr or DEFAULT_LR for one in sets]
+    left = [(k, i) for k in range(len(sets)) for i in range(config.n) if (k, i) not in known]
+    scores: list[Score] = []
+    results = dict(known)
+
+    def complete() -> None:
+        while (k := len(scores)) < len(sets):
+            of_set = [results.get((k, i)) for i in range(config.n)]
+            done = [one for one in of_set if one is not None]
+            if len(done) < config.n:
+                return
+            scores.append(_score(done, sets[k], spec, config, lrs[k], split, whitening))
+            if on_score is not None:
+                on_score(scores[k])
+
+    def hear(number: int, result: Trained) -> None:
+        results[left[number]] = result
+        if on_network is not None:
+            on_network(*left[number], result)
+        complete()
+
+    complete()
+    if not left:
+        return scores
     if workers is None:
         workers = config.workers
     if workers is None:
-        workers = _default_workers(spec, config, sets, count) if device.type == "cpu" else 1
-    workers = max(1, min(workers, count))
+        workers = _default_workers(spec, config, sets, len(left)) if device.type == "cpu" else 1
+    workers = max(1, min(workers, len(left)))
     compile = wanted(config.compile, training_work(spec, config, sets))
-    lrs = [config.lr or one.lr or DEFAULT_LR for one in sets]
-    scores: dict[int, Score] = {}
-    results: dict[int, tuple[float, bool]] = {}
-
-    def hear(number: int, result: tuple[float, bool]) -> None:
-        results[number] = result
-        while (k := len(scores)) < len(sets) and all(
-            i in results for i in range(k * config.n, (k + 1) * config.n)
-        ):
-            of_set = [results[i] for i in range(k * config.n, (k + 1) * config.n)]
-            scores[k] = Score.of(
-                [percent for percent, _ in of_set],
-                method=sets[k].method,
-                model=spec.describe(),
-                ipc=sets[k].ipc,
-                protocol=_protocol(config, lrs[k]),
-                split=split,
-                diverged=sum(not finite for _, finite in of_set),
-                brief=_brief(config, whitening),
-            )
-            if on_score is not None:
-                on_score(scores[k])
 
     with contextlib.ExitStack() as stack:
         folder: Path | None = None
@@ -199,15 +159,42 @@ def evaluate_sets(
             return tensor.to(device) if folder is None else _Mapped.write(tensor, folder / name)
 
         test = [shared(test_images, "test-images"), shared(test_labels, "test-labels")]
-        tasks = []
-        for k, one in enumerate(sets):
-            data = [shared(one.images, f"images-{k}"), shared(one.labels, f"labels-{k}"), *test]
-            tasks += [
-                _Task(spec, config, lrs[k], rng.derive(seed, "evaluate", i), data, device, compile)
-                for i in range(config.n)
-            ]
-        run_tasks(_score_one, tasks, workers=workers, threads=1, on_result=hear)
-    return [scores[k] for k in range(len(sets))]
+        data = [
+            [shared(one.images, f"images-{k}"), shared(one.labels, f"labels-{k}"), *test]
+            for k, one in enumerate(sets)
+        ]
+        tasks = [
+            _Task(spec, config, lrs[k], rng.derive(seed, "evaluate", i), data[k], device, compile)
+            for k, i in left
+        ]
+        run_tasks(_score_one, tasks, workers=workers, threads=1, on_result=hear, on_event=on_epochs)
+    return scores
+
+
+def _score(
+    results: Sequence[Trained],
+    one: SmallSet,
+    spec: NetworkSpec,
+    config: EvaluateConfig,
+    lr: float,
+    split: str,
+    whitening: str | None,
+) -> Score:
+    """What the networks came to, with what is needed to believe it."""
+    origin = "" if config.lr else one.lr_origin
+    return Score.of(
+        [result.percent for result in results],
+        method=one.method,
+        model=spec.describe(),
+        ipc=one.ipc,
+        protocol=_protocol(config, lr, origin),
+        split=split,
+        diverged=sum(not result.finite for result in results),
+        brief=_brief(config, whitening),
+        lr=lr,
+        lr_origin=origin,
+        parameters=spec.parameters(),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,9 +230,17 @@ class _Task:
     compile: bool
 
 
-def _score_one(task: _Task) -> tuple[float, bool]:
-    """(accuracy in percent, whether the trained parameters are finite)."""
+def _score_one(task: _Task) -> Trained:
     config = task.config
+    done, told, when = 0, 0, time.monotonic()
+
+    def on_epoch() -> None:
+        nonlocal done, told, when
+        done += 1
+        if done == config.epochs or time.monotonic() - when >= TOLD_EVERY:
+            emit(done - told)
+            told, when = done, time.monotonic()
+
     images, labels, test_images, test_labels = (
         (part.read() if isinstance(part, _Mapped) else part).to(task.device) for part in task.data
     )
@@ -262,14 +257,13 @@ def _score_one(task: _Task) -> tuple[float, bool]:
         augment=_augmentation(config),
         seed=task.seed,
         compile=task.compile,
+        on_epoch=on_epoch,
     )
     percent = accuracy(module, test_images, test_labels, compile=task.compile)
-    return percent, is_finite(module)
+    return Trained(percent, is_finite(module))
 
 
-def training_work(
-    spec: NetworkSpec, config: EvaluateConfig, sets: Sequence[SmallSet]
-) -> Work:
+def training_work(spec: NetworkSpec, config: EvaluateConfig, sets: Sequence[SmallSet]) -> Work:
     """What it takes to train `config.n` networks on each set."""
     images = sum(len(one.images) for one in sets)
     steps = sum(math.ceil(len(one.images) / config.batch) for one in sets)
@@ -320,10 +314,11 @@ def _check_shapes(images: Tensor, spec: NetworkSpec, test_images: Tensor) -> Non
             )
 
 
-def _protocol(config: EvaluateConfig, lr: float) -> str:
+def _protocol(config: EvaluateConfig, lr: float, origin: str) -> str:
     """For example `1000 epochs, lr 0.0102, momentum 0.9, wd 0.0005, batch 256, DSA`."""
+    found = f"{lr:.3g} {origin}" if origin else f"{lr:.3g}"
     return (
-        f"{config.epochs} epochs, lr {lr:.3g}, momentum {config.momentum:g}, "
+        f"{config.epochs} epochs, lr {found}, momentum {config.momentum:g}, "
         f"wd {config.weight_decay:g}, batch {config.batch}, {_augment_words(config)}"
     )
 

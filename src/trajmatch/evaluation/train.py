@@ -34,6 +34,7 @@ def train_network(
     augment: DSA | None = None,
     seed: int = 0,
     compile: bool = False,
+    on_epoch: Callable[[], None] | None = None,
 ) -> None:
     """Train `module` in place by SGD with momentum, on the device its parameters are on.
 
@@ -45,6 +46,7 @@ def train_network(
     network is left non-finite (`is_finite`), and its accuracy is that of always saying class 0.
 
     compile: through torch.compile where the network is one that `chain` knows; others stay eager.
+    on_epoch: called after every epoch.
 
     Cost: epochs * ceil(n / batch) passes forward and back. For a tiny set the time goes into
     starting operations, not into arithmetic; hence one flat parameter vector, three operations per
@@ -77,6 +79,8 @@ def train_network(
                 gradient.add_(vector, alpha=weight_decay)
                 velocity.mul_(momentum).add_(gradient)
                 vector.add_(velocity, alpha=-lr)
+        if on_epoch is not None:
+            on_epoch()
     module.train(was_training)
     # Parameters that share one storage cannot be saved apart, nor moved without each other.
     for parameter in parameters:

@@ -29,9 +29,10 @@ class AvgPool2d(nn.AvgPool2d):
     ) -> Float[Tensor, "batch channels _ _"]:
         if not torch.compiler.is_compiling():
             return super().forward(images)
-        height, width = (side // 2 * 2 for side in images.shape[2:])
-        squares = images[:, :, :height, :width].unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
-        return squares.mean((3, 5))
+        batch, channels, height, width = images.shape
+        half, breadth = height // 2, width // 2
+        squares = images[:, :, : 2 * half, : 2 * breadth]
+        return squares.reshape(batch, channels, half, 2, breadth, 2).mean((3, 5))
 
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from trajmatch.config import (
     to_dict,
 )
 from trajmatch.data import ImageDataset
+from trajmatch.data.canvas import Window
 from trajmatch.distillation import Learned, Outcome, TrajectoryMatching, run_loop
 from trajmatch.errors import SettingError
 from trajmatch.evaluation import Score, SmallSet, evaluate_images, training_work
@@ -52,13 +54,18 @@ def distill(
     whose fresh networks score best on validation images; the test images are not touched. A run
     that is there already in `out` is continued to the same bits as if never interrupted (CPU).
 
+    With `config.texture` they are canvases that wrap around, of which students see random crops.
+    The set made then holds them as `canvases`; its `images`, which fresh networks are trained on,
+    are fixed crops, the fewest that show every pixel.
+
     Raises MismatchError when data, network or whitening are not the experts', SettingError when
-    the experts are too short for the segments asked for.
+    the experts are too short for the segments asked for, and what `require_texture` raises.
     """
     library = experts if isinstance(experts, ExpertLibrary) else ExpertLibrary.open(Path(experts))
     require_fit(library, data, network=network, whitening=whitening)
     require_experts(library)
     require_sound(data, config, evaluation, library.epochs)
+    require_texture(data, config, library.whitening.name)
     where = torch.device(device)
     method = TrajectoryMatching(library, config, seed=seed, device=where)
     initial = initial_images(data, library, config, seed=seed)
@@ -67,8 +74,7 @@ def distill(
         raise SettingError("the data have no validation split; use data.with_validation(0.1)")
     val_images = library.whitening.apply_split(validation, where)
     val_labels = validation.labels.to(where)
-    quick = _quick(evaluation, config, initial, library)
-    info = {
+    info: dict[str, Any] = {
         "method": method.name,
         "ipc": config.ipc,
         "seed": seed,
@@ -77,16 +83,28 @@ def distill(
         "data": data.summary(),
         "experts": library.summary(),
     }
+    cover = None
+    if method.window is not None:
+        count, _, tall, wide = initial.images.shape
+        info["texture"] = {"canvas": [tall, wide], "samples": config.samples}
+        cover = method.window.cover(stream(seed, "texture", "cover"), count, tall, wide)
 
     def package(learned: Learned, iteration: int) -> SyntheticSet:
+        images, labels = learned.images.detach().cpu(), learned.labels.detach().cpu()
+        canvases = None
+        if cover is not None:
+            canvases, images, labels = images, cover.apply(images), cover.repeat(labels)
         return SyntheticSet(
-            images=learned.images.detach().cpu(),
-            labels=learned.labels.detach().cpu(),
+            images=images,
+            labels=labels,
             classes=data.classes,
             whitening=library.whitening,
             step_size=float(learned.step_size),
             info={**info, "iteration": iteration},
+            canvases=canvases,
         )
+
+    quick = _quick(evaluation, config, package(initial, 0), library)
 
     def validate(made: SyntheticSet, iteration: int) -> Score:
         return evaluate_images(
@@ -99,7 +117,7 @@ def distill(
             lr=made.step_size,
             seed=derive(seed, "validate", iteration),
             method=method.name,
-            ipc=config.ipc,
+            ipc=made.ipc,
             split="val",
             whitening=library.whitening.name,
             device=where,
@@ -129,19 +147,60 @@ def distill(
 def initial_images(
     data: ImageDataset, library: ExpertLibrary, config: DistillConfig, *, seed: int
 ) -> Learned:
-    """Where distillation starts: random training images of each class, or noise; whitened."""
+    """Where distillation starts: random training images of each class, or noise; whitened.
+    Canvases begin laid with such images."""
     soft = data.num_classes if config.soft_labels else None
-    if config.init == "real":
-        chosen = coresets.select_coreset(
-            "random", data, config.ipc, seed=derive(seed, "initial"), whitening=library.whitening
-        )
-        return Learned.begin(
-            chosen.images, chosen.hard_labels, step_size=config.step_size, soft=soft
-        )
     classes = torch.arange(data.num_classes).repeat_interleave(config.ipc)
-    shape = (len(classes), *data.train.images.shape[1:])
-    images = torch.randn(shape, generator=stream(seed, "initial", "noise"))
+    window, (tall, wide) = _canvas(data, config)
+    if config.init == "real":
+        each = config.ipc * math.prod(window.grid(tall, wide))
+        chosen = coresets.select_coreset(
+            "random", data, each, seed=derive(seed, "initial"), whitening=library.whitening
+        )
+        images = window.lay(chosen.images, tall, wide)
+    else:
+        shape = (len(classes), data.channels, tall, wide)
+        images = torch.randn(shape, generator=stream(seed, "initial", "noise"))
     return Learned.begin(images, classes, step_size=config.step_size, soft=soft)
+
+
+def require_texture(data: ImageDataset, config: DistillConfig, whitening: str | None) -> None:
+    """Refuse whitening and canvases that no texture can be made with.
+
+    whitening: its name; None: not known yet.
+    """
+    if not config.texture:
+        return
+    if whitening == "zca":
+        raise SettingError(
+            "whitening is 'zca', which is fitted to images of one size, and --texture learns "
+            "larger canvases; match experts trained with --whitening normalize"
+        )
+    window, (tall, wide) = _canvas(data, config)
+    if tall < window.height or wide < window.width:
+        raise SettingError(
+            f"canvas is {config.canvas} and the images are {window.height}x{window.width} pixels; "
+            f"use at least {max(window.height, window.width)}, or none for twice the image"
+        )
+    crops = config.ipc * math.prod(window.grid(tall, wide))
+    counts = torch.bincount(data.train.labels, minlength=data.num_classes)
+    fewest = int(counts.argmin())
+    if crops > counts[fewest]:
+        raise SettingError(
+            f"{config.ipc} canvases of {tall}x{wide} are as large as {crops} images and class "
+            f"'{data.classes[fewest]}' has {counts[fewest]} training images to begin from and to "
+            "compare with; use a smaller --ipc or --canvas"
+        )
+
+
+def _canvas(data: ImageDataset, config: DistillConfig) -> tuple[Window, tuple[int, int]]:
+    """The window that a student sees through, and height and width of what it looks at: of plain
+    images the window's own."""
+    height, width = data.train.images.shape[2:]
+    side = (height, width)
+    if config.texture:
+        side = (2 * height, 2 * width) if config.canvas is None else (config.canvas, config.canvas)
+    return Window(height, width, config.samples), side
 
 
 def _origin(
@@ -154,8 +213,11 @@ def _origin(
     """All that determines a run's numbers. The number of iterations may grow; how often a
     checkpoint is written, and by how many workers sets are judged, changes nothing."""
     settings = to_dict(config)
-    for free in ("iterations", "checkpoint_every"):
+    for free in ("iterations", "checkpoint_every", "texture", "canvas", "samples"):
         del settings[free]
+    if config.texture:
+        window, (tall, wide) = _canvas(data, config)
+        settings["ipc"] = f"{config.ipc} (canvases of {tall}x{wide}, {window.samples} crops a step)"
     judged = {f"evaluate.{k}": v for k, v in to_dict(evaluation).items() if k != "workers"}
     return {
         "seed": seed,
@@ -168,16 +230,16 @@ def _origin(
 
 def _walking_threads(method: TrajectoryMatching, initial: Learned) -> int:
     """More than one thread only where there is work enough for each."""
-    batch = method.config.batch_syn or len(initial.images)
+    batch = method.batch(initial)
     return 1 if batch * WORK_PER_THREAD <= method.piece else torch.get_num_threads()
 
 
 def _quick(
-    evaluation: EvaluateConfig, config: DistillConfig, initial: Learned, library: ExpertLibrary
+    evaluation: EvaluateConfig, config: DistillConfig, first: SyntheticSet, library: ExpertLibrary
 ) -> EvaluateConfig:
     """How a set is judged on the way: by fewer networks, compiled if all of them together pay."""
     few = dataclasses.replace(evaluation, n=config.eval_networks)
-    one = SmallSet(initial.images, initial.classes)
+    one = SmallSet(first.images, first.labels)
     times = -(-config.iterations // config.eval_every)
     work = training_work(library.spec, few, [one]).times(times)
     return dataclasses.replace(few, compile="yes" if wanted(few.compile, work) else "no")

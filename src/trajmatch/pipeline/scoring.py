@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-import torch
 
 from trajmatch import coresets
 from trajmatch.config import (
@@ -13,9 +13,10 @@ from trajmatch.config import (
     NetworkConfig,
 )
 from trajmatch.data import ImageDataset
+from trajmatch.data.augment import DSA
 from trajmatch.data.whiten import fit_whitening
 from trajmatch.errors import MismatchError, SettingError
-from trajmatch.evaluation import Score, SmallSet, evaluate_images, evaluate_sets
+from trajmatch.evaluation import Score, SmallSet, evaluate_sets
 from trajmatch.experts import ExpertLibrary
 from trajmatch.networks import NetworkSpec
 from trajmatch.pipeline.checks import (
@@ -25,8 +26,10 @@ from trajmatch.pipeline.checks import (
     shape_words,
     some_words,
 )
+from trajmatch.pipeline.judging import Judge, Progress, own_network, split_of
+from trajmatch.pipeline.record import Record, require_own_folder
 from trajmatch.pipeline.training import full_data_score
-from trajmatch.synthetic import SyntheticSet
+from trajmatch.synthetic import SyntheticSet, load_distilled
 from trajmatch.types import Tensor
 
 QUICK_EPOCHS = 300
@@ -77,27 +80,34 @@ def evaluate(
     split: str = "test",
     seed: int = 0,
     device: str = "cpu",
+    out: str | Path | None = None,
     on_score: Callable[[Score], None] | None = None,
+    on_progress: Progress | None = None,
 ) -> list[Score]:
     """Train fresh networks on a small set alone and test them on `split` of `data`.
 
     networks: which; None takes the one the set was distilled with (the default ConvNet for a set
     that says nothing). One score each.
+    out: a folder whose log.jsonl hears of every network that is done. A later call with the same
+    set, data, settings and seed takes those up and trains the others; with a larger `config.n`,
+    only what is added.
 
-    Raises MismatchError when the set's images or classes are not those of `data`.
+    With `config.lr` None, the set's own network is trained at the set's step size, and for any
+    other network the best rate of `LR_GRID` is found on the validation images first, with networks
+    of their own: at the cost of ten networks more. The protocol of such a score says so.
+
+    Raises MismatchError when the set's images or classes are not those of `data`; SettingError when
+    a rate has to be chosen and there are no validation images, or `out` is another command's.
     """
-    made = small if isinstance(small, SyntheticSet) else SyntheticSet.load(Path(small))
+    made = small if isinstance(small, SyntheticSet) else load_distilled(small)
     if made.classes != data.classes:
         raise MismatchError(
             f"the set has classes {some_words(made.classes)} and the data "
             f"{some_words(data.classes)}; give the --data the set was made from"
             + (f" ({made.info['data']['name']})" if "data" in made.info else "")
         )
-    splits = {"train": data.train, "val": data.val, "test": data.test}
-    if split not in splits or splits[split] is None:
+    if split_of(data, split) is None:
         raise SettingError(f"unknown split '{split}'; use test or val")
-    chosen = splits[split]
-    assert chosen is not None
     theirs = made.info.get("data", {}).get("fingerprint", data.fingerprint)
     if split == "val" and theirs != data.fingerprint:
         raise MismatchError(
@@ -106,9 +116,7 @@ def evaluate(
             "give the same --data, --size and --val-fraction, or --split test"
         )
     if networks is None:
-        known = made.info.get("network")
-        networks = [NetworkSpec.from_json(known)] if known else [NetworkConfig()]
-    where = torch.device(device)
+        networks = [own_network(made) or NetworkConfig()]
     specs = [_spec(made, data, n) for n in networks]
     if specs and tuple(made.images.shape[1:]) != tuple(data.train.images.shape[1:]):
         raise MismatchError(
@@ -116,39 +124,44 @@ def evaluate(
             f"{shape_words(data.train.images)} (channels x height x width); give the --size it was "
             "made with"
         )
-    images = made.whitening.apply_split(chosen, where)
+    if config.augment not in (None, "none"):
+        DSA(str(config.augment))  # a mistake in it is told now
+    if out is not None:
+        require_own_folder(Path(out), "evaluate")
     scores = []
-    for spec in specs:
-        score = evaluate_images(
-            made.images.to(where),
-            made.labels.to(where),
-            spec,
+    with contextlib.closing(Record(None if out is None else Path(out))) as record:
+        judge = Judge(
+            made,
+            data,
             config,
-            images,
-            chosen.labels.to(where),
-            lr=made.step_size,
-            seed=seed,
-            method=str(made.info.get("method", "")),
-            ipc=made.ipc,
+            record,
             split=split,
-            whitening=made.whitening.name,
-            device=where,
+            seed=seed,
+            device=device,
+            on_progress=on_progress,
         )
-        scores.append(score)
-        if on_score is not None:
-            on_score(score)
+        for spec in specs:
+            if judge.chooses(spec) and data.val is None:
+                raise SettingError(
+                    f"a learning rate for {spec.describe()} is chosen on validation images, and "
+                    "the data have none; use data.with_validation(0.1), or set one with --lr (lr=)"
+                )
+        for spec in specs:
+            scores.append(judge.score(spec))
+            if on_score is not None:
+                on_score(scores[-1])
     return scores
 
 
 def _spec(
     made: SyntheticSet, data: ImageDataset, asked: NetworkConfig | NetworkSpec
 ) -> NetworkSpec:
-    """A network asked for by name alone, where the set was made with one of that name, is that."""
+    """A network of the name of the one the set was made with is that, but for options given."""
     if isinstance(asked, NetworkSpec):
         return asked
-    own = made.info.get("network")
-    if own and asked == NetworkConfig(network=own["name"]):
-        return NetworkSpec.from_json(own)
+    own = own_network(made)
+    if own and asked.network == own.name:
+        return dataclasses.replace(own, options={**own.options, **asked.options()})
     return network_for(data, asked)
 
 

@@ -64,12 +64,16 @@ def full_data_score(library: ExpertLibrary) -> Score:
     """The experts' own test accuracy after their last epoch: the ceiling of this network."""
     config = library.settings
     words = f"{library.epochs} epochs on all training images, lr {config.lr:g}"
+    protocol = f"{words}, batch {config.batch}"
+    if library.imported:
+        words = f"{library.epochs} epochs on all training images"
+        protocol = f"{words}, imported, settings not known"
     return Score.of(
         [score for score in library.accuracy("test").values() if score is not None],
         method="full data",
         model=library.spec.describe(),
         ipc=None,
-        protocol=f"{words}, batch {config.batch}",
+        protocol=protocol,
         split="test",
         brief=words,
     )

@@ -20,8 +20,8 @@ from trajmatch.report.axes import NBSP, number, percent
 from trajmatch.report.facts import cost, origin, settings
 from trajmatch.report.figures import Curve, Row
 from trajmatch.report.folder import BASELINES, RunFolder, mapping, number_or_nan, optional
-from trajmatch.report.pictures import gallery, snapshot_paths, timeline
-from trajmatch.report.scores import ScorePlot
+from trajmatch.report.pictures import gallery, pictures_of, snapshot_paths, timeline
+from trajmatch.report.scores import ScorePlot, network_name, network_tables, score_name
 
 _METHODS = {"mtt": "trajectory matching (MTT)", "random": "random choice"}
 
@@ -35,7 +35,12 @@ def write_report(run: Path | str, out: Path | str | None = None) -> Path:
     MissingExtraError without jinja2. A damaged set or snapshot is reported on the page instead.
     """
     run = Path(run)
-    html = _render(_context(RunFolder.read(run)))
+    found = RunFolder.read(run)
+    if found.command == "study":
+        from trajmatch.report.study import write_study_report
+
+        return write_study_report(run, out)
+    html = _render(_context(found))
     out = run / "report.html" if out is None else Path(out)
     out = out / "report.html" if out.is_dir() else out
     with atomic_write(out) as partial:
@@ -50,7 +55,7 @@ def _context(run: RunFolder) -> dict[str, Any]:
     pictures = strip = None
     problems = list(run.problems)
     if run.small is not None:
-        pictures = gallery(run.small.pixels(), run.small.labels, run.small.classes)
+        pictures = gallery(*pictures_of(run.small), run.small.classes)
     if run.classes:
         strip = timeline(run.folder / "snapshots", run.classes)
     if strip is not None:
@@ -69,6 +74,7 @@ def _context(run: RunFolder) -> dict[str, Any]:
         "curves": curves,
         "scores": scores,
         "score_rows": _score_rows(run),
+        "network_tables": network_tables(run),
         "snippet": _snippet(run),
         "cost": cost(run),
         "origin": origin(run),
@@ -92,7 +98,7 @@ def _title(run: RunFolder) -> dict[str, str]:
     return {
         "title": title,
         "method": _METHODS.get(method, method),
-        "network": _network(network),
+        "network": network_name(network),
     }
 
 
@@ -246,29 +252,24 @@ def _score_plot(run: RunFolder) -> ScorePlot | None:
     usual = (main or scores[0]).get("model")
     labels = []
     for score in scores:
-        other = "" if score.get("model") in (usual, None) else f" → {_network(score['model'])}"
-        labels.append(_score_name(score) + other)
+        other = "" if score.get("model") in (usual, None) else f" → {network_name(score['model'])}"
+        labels.append(score_name(score) + other)
     splits = {str(score.get("split") or "test") for score in scores}
     title = f"{' and '.join(sorted(splits)).capitalize()} accuracy, %"
     index = next((i for i, score in enumerate(scores) if score is main), None)
     return ScorePlot(tuple(labels), tuple(scores), index, title=title)
 
 
-def _score_name(score: Row) -> str:
-    method = str(score.get("method") or "unnamed")
-    return BASELINES.get(method) or f"distilled by {method.upper() if method == 'mtt' else method}"
-
-
 def _score_rows(run: RunFolder) -> list[dict[str, str | bool]]:
     return [
         {
-            "name": _score_name(score),
+            "name": score_name(score),
             "main": score is run.main,
             "ipc": "all" if score.get("method") == "full data" else str(score.get("ipc") or "–"),
             "accuracy": f"{score['mean']:.1f}",
             "sd": "–" if score.get("sd") is None else f"{score['sd']:.1f}",
             "n": str(score.get("n") or "–"),
-            "model": _network(score.get("model")) or "–",
+            "model": network_name(score.get("model")) or "–",
             "split": str(score.get("split") or "test"),
             "protocol": str(score.get("protocol") or "not recorded")
             + (f"; {score['diverged']} diverged" if score.get("diverged") else ""),
@@ -281,10 +282,15 @@ def _pictures_intro(run: RunFolder) -> str:
     if run.small is None:
         return ""
     small, best = run.small, run.result.get("best_iteration")
-    count = len(small)
-    text = f"{count:,} image{'s' if count != 1 else ''} of {small.images.shape[3]} × "
-    text += f"{small.images.shape[2]} pixels, "
-    text += "gray. " if small.images.shape[1] == 1 else "color. "
+    shown, kind = (small.images, "image") if small.canvases is None else (small.canvases, "texture")
+    count = len(shown)
+    text = f"{count:,} {kind}{'s' if count != 1 else ''} of {shown.shape[3]} × "
+    text += f"{shown.shape[2]} pixels, "
+    text += "gray. " if shown.shape[1] == 1 else "color. "
+    if small.canvases is not None:
+        text += "Each is shown three by three: it goes on where it ends. Networks are trained on "
+        text += f"{len(small):,} crops of {small.images.shape[3]} × {small.images.shape[2]} pixels "
+        text += "that cover them. "
     if run.place is not None and run.folder not in (run.place, run.place.parent):
         text += f"Read from {run.place} as it is now. "
     elif run.place is not None and run.place.name == "best" and best is not None:
@@ -317,10 +323,6 @@ def _snippet(run: RunFolder) -> str:
         "inputs = small.whitening.apply(images)",
     ]
     return "\n".join(lines)
-
-
-def _network(value: Any) -> str:
-    return str(mapping(value).get("name", value)) if value else ""
 
 
 def _render(context: dict[str, Any]) -> str:

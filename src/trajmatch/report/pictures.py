@@ -19,6 +19,7 @@ from PIL import Image
 from trajmatch.errors import DataError, FileFormatError
 from trajmatch.files import open_tensors
 from trajmatch.report.axes import NBSP, every
+from trajmatch.synthetic import SyntheticSet
 from trajmatch.types import Float, Int, Shaped, Tensor, UInt8
 
 GALLERY_BYTES = 6_000_000
@@ -99,6 +100,16 @@ def png(picture: UInt8[Tensor, "channels height width"], colors: int | None = No
 
 def data_url(content: bytes, kind: str = "image/png") -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def pictures_of(
+    small: SyntheticSet,
+) -> tuple[UInt8[Tensor, "n channels height width"], Shaped[Tensor, "n ..."]]:
+    """The pictures of a set and their labels: of a texture three by three of each canvas."""
+    tiles = small.tiles()
+    if tiles is None:
+        return small.pixels(), small.labels
+    return tiles.repeat(1, 1, 3, 3), small.labels[: len(tiles)]
 
 
 def gallery(

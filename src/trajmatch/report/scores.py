@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from trajmatch.report.axes import END, NBSP, WIDTH, Scale, every, percent
+from trajmatch.report.axes import END, NBSP, WIDTH, Scale, every, number, percent
 from trajmatch.report.figures import Figure, Row
+from trajmatch.report.folder import BASELINES, RunFolder, mapping, optional
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class ScorePlot(Figure):
     title: str = "Test accuracy, %"
 
     def frame(self) -> list[Row]:
-        names = ("method", "model", "ipc", "n", "mean", "sd", "split", "protocol", "values")
+        names = ["method", "model", "parameters", "lr", "ipc", "n", "mean", "sd", "split"]
+        names += ["protocol", "values"]
         return [{name: score.get(name) for name in names} for score in self.scores]
 
     def summary(self) -> str:
@@ -78,3 +80,61 @@ class ScorePlot(Figure):
         axes.set_yticks(list(rows), self.labels)
         axes.invert_yaxis()
         axes.set_xlim(0, 100)
+
+
+@dataclass(frozen=True)
+class NetworkTable:
+    """How one method's images do on several networks."""
+
+    caption: str
+    rows: tuple[dict[str, str | bool], ...]
+    """model, parameters, lr, accuracy, n as they are shown; main: the one the page is about."""
+    notes: tuple[str, ...]
+    """What a star at a learning rate means."""
+
+
+def network_tables(run: RunFolder) -> list[NetworkTable]:
+    """A table for each method (and split) that was tested on more than one network."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for score in run.scores:
+        split, ipc = str(score.get("split") or "test"), score.get("ipc")
+        key = (score_name(score), f"{ipc} per class" if ipc else "", split)
+        groups.setdefault(key, []).append(score)
+    tables = []
+    for (name, ipc, split), scores in groups.items():
+        if len({score.get("model") for score in scores}) < 2:
+            continue
+        origins = sorted({str(score["lr_origin"]) for score in scores if score.get("lr_origin")})
+        words = ", ".join(filter(None, (f"Images {name}", ipc)))
+        tables.append(
+            NetworkTable(
+                f"{words}: {split} accuracy in percent, mean and standard deviation over n.",
+                tuple(_network_row(score, score is run.main) for score in scores),
+                tuple(f"* Learning rate {origin}." for origin in origins),
+            )
+        )
+    return tables
+
+
+def _network_row(score: Row, main: bool) -> dict[str, str | bool]:
+    lr, parameters = optional(score.get("lr")), score.get("parameters")
+    diverged = f" ({score['diverged']} diverged)" if score.get("diverged") else ""
+    return {
+        "model": network_name(score.get("model")) or "–",
+        "parameters": f"{parameters:,}" if isinstance(parameters, int) else "–",
+        "lr": "–" if lr is None else f"{number(lr)}{'*' if score.get('lr_origin') else ''}",
+        "accuracy": percent(score["mean"], score.get("sd")),
+        "n": f"{score.get('n') or '–'}{diverged}",
+        "main": main,
+    }
+
+
+def score_name(score: Row) -> str:
+    """What the networks of a score were trained on."""
+    method = str(score.get("method") or "unnamed")
+    return BASELINES.get(method) or f"distilled by {method.upper() if method == 'mtt' else method}"
+
+
+def network_name(value: Any) -> str:
+    """A network as a result describes it: in words, or as a table of its settings."""
+    return str(mapping(value).get("name", value)) if value else ""
