@@ -238,6 +238,7 @@ def test_a_device_that_is_not_there_is_refused(tmp_path):
 @pytest.mark.slow
 def test_memory_of_each_in_its_own_process(tmp_path):
     flags = ["--cases", "iteration", "long", "--methods", "reverse", "--compile", "no"]
+    flags += FLOAT32
     found = unroll.main([*SHORT, *flags, "--out", str(tmp_path / "unroll.json")])
     one, long = found["memory"]
     assert one["case"] == "iteration"

@@ -1,5 +1,8 @@
 """The forms of the gradient: the chain and the compiled one against autograd, in float64."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -104,3 +107,39 @@ def test_derivative_along_v_equals_autograd_for_any_network(name, soft, monkeypa
     close(got.images, wanted.images)
     if soft:
         close(got.labels, wanted.labels)
+
+
+COMPILED = """
+import torch
+from trajmatch import match_segment
+from trajmatch.networks import build_network, parameter_vector
+
+for options in ({}, {"norm": "group"}, {"activation": "sigmoid"}):
+    options |= {"depth": 2, "width": 4}
+    net = build_network("convnet", channels=2, classes=3, size=8, seed=0, **options)
+    start = parameter_vector(net.double())
+    draw = torch.Generator().manual_seed(0)
+    target = start + 0.1 * torch.randn(start.shape, generator=draw, dtype=torch.float64)
+    images = torch.randn((6, 2, 8, 8), generator=draw, dtype=torch.float64)
+    labels = torch.arange(6) % 3
+    dsa = "color_crop_cutout_flip_scale_rotate"
+    for method in ("stored", "reverse", "auto"):
+        wanted, got = (
+            match_segment(
+                net, start, target, images, labels, 0.1, steps=4, augment=dsa, method=method,
+                compile=compile,
+            )
+            for compile in (False, True)
+        )
+        for name in ("loss", "grad_images", "grad_step_size", "end"):
+            a, b = getattr(wanted, name), getattr(got, name)
+            assert (a - b).norm() <= 1e-9 * a.norm(), (options, method, name)
+"""
+
+
+@pytest.mark.slow
+def test_compiled_segments_equal_eager_ones_in_float64():
+    """Not in this process, whose shape checks the compiler cannot follow."""
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "not usable" not in done.stderr

@@ -185,21 +185,6 @@ def test_float32_compiled_and_eager_agree_with_float64():
     close(got.grad_images.double(), truth.grad_images, 1e-4)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", EXACT)
-def test_compiled_gradients_equal_plain_backpropagation(method):
-    module, start, target, images, labels = problem()
-    got = match_segment(
-        module, start, target, images, labels, 0.3,
-        steps=4, augment=ALL, seed=3, method=method, compile=True,
-    )  # fmt: skip
-    schedule = Schedule.make(images, steps=4, batch_syn=None, augment=DSA(ALL), seed=3)
-    loss, _, *grads = plain_match(module, start, target, images, labels, 0.3, schedule, DSA(ALL))
-    close(got.loss, loss)
-    close(got.grad_images, grads[0])
-    close(got.grad_step_size, grads[1])
-
-
 def test_mini_batches_use_every_image_before_any_again():
     images = torch.zeros(10, 1, 8, 8)
     schedule = Schedule.make(images, steps=10, batch_syn=4, augment=None, seed=0)

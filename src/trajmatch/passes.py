@@ -98,7 +98,8 @@ def passes(module: nn.Module, *, precision: str = "float32", compile: bool = Fal
         elif chain is not None:
             known[key] = ChainPasses(chain, precision)
         else:
-            loss = training_loss(classifier(module, precision, compile=True))
+            # Not channels last: torch's forward derivative of a group norm refuses that layout.
+            loss = training_loss(classifier(module, precision))
             known[key] = CompiledPasses(loss, precision)
     return known[key]
 

@@ -5,7 +5,7 @@ or too small. The field's code trains every network at one rate, or names anothe
 without saying how it was found.
 
 Seen on ten distilled digits of 8 pixels, after 300 epochs: VGG11 is at chance at 0.01, at 83 % at
-0.001 and at 87 % at 0.0003; AlexNet is at chance at 0.001 and at 73 % at 0.01; none of five networks
+0.001 and at 87% at 0.0003; AlexNet is at chance at 0.001 and at 73 % at 0.01; none of five networks
 was best at 0.1. Training for a third of the epochs chose rates at which a network collapses later
 (LeNet at 0.1: best after 100 epochs, at chance after 300), so rates are tried at full length.
 """
