@@ -250,10 +250,12 @@ def _score_plot(run: RunFolder) -> ScorePlot | None:
         return None
     main = run.main
     usual = (main or scores[0]).get("model")
+    one_method = len(scores) > 1 and len({score.get("method") for score in scores}) == 1
     labels = []
     for score in scores:
-        other = "" if score.get("model") in (usual, None) else f" → {network_name(score['model'])}"
-        labels.append(score_name(score) + other)
+        network = network_name(score.get("model"))
+        other = "" if score.get("model") in (usual, None) else f" → {network}"
+        labels.append((one_method and network) or score_name(score) + other)
     splits = {str(score.get("split") or "test") for score in scores}
     title = f"{' and '.join(sorted(splits)).capitalize()} accuracy, %"
     index = next((i for i, score in enumerate(scores) if score is main), None)
