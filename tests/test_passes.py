@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from trajmatch import convolution
 from trajmatch.chain import Chain
 from trajmatch.networks import build_network
 from trajmatch.networks.functional import parameter_vector
@@ -39,7 +40,9 @@ def close(a, b, rel=1e-11):
 @pytest.mark.parametrize("soft", [False, True], ids=["indices", "soft"])
 @pytest.mark.parametrize("size", [8, 7, (9, 4)], ids=str)
 @pytest.mark.parametrize("depth", [1, 2])
-def test_chain_equals_autograd(soft, size, depth):
+@pytest.mark.parametrize("small", [0, convolution.SMALL], ids=["library", "product"])
+def test_chain_equals_autograd(soft, size, depth, small, monkeypatch):
+    monkeypatch.setattr(convolution, "SMALL", small)
     module, vector, images, labels, v = problem(soft=soft, size=size, depth=depth)
     record = passes(module).record(vector, images, labels)
     wanted, g = record.pull(v), record.gradient()

@@ -31,6 +31,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from trajmatch.convolution import convolve, gradient_at_filters, gradient_at_images
 from trajmatch.networks.convnet import ConvNet
 from trajmatch.types import Float, Shaped, Tensor
 
@@ -82,7 +83,7 @@ class Chain:
         layers, (weight, bias) = self._split(vector)
         x = self._round(images)
         for layer in layers:
-            x, _, _ = _norm_relu_pool(_conv(x, layer.weight), layer)
+            x, _, _ = _norm_relu_pool(convolve(x, layer.weight), layer)
         return F.linear(x.to(vector.dtype).flatten(1), weight, bias)
 
     def out(
@@ -96,7 +97,7 @@ class Chain:
         x = self._round(images)
         blocks: list[Kept] = []
         for layer in layers:
-            h = _conv(x, layer.weight)
+            h = convolve(x, layer.weight)
             following, mean, scale = _norm_relu_pool(h, layer)
             blocks.append([x, h, mean, scale])
             x = following
@@ -111,10 +112,10 @@ class Chain:
             layer, (x, h, mean, scale) = layers[n], blocks[n]
             back, g_scale, g_shift = _norm_relu_pool_back(h, mean, scale, layer, e)
             blocks[n] = [x, h, mean, scale, e, back]
-            filters = _conv_filters(back, x, layer.weight).to(vector.dtype)
+            filters = gradient_at_filters(back, x, layer.weight).to(vector.dtype)
             gradients = [filters, torch.zeros_like(g_shift), g_scale, g_shift, *gradients]
             if n > 0:
-                e = _conv_inputs(back, x, layer.weight)
+                e = gradient_at_images(back, x, layer.weight)
         kept = [tensor for block in blocks for tensor in block]
         return _join(gradients), [*kept, features, probabilities, error]
 
@@ -137,9 +138,9 @@ class Chain:
         tangents: list[tuple[Tensor | None, Tensor, Tensor, Tensor]] = []
         d_x: Tensor | None = None
         for layer, d_layer, (x, h, mean, scale, _, _) in zip(layers, d_layers, blocks, strict=True):
-            d_h = _conv(x, d_layer.weight)
+            d_h = convolve(x, d_layer.weight)
             if d_x is not None:
-                d_h = d_h + _conv(d_x, layer.weight)
+                d_h = d_h + convolve(d_x, layer.weight)
             following, d_mean, along = _norm_relu_pool_tangent(h, mean, scale, layer, d_h, d_layer)
             tangents.append((d_x, d_h, d_mean, along))
             d_x = following
@@ -157,11 +158,13 @@ class Chain:
             d_back, p_scale, p_shift = _norm_relu_pool_back_tangent(
                 h, mean, scale, layer, e, d_h, d_mean, along, d_layer, d_e
             )
-            filters = _conv_filters(d_back, x, layer.weight).to(v.dtype)
+            filters = gradient_at_filters(d_back, x, layer.weight).to(v.dtype)
             if d_x is not None:
-                filters = filters + _conv_filters(back, d_x, layer.weight).to(v.dtype)
+                filters = filters + gradient_at_filters(back, d_x, layer.weight).to(v.dtype)
             products = [filters, torch.zeros_like(p_shift), p_scale, p_shift, *products]
-            d_e = _conv_inputs(d_back, x, layer.weight) + _conv_inputs(back, x, d_layer.weight)
+            d_e = gradient_at_images(d_back, x, layer.weight) + gradient_at_images(
+                back, x, d_layer.weight
+            )
         d_labels = -centered / len(labels) if labels.is_floating_point() else None
         return _join(products), d_e.to(v.dtype), d_labels
 
@@ -195,31 +198,6 @@ def _shares(labels: Tensor, logits: Tensor) -> tuple[Tensor, Tensor | float]:
     # Not one_hot, which makes a GPU's host wait for the largest label.
     classes = torch.arange(logits.shape[1], device=labels.device)
     return (labels[:, None] == classes).to(logits.dtype), 1.0
-
-
-# -- convolutions of 3x3, padded by 1 ------------------------------------------------------------
-
-
-def _conv(x: Tensor, weight: Tensor) -> Tensor:
-    return F.conv2d(x, weight, padding=1)
-
-
-def _conv_inputs(back: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """The gradient at the inputs."""
-    return _conv_back(back, x, weight, 0)
-
-
-def _conv_filters(back: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """The gradient at the filters."""
-    return _conv_back(back, x, weight, 1)
-
-
-def _conv_back(back: Tensor, x: Tensor, weight: Tensor, which: int) -> Tensor:
-    one, wanted = [1, 1], [which == 0, which == 1, False]
-    found: Tensor = torch.ops.aten.convolution_backward(
-        back, x, weight, None, one, one, one, False, [0, 0], 1, wanted
-    )[which]
-    return found
 
 
 # -- between two convolutions --------------------------------------------------------------------

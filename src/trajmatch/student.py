@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -85,6 +85,8 @@ class Student:
 
     def _split(self, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         sizes = piece_sizes(len(images), self.piece)
+        if len(sizes) == 1:
+            return iter([(images, labels)])
         return zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True)
 
 
@@ -114,24 +116,28 @@ class RecordedStep:
 
     def pull(self, v: Tensor) -> Pulled:
         """<g_n, v> and its derivatives. Uses the records up."""
-        inner, hessian_v = torch.zeros_like(v[0]), torch.zeros_like(v)
-        at_images: list[Tensor] = []
-        at_labels: list[Tensor] = []
+        inner: Tensor | None = None
         for record, weight in self.pieces:
             part = record.pull(v if weight == 1 else v * weight)
             del record
-            inner += part.inner
-            hessian_v += part.vector
+            if inner is None:
+                inner, hessian_v, at_images, at_labels = part[0], part[1], [part[2]], [part[3]]
+                continue
+            inner, hessian_v = inner + part.inner, hessian_v.add_(part.vector)
             at_images.append(part.images)
-            if part.labels is not None:
-                at_labels.append(part.labels)
-        images = torch.cat(at_images)
+            at_labels.append(part.labels)
+        assert inner is not None
+        images = _joined(at_images)
         if self.seen is not self.images:
             (images,) = torch.autograd.grad(self.seen, self.images, images)
-        labels = torch.cat(at_labels) if at_labels else None
+        labels = None if at_labels[0] is None else _joined(at_labels)
         if labels is not None and len(labels) > len(images):  # each crop was given its canvas's
             labels = labels.view(-1, len(images), labels.shape[1]).sum(0)
         return Pulled(inner, hessian_v, images, labels)
+
+
+def _joined(parts: list[Any]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _weighted(parts: list[tuple[Tensor, float]]) -> Tensor:

@@ -293,5 +293,7 @@ class _Sample(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:
         (grid,) = ctx.saved_tensors
+        if not torch.is_grad_enabled():  # nothing differentiates this again, and apply is slow
+            return _Sample.forward(gradients[0], grid, not ctx.adjoint), None, None
         images: Tensor = _Sample.apply(gradients[0], grid, not ctx.adjoint)  # type: ignore[no-untyped-call]
         return images, None, None
