@@ -1,5 +1,7 @@
 """Slow, plain twins of the hot paths: what the library computes, written the obvious way."""
 
+import zlib
+
 import torch
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -39,3 +41,15 @@ def plain_match(module, start, target, images, labels, step_size, schedule, augm
     wanted = [images, step_size, labels] if soft else [images, step_size]
     gradients = torch.autograd.grad(loss, wanted)
     return loss.detach(), end.detach(), *gradients
+
+
+def plain_folded(block, line, group):
+    """The folded checksum of bytes: every line is a whole number, and folding is its ^."""
+    whole = len(block) // line * line
+    crc, lines = zlib.crc32(block[whole:]), range(0, whole, line)
+    for first in range(0, len(lines), group):
+        total = 0
+        for start in lines[first : first + group]:
+            total ^= int.from_bytes(block[start : start + line], "little")
+        crc = zlib.crc32(total.to_bytes(line, "little"), crc)
+    return crc

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from trajmatch import files
+from trajmatch import header as headers
+from trajmatch.checksum import CHECKSUMS, folded
 from trajmatch.errors import FileFormatError, SettingError
 from trajmatch.files import atomic_write, open_tensors, read_json, save_tensors, write_json
 
@@ -90,12 +92,11 @@ def test_a_row_is_fresh_memory(saved):
 def test_a_row_read_touches_only_that_row(tmp_path, monkeypatch):
     path = tmp_path / "t.safetensors"
     save_tensors(path, {"t": torch.randn(50, 1000)}, kind="k", version=1)
-    file = open_tensors(path, kind="k", version=1)
     touched = []
-    crc32 = files.zlib.crc32
-    monkeypatch.setattr(
-        files.zlib, "crc32", lambda block: touched.append(len(block)) or crc32(block)
+    monkeypatch.setitem(
+        CHECKSUMS, "folded", lambda block: touched.append(len(block)) or folded(block)
     )
+    file = open_tensors(path, kind="k", version=1)
     file.rows("t", 17)
     assert touched == [4000]
 
@@ -151,6 +152,16 @@ def test_any_flipped_bit_fails_verification(tmp_path, saved, data, bit):
         open_tensors(path, kind="test", version=1).verify()
 
 
+def test_a_row_that_was_sound_is_checked_again_when_it_is_read_again(tmp_path):
+    path = _save(tmp_path / "t.safetensors")
+    file = open_tensors(path, kind="test", version=1)
+    file.rows("parameters", 2)
+    content, row = path.read_bytes(), _tensors()["parameters"][2].numpy().tobytes()
+    path.write_bytes(_flip(content, content.index(row), 0))
+    with pytest.raises(FileFormatError, match="row 2 of 'parameters'"):
+        file.rows("parameters", 2)
+
+
 def test_a_flip_fails_its_own_row_and_no_other(tmp_path, saved):
     content, path = saved.read_bytes(), tmp_path / "flip.safetensors"
     row = _tensors()["parameters"][2].numpy().tobytes()
@@ -198,9 +209,43 @@ def _forge(path, change):
     header = json.loads(content[8 : 8 + length])
     change(header)
     raw = json.dumps(header, separators=(",", ":")).encode()
-    place = len(files._PREFIX)
-    raw = raw[:place] + files._header_digest(raw) + raw[place + files._DIGEST :]
+    place = len(headers._PREFIX)
+    raw = raw[:place] + headers._header_digest(raw) + raw[place + headers._DIGEST :]
     path.write_bytes(len(raw).to_bytes(8, "little") + raw + content[8 + length :])
+
+
+def _older(path, tensors):
+    """A file as the first ones were: plain CRC32, and no word of it in the header."""
+    save_tensors(path, tensors, kind="test", version=1)
+    crc = {n: [zlib.crc32(r.numpy().tobytes()) for r in t] for n, t in tensors.items()}
+
+    def change(header):
+        del header["__metadata__"]["checksum"]
+        header["__metadata__"]["rows"] = json.dumps(crc)
+
+    _forge(path, change)
+
+
+def test_files_with_plain_crc32_are_read_and_checked(tmp_path):
+    path, tensors = tmp_path / "t.safetensors", {"t": torch.randn(2, 20_000)}
+    _older(path, tensors)
+    file = open_tensors(path, kind="test", version=1)
+    file.verify()
+    assert torch.equal(file.rows("t", 1), tensors["t"][1])
+    assert torch.equal(file.read("t"), tensors["t"])
+    path.write_bytes(_flip(path.read_bytes(), -1, 5))
+    assert torch.equal(file.rows("t", 0), tensors["t"][0])
+    with pytest.raises(FileFormatError, match="row 1 of 't'"):
+        file.rows("t", 1)
+
+
+@pytest.mark.parametrize("name", ["better", [], None])
+def test_a_checksum_of_a_later_version_is_refused(tmp_path, name):
+    path = _save(tmp_path / "t.safetensors")
+    _forge(path, lambda header: header["__metadata__"].update(checksum=name))
+    with pytest.raises(FileFormatError, match=r"written by a newer trajmatch .*; upgrade") as error:
+        open_tensors(path, kind="test", version=1)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

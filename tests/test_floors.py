@@ -16,11 +16,13 @@ MAP = ROOT / "docs" / "architecture.md"
 
 FLOORS: list[set[str]] = [
     {
+        "checksum",
         "compiling",
         "errors",
         "rng",
         "types",
         "files",
+        "header",
         "memory",
         "networks",
         "parallel",
