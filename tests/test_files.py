@@ -101,6 +101,15 @@ def test_a_row_read_touches_only_that_row(tmp_path, monkeypatch):
     assert touched == [4000]
 
 
+def test_a_row_is_read_into_given_memory(saved):
+    file, out = open_tensors(saved, kind="test", version=1), torch.zeros(3, 7)
+    assert file.rows("parameters", 4, out[1]).data_ptr() == out[1].data_ptr()
+    assert torch.equal(out, torch.stack([torch.zeros(7), _tensors()["parameters"][4], out[0]]))
+    for wrong in (torch.zeros(6), torch.zeros(1, 7), out.double()[0], torch.zeros(7, 2)[:, 0]):
+        with pytest.raises(SettingError, match=r"does not fit .*tensor of torch.float32"):
+            file.rows("parameters", 4, wrong)
+
+
 def test_open_files_hold_no_descriptor(saved):
     before = len(os.listdir("/proc/self/fd"))
     held = [open_tensors(saved, kind="test", version=1) for _ in range(50)]

@@ -328,6 +328,20 @@ def test_no_augmentation_by_either_name(tmp_path):
     assert library.settings.augment is None
 
 
+@pytest.mark.parametrize("storage", ["float32", "bf16"])
+def test_a_segment_is_read_into_given_memory(tmp_path, storage):
+    config = dataclasses.replace(CONFIG, experts=1, epochs=2, storage=storage)
+    library = make(tmp_path / "library", config)
+    out = torch.zeros(2, library.spec.parameters())
+    found = library.segment(0, 0, 2, out)
+    assert [row.data_ptr() for row in found] == [row.data_ptr() for row in out]
+    fresh = library.segment(0, 0, 2)
+    assert torch.equal(out, torch.stack(fresh))
+    library.segment(0, 1, 1, out)
+    assert torch.equal(out[0], library.trajectory(0).row(1))
+    assert not torch.equal(out[0], fresh[0])  # which is nobody else's
+
+
 def test_bf16_storage(tmp_path, made):
     library = make(tmp_path / "library", dataclasses.replace(CONFIG, experts=1, storage="bf16"))
     start, target = library.segment(0, 0, 4)

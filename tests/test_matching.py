@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -285,9 +286,11 @@ def test_the_next_segment_is_read_ahead_and_is_the_one_that_is_drawn(
     read: list[tuple[int, int]] = []
     segment = library.segment
 
-    def watched(expert: int, start: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def watched(
+        expert: int, start: int, length: int, out: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         read.append((expert, start))
-        return segment(expert, start, length)
+        return segment(expert, start, length, out)
 
     monkeypatch.setattr(library, "segment", watched)
     order = [(0, 0), (0, 1), (1, 0), (7, 0), (7, 1)]  # 7: a run that was taken up elsewhere
@@ -299,6 +302,22 @@ def test_the_next_segment_is_read_ahead_and_is_the_one_that_is_drawn(
     method._reader.shutdown()
     walked = [(0, 0), (0, 1), (1, 0), (1, 1), (7, 0), (7, 1), (8, 0)]
     assert read == [method.segment_at(*step) for step in walked]
+
+
+def test_rows_stay_as_they_are_until_the_next_are_asked_for(library: ExpertLibrary) -> None:
+    method = matching(library, segments=2)
+    order = [(0, 0), (0, 1), (1, 0), (1, 1), (7, 0), (7, 1)]
+    drawn = [method.segment_at(*step) for step in order]
+    assert all(one != other for one, other in itertools.pairwise(drawn[:4]))
+    memory = set()
+    for step, (expert, epoch) in zip(order, drawn, strict=True):
+        rows = method._ahead(*step)
+        (following,) = method._waiting.values()
+        following.result()  # read by now, and elsewhere
+        wanted = library.segment(expert, epoch, method.config.expert_epochs)
+        assert all(torch.equal(a, b) for a, b in zip(rows, wanted, strict=True))
+        memory |= {row.data_ptr() for row in rows}
+    assert len(memory) == 4
 
 
 def test_a_broken_file_is_told_by_the_iteration_that_needs_it(

@@ -172,15 +172,29 @@ class TensorFile:
         self._read(name, range(len(entry.checksums)), tensor)
         return tensor
 
-    def rows(self, name: str, index: int) -> Shaped[Tensor, "..."]:
-        """`tensor[index]` alone: only its bytes are read and checked. Needs two dimensions."""
+    def rows(
+        self, name: str, index: int, out: Shaped[Tensor, "..."] | None = None
+    ) -> Shaped[Tensor, "..."]:
+        """`tensor[index]` alone: only its bytes are read and checked. Needs two dimensions.
+
+        out: a contiguous CPU tensor of the row's shape and dtype to read into, which is then what
+            is given back; else fresh memory, whose pages may take the system several times as long
+            as the reading. It is overwritten also when the check fails.
+        """
         entry = self._entry(name)
         if len(entry.shape) < 2 or not 0 <= index < entry.shape[0]:
             raise SettingError(
                 f"'{name}' in {self.path} has shape {list(entry.shape)}, so no row {index}; "
                 "use 0 <= row < its first dimension, or read() for fewer than two dimensions"
             )
-        out = torch.empty(entry.shape[1:], dtype=entry.dtype)
+        shape = entry.shape[1:]
+        if out is None:
+            out = torch.empty(shape, dtype=entry.dtype)
+        elif (out.shape, out.dtype) != (shape, entry.dtype) or not out.is_contiguous():
+            raise SettingError(
+                f"a row of '{name}' in {self.path} does not fit {out.dtype} {list(out.shape)}; "
+                f"give a contiguous tensor of {entry.dtype} {list(shape)}"
+            )
         self._read(name, range(index, index + 1), out)
         return out
 
@@ -190,8 +204,9 @@ class TensorFile:
             if len(entry.shape) < 2:
                 self.read(name)
             else:
+                row = torch.empty(entry.shape[1:], dtype=entry.dtype)
                 for i in range(entry.shape[0]):
-                    self.rows(name, i)
+                    self.rows(name, i, row)
 
     def _entry(self, name: str) -> Entry:
         if name not in self._entries:

@@ -6,6 +6,7 @@ Trajectories, CVPR 2022, algorithm 1.
 
 from __future__ import annotations
 
+import itertools
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -55,6 +56,10 @@ class TrajectoryMatching:
         height, width = self.module.image_shape[1:]
         self.window = Window(height, width, config.samples) if config.texture else None
         self.decisions: dict[str, Any] = {}
+        # Segments are read into one of two pairs of rows in turn: fresh memory can cost several
+        # times as much as the reading.
+        rows = torch.empty(2, 2, library.spec.parameters(), dtype=torch.float32)
+        self._memory = itertools.cycle(rows.unbind())
         self._reader = ThreadPoolExecutor(1, "segments")
         self._waiting: dict[tuple[int, int], Future[tuple[Tensor, Tensor]]] = {}
 
@@ -104,7 +109,10 @@ class TrajectoryMatching:
         return Estimate(result.loss, result.grad_images, result.grad_labels, result.grad_step_size)
 
     def _ahead(self, iteration: int, number: int) -> tuple[Tensor, Tensor]:
-        """The rows of a segment; those of the next are read meanwhile, by a thread."""
+        """The rows of a segment; those of the next are read meanwhile, by a thread.
+
+        They are good until this is called again: then their memory is read into anew.
+        """
         following = (iteration, number + 1)
         if following[1] == self.config.segments:
             following = (iteration + 1, 0)
@@ -114,7 +122,8 @@ class TrajectoryMatching:
 
     def _read(self, iteration: int, number: int) -> Future[tuple[Tensor, Tensor]]:
         expert, epoch = self.segment_at(iteration, number)
-        return self._reader.submit(self.library.segment, expert, epoch, self.config.expert_epochs)
+        length, out = self.config.expert_epochs, next(self._memory)
+        return self._reader.submit(self.library.segment, expert, epoch, length, out)
 
     def batch(self, learned: Learned) -> int:
         """How many images a student sees at a step."""

@@ -141,12 +141,13 @@ class ExpertLibrary:
         return self._opened[expert]
 
     def segment(
-        self, expert: int, start: int, length: int
+        self, expert: int, start: int, length: int, out: Float[Tensor, "2 params"] | None = None
     ) -> tuple[Float[Tensor, "params"], Float[Tensor, "params"]]:
         """Parameters of one expert after `start` epochs and `length` epochs later.
 
-        Reads two rows (about 1 ms at 320,010 parameters). Raises SettingError for an expert or an
-        epoch that is not there, FileFormatError for an altered row.
+        Reads two rows: into `out`, contiguous float32 on the CPU, if there is one, else into fresh
+        memory. Raises SettingError for an expert or an epoch that is not there, FileFormatError for
+        an altered row.
         """
         if start < 0 or length < 1 or start + length > self.epochs:
             raise SettingError(
@@ -155,7 +156,8 @@ class ExpertLibrary:
                 "--expert-epochs, or experts of more --epochs"
             )
         trajectory = self.trajectory(expert)
-        return trajectory.row(start), trajectory.row(start + length)
+        first, last = (None, None) if out is None else out
+        return trajectory.row(start, first), trajectory.row(start + length, last)
 
     def accuracy(self, split: Literal["val", "test"] = "test") -> dict[int, float | None]:
         """Percent right after the last epoch, per expert."""

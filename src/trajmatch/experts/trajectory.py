@@ -119,17 +119,23 @@ class Trajectory:
         """The dtype on disk."""
         return self._file.dtype("parameters")
 
-    def row(self, epoch: int) -> Float[Tensor, "params"]:
-        """The parameters after `epoch` epochs, float32 whatever the storage; fresh memory.
+    def row(
+        self, epoch: int, out: Float[Tensor, "params"] | None = None
+    ) -> Float[Tensor, "params"]:
+        """The parameters after `epoch` epochs, float32 whatever the storage.
 
-        Raises SettingError for an epoch that was not recorded, FileFormatError for an altered row.
+        They are read into `out`, a contiguous float32 tensor on the CPU, if there is one, else into
+        fresh memory. Raises SettingError for an epoch that was not recorded, FileFormatError for an
+        altered row.
         """
         if not 0 <= epoch <= self.epochs:
             raise SettingError(
                 f"{self.path} holds epochs 0 to {self.epochs}, not {epoch}; ask for one of those, "
                 "or train experts for more epochs"
             )
-        return self._file.rows("parameters", epoch).float()
+        if out is None or self.storage == out.dtype:
+            return self._file.rows("parameters", epoch, out).float()
+        return out.copy_(self._file.rows("parameters", epoch))
 
     def verify(self) -> None:
         """Read and check every row. Memory: one row."""
