@@ -1,9 +1,12 @@
 """Opening a library of experts and drawing segments from it.
 
-Ours: open_experts, then two rows a draw. The twin: pickled lists of lists of lists of tensors, ten
-experts a file, all loaded whole (the published code's --load_all; its default loads one file after
-another, over and over), then drawing. The same segments are drawn and compared to the bit before
-anything is timed. Files have just been written, so both read from the system's cache.
+Ours: open_experts, then two rows a draw, read and checked one draw after another into two pairs of
+vectors in turn, as TrajectoryMatching has them (which reads in a thread, meanwhile). The twin:
+pickled lists of lists of lists of tensors, ten experts a file, all loaded whole (the published
+code's --load_all; its default loads one file after another, over and over), then drawing. The same
+segments are drawn and compared to the bit before anything is timed. Files have just been written,
+no more of them than the system's cache has room for, so both read from there; what was read from
+the disk all the same is told.
 
     python -m benchmarks.library                     # 100 experts of 50 epochs, as far as they fit
     python -m benchmarks.library --width 36          # P = 30,394: a tenth of the disk
@@ -36,7 +39,7 @@ LENGTH = 2
 PER_FILE = 10
 """Experts in a file of the twin's."""
 SHARE = 0.7
-"""Of the free memory for the twin's lists, and of the free disk for both forms."""
+"""Of the free memory for both forms' files and the twin's lists, and of the free disk for both."""
 
 Draws = list[tuple[int, int]]
 """Expert and start epoch of each segment."""
@@ -87,8 +90,9 @@ def draws(experts: int, epochs: int, count: int) -> Draws:
 
 def ours(folder: Path, chosen: Draws) -> None:
     library = open_experts(folder / "ours")
-    for expert, start in chosen:
-        library.segment(expert, start, LENGTH)
+    pairs = torch.empty(2, 2, library.spec.parameters()).unbind()
+    for number, (expert, start) in enumerate(chosen):
+        library.segment(expert, start, LENGTH, pairs[number % 2])
 
 
 def theirs(folder: Path, chosen: Draws) -> float:
@@ -128,14 +132,25 @@ def agreement(folder: Path, chosen: Draws) -> int:
 
 
 def fitting(experts: int, each: int, folder: Path) -> int:
-    """How many experts of `each` bytes the twin can hold in memory, and beside ours on disk."""
+    """How many experts of `each` bytes the twin can hold in memory, with their files and ours in
+    the system's cache and on disk."""
     room = int(SHARE * shutil.disk_usage(folder).free / each)
     if room <= experts:
         raise SystemExit(
             f"{folder} has no room for {experts} experts of {each / 1e6:.0f} MB and a twin of one; "
             "give another --folder, fewer --experts or a smaller --width"
         )
-    return max(1, min(experts, room - experts, int(SHARE * machine.free_bytes() / each)))
+    cached = int(SHARE * machine.free_bytes() / each) - experts
+    return max(1, min(experts, room - experts, cached // 2))
+
+
+def disk_bytes() -> int:
+    """How much this process has read from the disk itself; 0 where the system does not tell."""
+    try:
+        lines = Path("/proc/self/io").read_text().splitlines()
+    except OSError:
+        return 0
+    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes:"))
 
 
 def measure(folder: Path, spec: NetworkSpec, args: argparse.Namespace) -> dict[str, Any]:
@@ -149,14 +164,19 @@ def measure(folder: Path, spec: NetworkSpec, args: argparse.Namespace) -> dict[s
     chosen = draws(args.experts, args.epochs, args.segments)
     same = agreement(folder, chosen)
     loading: list[float] = []
+    disk: list[int] = []
     scale = args.experts / twins
+
+    def ours_here(number: int) -> None:
+        disk.append(disk_bytes())  # a timed pair begins: it ends where the next one does
+        ours(folder, chosen)
 
     def theirs_here(number: int) -> None:
         loading.append(theirs(folder, chosen))
 
     harness.say(f"time: {args.segments} segments")
     pairs = harness.alternate(
-        lambda number: ours(folder, chosen),
+        ours_here,
         theirs_here,
         repeats=args.repeats,
         warmup=args.warmup,
@@ -164,6 +184,7 @@ def measure(folder: Path, spec: NetworkSpec, args: argparse.Namespace) -> dict[s
     )
     # Where fewer were pickled, the loading of the others is added; the drawing is whole already.
     loads = loading[-len(pairs.twin) :]
+    from_disk = disk_bytes() - disk[-len(pairs.twin)]
     pairs.twin = [s + (scale - 1) * load for s, load in zip(pairs.twin, loads, strict=True)]
     how = "measured" if twins == args.experts else f"loading {twins}, scaled linearly"
     row: dict[str, Any] = {
@@ -174,6 +195,7 @@ def measure(folder: Path, spec: NetworkSpec, args: argparse.Namespace) -> dict[s
         "twin_experts": twins,
         "twin_how": how,
         "segments_compared": same,
+        "disk_mb": from_disk / harness.MIB,
         **pairs.to_json(),
     }
     for who in () if args.no_memory else ("ours", "twin"):
@@ -195,7 +217,10 @@ def show(found: dict[str, Any]) -> str:
     for row in found["times"]:
         name = f"{row['experts']} experts x {row['epochs']} epochs, P {row['params']:,}"
         rows.append([name, *harness.timing_cells(row), *harness.peak_cells(row)])
-        notes.append(f"  {row['segments']} segments; twin: {row['twin_how']}")
+        notes.append(
+            f"  {row['segments']} segments; twin: {row['twin_how']}; "
+            f"read from the disk in all pairs: {row['disk_mb']:.0f} MB"
+        )
     head = [*harness.TIMING_HEAD, "ours MB", "twin MB"]
     words = machine.words(found["machine"])
     return "\n".join([words, "", harness.table(head, rows), *notes])
