@@ -1,0 +1,69 @@
+"""Mean 0 and standard deviation 1, channel by channel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from trajmatch.data.dataset import Split
+from trajmatch.data.whiten.base import Whitening
+from trajmatch.errors import MismatchError
+from trajmatch.files import TensorFile
+from trajmatch.types import Float, Tensor
+
+
+class Normalize(Whitening):
+    """(x - mean) / std, per channel. Exact and cheap in both directions."""
+
+    name = "normalize"
+
+    def __init__(self, mean: Float[Tensor, "channels"], std: Float[Tensor, "channels"]) -> None:
+        super().__init__({"mean": mean, "std": std})
+
+    @classmethod
+    def fit(cls, split: Split) -> Normalize:
+        """Fitted on at least one image: the (biased) deviation of all pixels of a channel."""
+        channels = split.images.shape[1]
+        levels = torch.arange(256, dtype=torch.float64)
+        mean, std = torch.empty(channels), torch.empty(channels)
+        for channel in range(channels):  # a histogram of gray levels holds all moments, exactly
+            share = split.images[:, channel].reshape(-1).bincount(minlength=256).double()
+            share /= share.sum()
+            center = (share * levels).sum()
+            spread = (share * (levels - center).square()).sum().sqrt()
+            mean[channel] = center / 255
+            # A channel of one gray level has nothing to scale.
+            std[channel] = spread / 255 if spread > 0 else 1.0
+        return cls(mean, std)
+
+    @classmethod
+    def read(cls, file: TensorFile) -> Normalize:
+        return cls(file.read("mean"), file.read("std"))
+
+    def apply(
+        self, images: Float[Tensor, "n channels height width"]
+    ) -> Float[Tensor, "n channels height width"]:
+        mean, std = self._statistics(images)
+        return (images - mean) / std
+
+    def invert(
+        self, images: Float[Tensor, "n channels height width"]
+    ) -> Float[Tensor, "n channels height width"]:
+        mean, std = self._statistics(images)
+        return images * std + mean
+
+    def to(self, device: torch.device | str) -> Normalize:
+        return Normalize(self.tensors["mean"].to(device), self.tensors["std"].to(device))
+
+    def settings(self) -> dict[str, Any]:
+        return {name: tensor.tolist() for name, tensor in self.tensors.items()}
+
+    def _statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = self.tensors["mean"].to(images), self.tensors["std"].to(images)
+        if len(mean) != images.shape[1]:
+            raise MismatchError(
+                f"the whitening was fitted on {len(mean)} channels and these images have "
+                f"{images.shape[1]}; use the whitening saved beside these images"
+            )
+        return mean.view(-1, 1, 1), std.view(-1, 1, 1)
