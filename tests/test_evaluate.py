@@ -206,6 +206,14 @@ def test_a_score_says_what_it_is():
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "word"), [("zca", "ZCA"), ("zca-compact", "ZCA"), ("normalize", "normalized")]
+)
+def test_a_score_names_the_whitening(name, word):
+    few = dataclasses.replace(CONFIG, epochs=1, n=1)
+    assert evaluate(config=few, whitening=name).brief == f"{word}, DSA, 1 epochs"
+
+
 def test_a_score_survives_json():
     score = evaluate(config=dataclasses.replace(CONFIG, epochs=1, n=2))
     values = json.loads(json.dumps({**score.to_json(), "added": "by a later version"}))

@@ -7,7 +7,16 @@ import json
 import pytest
 import torch
 
-from trajmatch.data import ZCA, Normalize, Split, fit_whitening, load_data, load_whitening, to_float
+from trajmatch.data import (
+    ZCA,
+    CompactZCA,
+    Normalize,
+    Split,
+    fit_whitening,
+    load_data,
+    load_whitening,
+    to_float,
+)
 from trajmatch.data.whiten import WHITENINGS
 from trajmatch.errors import DataError, FileFormatError, MismatchError, SettingError
 from trajmatch.files import save_tensors
@@ -24,16 +33,26 @@ def split(n=600, channels=3, height=6, width=5, seed=0):
     return Split(pixels, torch.zeros(n, dtype=torch.long))
 
 
+KINDS = (*WHITENINGS, "zca-compact")
+
+
+def fitted(name, data):
+    """A whitening of any kind; the compact one with far fewer pairs than there are."""
+    if name == "zca-compact":
+        return CompactZCA.near(fit_whitening("zca", data), 40)
+    return fit_whitening(name, data)
+
+
 @pytest.fixture(scope="module")
 def digits():
     return load_data("digits").train
 
 
-@pytest.mark.parametrize("name", WHITENINGS)
+@pytest.mark.parametrize("name", KINDS)
 def test_the_inverse_gives_the_images_back(name, digits):
     for data in (digits, split()):
         images = to_float(data.images)
-        whitening = fit_whitening(name, data)
+        whitening = fitted(name, data)
         back = whitening.invert(whitening.apply(images))
         torch.testing.assert_close(back, images, rtol=0, atol=1e-5)
         # ... and the other way, for images that were never pictures
@@ -95,9 +114,9 @@ def test_fitting_is_exact_whatever_precision_products_are_taken_in():
     assert torch.equal(fit_whitening("zca", shuffled).tensors["matrix"], matrix)
 
 
-@pytest.mark.parametrize("name", WHITENINGS)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_saved_whitening_is_the_same(name, tmp_path):
-    whitening, path = fit_whitening(name, split()), tmp_path / "deep" / "whitening.safetensors"
+    whitening, path = fitted(name, split()), tmp_path / "deep" / "whitening.safetensors"
     whitening.save(path)
     loaded = load_whitening(path)
     assert type(loaded) is type(whitening)
@@ -108,29 +127,29 @@ def test_a_saved_whitening_is_the_same(name, tmp_path):
     assert torch.equal(loaded.invert(images), whitening.invert(images))
 
 
-@pytest.mark.parametrize("name", WHITENINGS)
+@pytest.mark.parametrize("name", KINDS)
 def test_checksum_and_summary_tell_whitenings_apart(name):
-    one, other = fit_whitening(name, split()), fit_whitening(name, split(seed=1))
+    one, other = fitted(name, split()), fitted(name, split(seed=1))
     assert one.summary()["name"] == name
     assert len(one.checksum) == 16
-    assert one.checksum == fit_whitening(name, split()).checksum
+    assert one.checksum == fitted(name, split()).checksum
     assert one.checksum != other.checksum
     assert one.summary()["checksum"] == one.checksum
 
 
-@pytest.mark.parametrize("name", WHITENINGS)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_split_is_whitened_in_pieces(name):
     data = split(n=2500)
-    whitening = fit_whitening(name, data)
+    whitening = fitted(name, data)
     whole = whitening.apply(to_float(data.images))
     torch.testing.assert_close(whitening.apply_split(data), whole, rtol=0, atol=1e-6)
     assert whitening.apply_split(data, device="meta").device.type == "meta"
 
 
-@pytest.mark.parametrize("name", WHITENINGS)
+@pytest.mark.parametrize("name", KINDS)
 def test_dtype_follows_and_gradients_pass(name):
     data = split(n=50, height=2, width=2)
-    whitening = fit_whitening(name, data)
+    whitening = fitted(name, data)
     images = to_float(data.images[:3]).double().requires_grad_()
     assert whitening.apply(images).dtype == whitening.invert(images).dtype == torch.float64
     assert torch.autograd.gradcheck(whitening.apply, images)

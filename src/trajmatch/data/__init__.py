@@ -3,11 +3,20 @@
 from trajmatch.data.augment import DSA, Draw
 from trajmatch.data.dataset import ImageDataset, Split
 from trajmatch.data.sources import load_data
-from trajmatch.data.whiten import ZCA, Normalize, Whitening, fit_whitening, load_whitening, to_float
+from trajmatch.data.whiten import (
+    ZCA,
+    CompactZCA,
+    Normalize,
+    Whitening,
+    fit_whitening,
+    load_whitening,
+    to_float,
+)
 
 __all__ = [
     "DSA",
     "ZCA",
+    "CompactZCA",
     "Draw",
     "ImageDataset",
     "Normalize",

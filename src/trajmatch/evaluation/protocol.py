@@ -31,7 +31,7 @@ WORKER_START = 3.0
 """Seconds until a process of our own is ready to work: importing torch, mostly."""
 TOLD_EVERY = 1.0
 """Seconds between two words of a network on how far it is."""
-WHITENING_WORDS = {"zca": "ZCA", "normalize": "normalized"}
+WHITENING_WORDS = {"zca": "ZCA", "zca-compact": "ZCA", "normalize": "normalized"}
 
 
 @dataclasses.dataclass(frozen=True)

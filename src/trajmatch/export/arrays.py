@@ -7,6 +7,7 @@ classes     names, in the order of the labels
 info        how the set was made, as JSON
 whitening   "normalize", with mean and std per channel: images = (x - mean) / std, x in [0, 1]
             "zca", with mean [d], matrix [d, d], shape and eps: images = (x - mean) @ matrix
+            (a compact one is written out so, and comes back as a plain ZCA)
 """
 
 from __future__ import annotations
@@ -37,17 +38,18 @@ _BROKEN = (
 def write_npz(made: SyntheticSet, out: Path) -> dict[str, Any]:
     """distilled.npz in `out`; DataError when there is one already."""
     require_absent(out, [FILE])
+    whitening = made.whitening.full()
     arrays: dict[str, Any] = {
         "images": made.images.detach().cpu().numpy(),
         "labels": made.labels.detach().cpu().numpy(),
         "classes": np.array(made.classes, dtype=np.str_),
         "info": np.array(json.dumps(jsonable(made.info))),
-        "whitening": np.array(made.whitening.name),
+        "whitening": np.array(whitening.name),
     }
-    for name, tensor in made.whitening.tensors.items():
+    for name, tensor in whitening.tensors.items():
         arrays[name] = tensor.cpu().numpy()
-    if isinstance(made.whitening, ZCA):
-        arrays |= {"shape": np.array(made.whitening.shape), "eps": np.array(made.whitening.eps)}
+    if isinstance(whitening, ZCA):
+        arrays |= {"shape": np.array(whitening.shape), "eps": np.array(whitening.eps)}
     if made.step_size is not None:
         arrays["step_size"] = np.array(made.step_size)
     with atomic_write(out / FILE) as partial, partial.open("wb") as file:

@@ -7,6 +7,7 @@ its step size travel with the pictures, and `trajmatch.load_distilled(folder)` g
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,8 +25,12 @@ CARD = "README.md"
 def write_hub(
     made: SyntheticSet, out: Path, *, title: str = "", accuracy: str = ""
 ) -> dict[str, Any]:
-    """The set and its card; DataError when `out` has a card or a set already."""
+    """The set and its card; DataError when `out` has a card or a set already.
+
+    A compact whitening is written out in full, so that the card's lines can apply it.
+    """
     require_absent(out, [CARD, "distilled.json"])
+    made = dataclasses.replace(made, whitening=made.whitening.full())
     made.save(out)
     with atomic_write(out / CARD) as partial:
         partial.write_text(card(made, title=title, accuracy=accuracy), encoding="utf-8")

@@ -3,6 +3,7 @@
 `Normalize` brings each channel to mean 0 and standard deviation 1. `ZCA` also removes the
 correlations between pixels, and is what the published CIFAR numbers mostly use; of all transforms
 that do so it changes pictures least. Both are fitted on training images scaled to [0, 1].
+`CompactZCA` comes near a fitted ZCA in a small file.
 
 Fitting needs no draw and no order: sums over uint8 pixels are whole numbers and are taken exactly,
 so the same images give the same statistics however many threads add them up.
@@ -14,18 +15,27 @@ from pathlib import Path
 
 from trajmatch.data.dataset import Split
 from trajmatch.data.whiten.base import KIND, VERSION, Whitening, to_float
+from trajmatch.data.whiten.compact import CompactZCA
 from trajmatch.data.whiten.normalize import Normalize
 from trajmatch.data.whiten.zca import ZCA
 from trajmatch.errors import DataError, FileFormatError, SettingError, suggest
 from trajmatch.files import open_tensors
 
-__all__ = ["WHITENINGS", "ZCA", "Normalize", "Whitening", "fit_whitening", "load_whitening",
-           "to_float"]  # fmt: skip
+__all__ = [
+    "WHITENINGS",
+    "ZCA",
+    "CompactZCA",
+    "Normalize",
+    "Whitening",
+    "fit_whitening",
+    "load_whitening",
+    "to_float",
+]
 
 WHITENINGS = ("normalize", "zca")
 """What can be fitted."""
 
-_KINDS: dict[str, type[Whitening]] = {kind.name: kind for kind in (Normalize, ZCA)}
+_KINDS: dict[str, type[Whitening]] = {kind.name: kind for kind in (Normalize, ZCA, CompactZCA)}
 """What a file can hold."""
 
 

@@ -56,6 +56,10 @@ class Whitening(abc.ABC):
     def to(self, device: torch.device | str) -> Whitening:
         """The same whitening with its tensors on `device`."""
 
+    def full(self) -> Whitening:
+        """The same map in the form that other programs are told of."""
+        return self
+
     @abc.abstractmethod
     def settings(self) -> dict[str, Any]:
         """What is set rather than fitted, as plain values."""
@@ -74,7 +78,7 @@ class Whitening(abc.ABC):
         return {"name": self.name, "checksum": self.checksum, **self.settings()}
 
     def save(self, path: Path) -> None:
-        """Write to one file: 37 MB for ZCA of CIFAR-10, a kilobyte for Normalize."""
+        """Write to one file: of CIFAR-10, ZCA 38 MB, compact ZCA 145 KB, Normalize a kilobyte."""
         metadata = {"name": self.name, **self.settings()}
         save_tensors(path, self.tensors, kind=KIND, version=VERSION, metadata=metadata)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
 
 import torch
 
 from trajmatch.data.dataset import Split
-from trajmatch.data.whiten.base import Whitening
-from trajmatch.errors import MismatchError, SettingError
+from trajmatch.data.whiten.linear import LinearWhitening
+from trajmatch.errors import SettingError
 from trajmatch.files import TensorFile
 from trajmatch.types import Float, Tensor, UInt8
 
@@ -19,13 +18,11 @@ LARGEST = 13_000
 """Pixels times channels beyond which ZCA is refused: 64x64 RGB is 12,288."""
 
 
-class ZCA(Whitening):
+class ZCA(LinearWhitening):
     """W (x - mean) with W = U (S + eps)^-1/2 U^T, where U S U^T is the covariance of the pixels.
 
-    d = channels * height * width; W and its inverse are d x d and symmetric. Applying costs d
-    multiplications a value: 10 s for all of CIFAR-10 on one core. Only W is kept on disk (37 MB for
-    CIFAR-10); its inverse, needed for pictures, is computed when first asked for: 2 s for d = 3072,
-    and to float precision, as eps keeps W well conditioned.
+    Only W is kept on disk (37 MB for CIFAR-10); its inverse, needed for pictures, is computed when
+    first asked for: 2 s for d = 3072, and to float precision, as eps keeps W well conditioned.
 
     Alex Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009, appendix A.
     """
@@ -41,9 +38,7 @@ class ZCA(Whitening):
         eps: float = EPS,
     ) -> None:
         """`shape`: channels, height and width of the images, whose product is d."""
-        super().__init__({"mean": mean, "matrix": matrix})
-        self.shape = shape
-        self.eps = eps
+        super().__init__({"mean": mean, "matrix": matrix}, shape=shape, eps=eps)
 
     @classmethod
     def fit(cls, split: Split) -> ZCA:
@@ -73,45 +68,17 @@ class ZCA(Whitening):
             eps=file.metadata["eps"],
         )
 
+    @property
+    def matrix(self) -> Float[Tensor, "d d"]:
+        return self.tensors["matrix"]
+
     @cached_property
     def inverse(self) -> Float[Tensor, "d d"]:
         """U (S + eps)^1/2 U^T, the inverse of the matrix as it is stored."""
         # Not kept from the fit: a file that was saved and loaded gives the same pictures.
-        root = torch.linalg.cholesky(self.tensors["matrix"].cpu().double())
+        root = torch.linalg.cholesky(self.matrix.cpu().double())
         inverse: Tensor = torch.cholesky_inverse(root).float()
-        return inverse.to(self.tensors["matrix"].device)
-
-    def apply(
-        self, images: Float[Tensor, "n channels height width"]
-    ) -> Float[Tensor, "n channels height width"]:
-        self._check(images)
-        centered = images.flatten(1) - self.tensors["mean"].to(images)
-        return (centered @ self.tensors["matrix"].to(images)).view_as(images)
-
-    def invert(
-        self, images: Float[Tensor, "n channels height width"]
-    ) -> Float[Tensor, "n channels height width"]:
-        self._check(images)
-        plain = images.flatten(1) @ self.inverse.to(images) + self.tensors["mean"].to(images)
-        return plain.view_as(images)
-
-    def to(self, device: torch.device | str) -> ZCA:
-        moved = {name: tensor.to(device) for name, tensor in self.tensors.items()}
-        there = ZCA(moved["mean"], moved["matrix"], shape=self.shape, eps=self.eps)
-        if "inverse" in self.__dict__:  # already computed: take it along
-            there.__dict__["inverse"] = self.inverse.to(device)
-        return there
-
-    def settings(self) -> dict[str, Any]:
-        return {"eps": self.eps, "shape": list(self.shape)}
-
-    def _check(self, images: Tensor) -> None:
-        if tuple(images.shape[1:]) != self.shape:
-            fitted, given = ("x".join(map(str, s)) for s in (self.shape, images.shape[1:]))
-            raise MismatchError(
-                f"the ZCA was fitted on {fitted} images (channels x height x width) and these are "
-                f"{given}; use the whitening saved beside these images"
-            )
+        return inverse.to(self.matrix.device)
 
 
 def _moments(
