@@ -2,7 +2,7 @@
 
 A folder is a set as `SyntheticSet.save` writes it, and `card.json`, which says what the set is
 worth: data, network, ipc, accuracy (mean and sd in percent, n networks), protocol, made (how),
-date.
+date. Test images are whitened by a compact form of the ZCA that the images were made in.
 """
 
 from __future__ import annotations
