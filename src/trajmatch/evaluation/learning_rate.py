@@ -14,6 +14,7 @@ chance after 300), so rates are tried at full length.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from trajmatch.config import EvaluateConfig
@@ -39,7 +40,17 @@ def trial_sets(small: SmallSet) -> list[SmallSet]:
 
 
 def best_rate(scores: Sequence[Score]) -> float:
-    """The rate of the best of `scores`; of equally good ones the smallest."""
-    best = max(scores, key=lambda score: (score.mean, -(score.lr or 0.0)))
+    """The rate of the best of `scores`; of equally good ones the smallest.
+
+    A rate at which a network diverged is none to take: such a network always says class 0, which
+    is a good score where most images are of that class. It comes after all at which fewer did.
+    """
+    best = max(scores, key=_merit)
     assert best.lr is not None
     return best.lr
+
+
+def _merit(score: Score) -> tuple[int, float, float]:
+    """Larger is better."""
+    mean = -math.inf if math.isnan(score.mean) else score.mean
+    return -score.diverged, mean, -(score.lr or 0.0)
