@@ -138,7 +138,7 @@ class Judge:
             self._record.network(of[k], number, result, **about)
 
         if not left and part.event == "score":
-            log.info(f"{what}: found in {self._record.path}")
+            log.info(f"{what}: found in {self._record.path or 'this evaluation'}")
         images, labels = self._images(part.split)
         scores = evaluate_sets(
             part.sets,
@@ -154,9 +154,8 @@ class Judge:
             on_network=on_network,
             on_epochs=on_epochs,
         )
-        for k, score in enumerate(scores):
-            if any((k, i) not in known for i in range(part.config.n)):
-                self._record.event(part.event, **score.to_json())
+        for key, score in zip(of, scores, strict=True):
+            self._record.score(part.event, key, score)
         return scores
 
     def _images(self, split: str) -> tuple[Tensor, Int[Tensor, "tests"]]:

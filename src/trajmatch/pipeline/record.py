@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from trajmatch.errors import SettingError
-from trajmatch.evaluation import Trained
+from trajmatch.evaluation import Score, Trained
 from trajmatch.track import JsonlTracker, read_log, read_result
 
 _ENTRIES = {"of", "number", "percent", "finite"}
 """What a line on a network needs to be taken up again."""
+_TOLD = {"event", "of", "n"}
+"""What a line on a score needs to be known again."""
 
 
 class Record:
-    """The networks in `out`/log.jsonl, by what determined them; none of them where `out` is None.
+    """The networks in `out`/log.jsonl, by what determined them; where `out` is None, those that
+    this record was told of.
 
     The log is opened by the first event: a refused evaluation writes nothing.
     """
@@ -24,11 +27,14 @@ class Record:
         self.path = None if out is None else out / "log.jsonl"
         self._log: JsonlTracker | None = None
         self._networks: dict[str, dict[int, Trained]] = {}
+        self._told: set[tuple[str, str, int]] = set()
         if self.path is not None and self.path.is_file():
             for line in read_log(self.path):
                 if line.get("event") == "network" and line.keys() >= _ENTRIES:
                     found = Trained(line["percent"], line["finite"])
                     self._networks.setdefault(line["of"], {})[line["number"]] = found
+                elif line.keys() >= _TOLD:
+                    self._told.add((line["event"], line["of"], line["n"]))
 
     def networks(self, of: str) -> Mapping[int, Trained]:
         """Network i -> what it came to, for the networks that `of` determined."""
@@ -36,7 +42,16 @@ class Record:
 
     def network(self, of: str, number: int, result: Trained, **about: Any) -> None:
         """Keep what network `number` came to; `about` is for who reads the log."""
+        self._networks.setdefault(of, {})[number] = result
         self.event("network", of=of, number=number, **result._asdict(), **about)
+
+    def score(self, name: str, of: str, score: Score) -> None:
+        """Tell what the first `score.n` networks of `of` came to, unless it is in the log: a killed
+        evaluation may have had the networks and not the score."""
+        key = (name, of, score.n)
+        if key not in self._told:
+            self._told.add(key)
+            self.event(name, of=of, **score.to_json())
 
     def event(self, name: str, **values: Any) -> None:
         """Something that happened once, with what belongs to it."""
