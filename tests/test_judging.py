@@ -16,7 +16,7 @@ from trajmatch import pipeline
 from trajmatch.config import EvaluateConfig, NetworkConfig
 from trajmatch.data import ImageDataset
 from trajmatch.data.whiten import Normalize
-from trajmatch.errors import SettingError
+from trajmatch.errors import MismatchError, SettingError
 from trajmatch.evaluation import Score, evaluate_images, protocol
 from trajmatch.evaluation.learning_rate import LR_GRID, LR_NETWORKS, LR_ORIGIN
 from trajmatch.networks import NetworkSpec
@@ -218,6 +218,21 @@ def test_a_rate_cannot_be_chosen_without_validation_images(
         data=dataclasses.replace(data(), val=None),
         networks=[OWN, OTHER],
     )
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (NetworkSpec("mlp", 1, 2, 8), r"^MLP.* 2 classes .*data have 3"),
+        (NetworkSpec("mlp", 1, 4, 8), r"^MLP.* 4 classes .*data have 3"),
+        (NetworkSpec("mlp", 3, 3, 8), r"^MLP.* 3x8x8 .*1x8x8"),
+        (NetworkSpec("mlp", 1, 3, 16), r"^MLP.* 1x16x16 .*1x8x8"),
+    ],
+)
+def test_a_network_for_other_images_or_classes(
+    trained: list[float], tmp_path: Path, spec: NetworkSpec, words: str
+) -> None:
+    refuses(trained, tmp_path / "out", MismatchError, words, networks=[OWN, spec])
 
 
 # -- nothing is trained twice ---------------------------------------------------------------------

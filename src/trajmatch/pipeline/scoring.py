@@ -19,6 +19,7 @@ from trajmatch.errors import MismatchError, SettingError
 from trajmatch.evaluation import Score, SmallSet, evaluate_sets
 from trajmatch.experts import ExpertLibrary
 from trajmatch.networks import NetworkSpec
+from trajmatch.networks.base import height_width
 from trajmatch.pipeline.checks import (
     network_for,
     require_experts,
@@ -96,8 +97,9 @@ def evaluate(
     other network the best rate of `LR_GRID` is found on the validation images first, with networks
     of their own: at the cost of ten networks more. The protocol of such a score says so.
 
-    Raises MismatchError when the set's images or classes are not those of `data`; SettingError when
-    a rate has to be chosen and there are no validation images, or `out` is another command's.
+    Raises MismatchError when the images or classes of the set or of a network are not those of
+    `data`; SettingError when a rate has to be chosen and there are no validation images, or `out`
+    is another command's.
     """
     made = small if isinstance(small, SyntheticSet) else load_distilled(small)
     if made.classes != data.classes:
@@ -124,6 +126,8 @@ def evaluate(
             f"{shape_words(data.train.images)} (channels x height x width); give the --size it was "
             "made with"
         )
+    for spec in specs:
+        _require_takes(spec, data)
     if config.augment not in (None, "none"):
         DSA(str(config.augment))  # a mistake in it is told now
     if out is not None:
@@ -151,6 +155,22 @@ def evaluate(
             if on_score is not None:
                 on_score(scores[-1])
     return scores
+
+
+def _require_takes(spec: NetworkSpec, data: ImageDataset) -> None:
+    """Refuse a network for other images or classes than those of `data`."""
+    asked = (spec.channels, *height_width(spec.size))
+    if asked != tuple(data.train.images.shape[1:]):
+        raise MismatchError(
+            f"{spec.describe()} takes images of {'x'.join(map(str, asked))} and the data's are "
+            f"{shape_words(data.train.images)} (channels x height x width); build it for "
+            "those, or give a NetworkConfig"
+        )
+    if spec.classes != data.num_classes:
+        raise MismatchError(
+            f"{spec.describe()} tells {spec.classes} classes apart and the data have "
+            f"{data.num_classes}; build it with classes={data.num_classes}"
+        )
 
 
 def _spec(
