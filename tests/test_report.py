@@ -386,6 +386,37 @@ def test_page_of_evaluate_shows_the_set_judged(tmp_path, run):
     assert "Could not be read" not in gone.words
 
 
+def bars(page: str) -> list[str]:
+    return re.findall(r'<text class="name"[^>]*>([^<]*)</text>', page)
+
+
+@pytest.mark.parametrize(
+    ("scores", "names"),
+    [
+        (
+            [score("mtt", 88.7, 1.2), score("mtt", 80.1, 2.0, model="ResNet18 instance")],
+            ["ConvNet-D2 width 32 instance", "ResNet18 instance"],
+        ),
+        (
+            [score("mtt", 88.7, 1.2), score("random", 60.0, 2.0, model="MLP width 128")],
+            ["real images, random → MLP width 128", "distilled by MTT"],
+        ),
+        (
+            [score("mtt", 88.7, 1.2), score("mtt", 88.0, 1.2, split="val", model=None)],
+            ["ConvNet-D2 width 32 instance", "distilled by MTT"],
+        ),
+        ([score("mtt", 88.7, 1.2)], ["distilled by MTT"]),
+    ],
+    ids=["one set, two networks", "two sets", "unknown network", "one score"],
+)
+def test_bars_are_named_by_what_differs(tmp_path, scores, names):
+    """By the network where one set is judged by several, else by what networks trained on."""
+    write_result(
+        tmp_path, command="evaluate", settings={}, seed=0, scores=scores, data=None, seconds=1.0
+    )
+    assert bars(write_report(tmp_path).read_text()) == names
+
+
 def test_page_of_experts(tmp_path):
     tracker = JsonlTracker(tmp_path / "log.jsonl")
     tracker.log(1, {"loss": 2.3})
