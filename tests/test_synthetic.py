@@ -92,6 +92,25 @@ def test_it_is_a_dataset():
     assert len(list(made)) == 6  # iteration ends
 
 
+def test_the_fingerprint_is_of_what_networks_see(tmp_path):
+    made = a_set()
+    made.save(tmp_path / "set")
+    known = made.fingerprint
+    assert SyntheticSet.load(tmp_path / "set").fingerprint == known
+    assert a_set(step_size=0.5, info={"seed": 7}).fingerprint == known
+    image = made.images.clone()
+    image[0, 0, 0, 0] += 1
+    other = {
+        "image": dataclasses.replace(made, images=image),
+        "labels": dataclasses.replace(made, labels=made.labels.flip(0)),
+        "soft": a_set(soft=True),
+        "whitening": dataclasses.replace(made, whitening=WHITENINGS["zca"]),
+        "shape": dataclasses.replace(made, images=made.images.reshape(6, 3, 5, 4)),
+    }
+    found = {name: one.fingerprint for name, one in other.items()}
+    assert len({known, *found.values()}) == 1 + len(other), found
+
+
 def test_labels_in_both_forms():
     hard, soft = a_set(), a_set(soft=True)
     assert (hard.is_soft, soft.is_soft) == (False, True)

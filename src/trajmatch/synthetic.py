@@ -116,6 +116,16 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
         """Images per class: the mean, rounded down, where classes differ."""
         return len(self.images) // len(self.classes)
 
+    @property
+    def fingerprint(self) -> str:
+        """32 hex digits that change with what networks trained on the set see of it: images, labels
+        and whitening. The step size, class names and `info` are apart."""
+        digest = hashlib.blake2b(self.whitening.checksum.encode(), digest_size=16)
+        for tensor in (self.images, self.labels):
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
     def plain(self) -> Float[Tensor, "n channels height width"]:
         """The images with whitening undone, clipped to [0, 1]: what another pipeline would take."""
         return self.whitening.invert(self.images).clamp(0, 1)

@@ -72,7 +72,7 @@ class Judge:
         self._split, self._seed, self._device = split, seed, torch.device(device)
         self._on_progress = on_progress
         self._own = own_network(made) or network_for(data, NetworkConfig())
-        self._content = _digest(made)
+        self._content = made.fingerprint
         self._seen: dict[str, tuple[Tensor, Int[Tensor, "tests"]]] = {}
         self._small = SmallSet(
             made.images.to(self._device),
@@ -188,12 +188,3 @@ def split_of(data: ImageDataset, name: str) -> Split | None:
 
 def _rate(part: _Round, one: SmallSet) -> float:
     return part.config.lr or one.lr or DEFAULT_LR
-
-
-def _digest(made: SyntheticSet) -> str:
-    """Of what networks see of a set, its step size apart."""
-    digest = hashlib.blake2b(made.whitening.checksum.encode(), digest_size=16)
-    for tensor in (made.images, made.labels):
-        digest.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
