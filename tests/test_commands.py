@@ -106,6 +106,10 @@ def result_of(out: Path, command: str, *, fingerprint: str | None = None) -> dic
     return result
 
 
+def page_of(out: Path) -> str:
+    return (out / "report.html").read_text(encoding="utf-8")
+
+
 def events(out: Path, name: str) -> list[dict]:
     return [line for line in read_log(out / "log.jsonl") if line.get("event") == name]
 
@@ -223,6 +227,41 @@ def test_evaluate(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str])
         assert (score["method"], score["split"], score["n"]) == ("mtt", "test", 2)
         assert f"{score['model']}: {score['mean']:.1f} +- {score['sd']:.1f} (n=2" in told
     assert [e["model"] for e in events(out, "score")] == [s["model"] for s in scores]
+    own, other = scores
+    assert (own["lr_origin"], other["lr_origin"]) == ("", "chosen on validation from 5")
+    rows = [line.split() for line in told.splitlines() if line.startswith(("ConvNet", "MLP"))]
+    assert f"{own['lr']:.3g}" in rows[-2]
+    assert f"{other['lr']:.3g}*" in rows[-1]
+    holds(told, "* learning rate chosen on validation from 5", f"`trajmatch report {out}` draws it")
+
+
+def test_evaluate_keeps_what_it_finds_out_about_a_run_in_the_run(
+    tmp_path: Path,
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = Path(shutil.copytree(run, "run"))
+    for word in ("run", "run/best"):
+        succeed(f"{EVALUATE} --networks mlp {word}")
+        assert "kept in run/evaluated; `trajmatch report run` draws it" in capsys.readouterr().out
+    result = result_of(out / "evaluated", "evaluate")
+    assert result["settings"]["set"] == "run/best"
+    assert result["set"] == {"fingerprint": SyntheticSet.load(out / "best").fingerprint}
+    assert len(events(out / "evaluated", "score")) == 1  # found by the second, not trained again
+    succeed("report run")
+    (table,) = re.findall(r'<table class="networks">.*?</table>', page_of(out), re.S)
+    holds(table, "ConvNet-D2 width 4 instance", "MLP width 128", "in evaluated.", "†")
+
+
+def test_evaluate_of_a_set_that_is_in_no_run(
+    tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run / "best", "best")
+    succeed(f"{EVALUATE} best")
+    assert result_of(Path("runs/evaluated"), "evaluate")["settings"]["set"] == "best"
 
 
 def test_evaluate_as_it_was_judged_at_the_end(tmp_path: Path, run: Path) -> None:
@@ -453,11 +492,13 @@ def test_select_refuses(
     ("words", "expected"),
     [
         ("RUN/best --networks convnet,rensnet18", ["'rensnet18'", "did you mean 'resnet18'?"]),
+        ("RUN/best --networks mlp:", ["--networks has 'mlp:'", "NAME or NAME:NORM"]),
+        ("RUN/best --networks convnet:batsh", ["'batsh'", "did you mean 'batch'?"]),
         ("RUN/best --split tests", ["--split is 'tests'", "did you mean 'test'?"]),
         ("RUN/best --size 12", ["1x8x8", "1x12x12", "--size"]),
         ("RUN/best --augment colour", ["'colour'", "did you mean 'color'?"]),
         ("no/set", ["no/set", "is not a distilled set", "give a folder"]),
-        ("", ["is missing", "trajmatch evaluate runs/ipc1/best"]),
+        ("", ["is missing", "trajmatch evaluate runs/ipc1 "]),
     ],
 )
 def test_evaluate_refuses(

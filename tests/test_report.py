@@ -417,6 +417,141 @@ def test_bars_are_named_by_what_differs(tmp_path, scores, names):
     assert bars(write_report(tmp_path).read_text()) == names
 
 
+PROTOCOL = "1000 epochs, lr {}, momentum 0.9, wd 0.0005, batch 256, DSA"
+CHOSEN = "chosen on validation from 5"
+
+
+def across(model: str, lr: float, mean: float, parameters: int, **more) -> dict:
+    """A score as `evaluate` writes it: at a chosen rate unless `lr_origin` says otherwise."""
+    found = {"lr_origin": CHOSEN, **more}
+    words = f"{lr:.3g} {found['lr_origin']}".strip()
+    known = {"model": model, "lr": lr, "parameters": parameters, "protocol": PROTOCOL.format(words)}
+    return score("mtt", mean, 1.5, **{**known, **found})
+
+
+OWN = across("ConvNet-D2 width 32 instance", 0.0107, 88.7, 13066, lr_origin="")
+RESNET = across("ResNet18 instance", 0.003, 61.2, 11173962, n=3, diverged=1)
+VGG = across("VGG11 instance", 0.0003, 55.0, 9231114)
+
+
+def evaluation(out: Path, judged: Path, scores: list[dict], **changes) -> Path:
+    """A folder as `evaluate` leaves it."""
+    known = {
+        "command": "evaluate", "settings": {"set": str(judged)}, "seed": 0, "scores": scores,
+        "data": {"name": "digits"}, "seconds": 4.0,
+        "extra": {"set": {"fingerprint": SyntheticSet.load(judged).fingerprint}},
+    }  # fmt: skip
+    write_result(out, **{**known, **changes})
+    return out
+
+
+def tables(page: str) -> list[tuple[str, list[list[str]]]]:
+    """Caption and rows of every table across networks."""
+    found = []
+    for table in re.findall(r'<table class="networks">(.*?)</table>', page, re.S):
+        caption = Parsed(re.search(r"<caption>.*?</caption>", table, re.S)[0]).words.strip()
+        rows = re.findall(r"<tr.*?</tr>", table, re.S)
+        cells = [re.findall(r"<(?:th|td)[^>]*>(.*?)</(?:th|td)>", row, re.S) for row in rows]
+        plain = [[cell.replace("\N{NO-BREAK SPACE}", " ") for cell in row] for row in cells]
+        found.append((caption, plain))
+    return found
+
+
+HEAD = ["Network", "Parameters", "Learning rate", "Accuracy", "n"]
+ROWS = [
+    ["ConvNet-D2 width 32 instance", "13,066", "0.0107†", "88.7 ± 1.5", "5"],
+    ["ResNet18 instance", "11,173,962", "0.003*", "61.2 ± 1.5", "3 (1 diverged)"],
+    ["VGG11 instance", "9,231,114", "0.0003*", "55.0 ± 1.5", "5"],
+]
+
+
+def test_page_of_evaluate_has_one_table_over_the_networks(tmp_path, run):
+    out = evaluation(tmp_path / "evaluated", run / "best", [OWN, RESNET, VGG])
+    page = write_report(out).read_text()
+    ((caption, rows),) = tables(page)
+    assert rows == [HEAD, *ROWS]
+    assert caption.startswith(
+        "Images distilled by MTT, 1 per class: test accuracy in percent, mean and standard "
+        "deviation over n. 1000 epochs, momentum 0.9, wd 0.0005, batch 256, DSA. "
+        "* Learning rate chosen on validation from 5. † The step size learned with the images."
+    )
+    assert "Tested after the run" not in caption
+    assert "as it is now" not in page
+    (link,) = (a for a in Parsed(page).all("a") if a.get("download") == "networks.csv")
+    text = base64.b64decode(link["href"].removeprefix("data:text/csv;base64,")).decode()
+    found = list(csv.DictReader(io.StringIO(text)))
+    assert [row["model"] for row in found] == [row[0] for row in ROWS]
+    assert [row["protocol"] for row in found] == [s["protocol"] for s in (OWN, RESNET, VGG)]
+
+
+def test_page_of_a_run_has_what_was_found_out_about_its_set_later(tmp_path):
+    """In one table with the run's own network; what another command left is no evaluation."""
+    fake_run(tmp_path, iterations=12, scores=[OWN, score("random", 68.7, 3.1)])
+    assert tables(write_report(tmp_path).read_text()) == []
+    evaluation(tmp_path / "evaluated", tmp_path / "best", [RESNET])
+    evaluation(tmp_path / "more", tmp_path / "best", [VGG])
+    evaluation(tmp_path / "other", tmp_path / "best", [OWN | {"model": "MLP"}], command="select")
+    page = write_report(tmp_path).read_text()
+    ((caption, rows),) = tables(page)
+    assert rows == [HEAD, *ROWS]
+    assert "Tested after the run, in evaluated, more." in caption
+    assert page.count('<tr class="main">') == 1
+    assert bars(page) == ["real images, random", "distilled by MTT"]
+    assert "another set" not in page
+
+
+def test_the_same_network_tested_twice_is_one_row_of_more_networks(tmp_path):
+    fake_run(tmp_path, iterations=12, scores=[OWN])
+    more = OWN | {"n": 9, "mean": 88.0}
+    evaluation(tmp_path / "a", tmp_path / "best", [RESNET, OWN | {"mean": 1.0}])
+    evaluation(tmp_path / "b", tmp_path / "best", [more, RESNET | {"mean": 1.0}])
+    ((_, rows),) = tables(write_report(tmp_path).read_text())
+    assert rows == [HEAD, [*ROWS[0][:3], "88.0 ± 1.5", "9"], ROWS[1]]
+
+
+def test_networks_trained_by_two_protocols_do_not_share_a_table(tmp_path):
+    fake_run(tmp_path, iterations=12, scores=[OWN])
+    short = across("ResNet18 instance", 0.0107, 61.2, 11173962)  # by chance the set's step size
+    short["protocol"] = short["protocol"].replace("1000", "300")
+    evaluation(tmp_path / "a", tmp_path / "best", [short, VGG | {"split": "val"}])
+    found = tables(write_report(tmp_path).read_text())
+    assert [[row[0] for row in rows[1:]] for _, rows in found] == [[ROWS[1][0]], [ROWS[2][0]]]
+    assert ". 300 epochs, momentum" in found[0][0]
+    assert "1 per class: val accuracy" in found[1][0]
+    assert "†" not in str(found)
+
+
+def test_an_evaluation_of_another_set_is_named_and_not_shown(tmp_path, run):
+    fake_run(tmp_path, iterations=12, soft=True, scores=[OWN])
+    evaluation(tmp_path / "a", run / "best", [OWN, RESNET])
+    evaluation(tmp_path / "b", tmp_path / "best", [OWN, RESNET], extra={})
+    evaluation(tmp_path / "c", tmp_path / "best", [OWN, RESNET])
+    (tmp_path / "c" / "result.json").write_text("{")
+    page = write_report(tmp_path).read_text()
+    assert tables(page) == []
+    words = Parsed(page).words
+    for place in "ab":
+        assert f"What {place} holds was found out about another set" in words
+        assert f"trajmatch evaluate {tmp_path} --out {tmp_path / place} tests this one" in words
+    assert re.search(r"Could not be read .*c/result\.json", words)
+
+
+def test_a_set_that_has_changed_since_it_was_tested(tmp_path, run):
+    out = evaluation(tmp_path / "out", run / "best", [OWN], extra={"set": {"fingerprint": "ab"}})
+    words = Parsed(write_report(out).read_text()).words
+    assert f"Read from {run / 'best'}, which has changed since it was tested." in words
+
+
+def test_a_run_without_a_test_of_its_own_shows_the_later_one(tmp_path):
+    fake_run(tmp_path, iterations=12, scores=[])
+    evaluation(tmp_path / "evaluated", tmp_path / "best", [OWN, RESNET])
+    page = write_report(tmp_path).read_text()
+    words = Parsed(page).words
+    assert "88.7 ± 1.5 % test accuracy of 5 fresh networks" in words
+    assert "No accuracy has been measured" not in words
+    assert [rows for _, rows in tables(page)] == [[HEAD, *ROWS[:2]]]
+
+
 def test_page_of_experts(tmp_path):
     tracker = JsonlTracker(tmp_path / "log.jsonl")
     tracker.log(1, {"loss": 2.3})

@@ -67,7 +67,7 @@ COMMANDS: dict[str, Command] = {
         evaluate.Flags,
         evaluate.run,
         "train fresh networks on a small set and test them",
-        "trajmatch evaluate runs/ipc1/best --data photos.zip --size 32 --networks convnet,resnet18",
+        "trajmatch evaluate runs/ipc1 --data photos.zip --size 32 --networks convnet,resnet18",
     ),
     "study": Command(
         study.Flags,

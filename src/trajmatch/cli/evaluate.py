@@ -6,9 +6,9 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from trajmatch.cli.flags import Common, Flat, Positional, pick_device
+from trajmatch.cli.flags import Common, Flat, Positional, first_word, pick_device
 from trajmatch.config import DataConfig, EvaluateConfig, NetworkConfig
 from trajmatch.errors import SettingError
 
@@ -26,14 +26,15 @@ class Flags(Common):
     validation images, by two networks each, and the best goes to the test. --lr sets one for all.
 
     Every network that is done is kept in OUT/log.jsonl: run the same command again to continue a
-    killed one, and with a larger --n to train only what is added.
+    killed one, and with a larger --n to train only what is added. The page of a run (`trajmatch
+    report RUN`) shows what was found in a folder inside it, as one table over the networks.
     """
 
     set: Positional[Path]
     """A run such as runs/ipc1 (its set in best/), a set's own folder, or a name (`trajmatch zoo`).
     """
     out: Path = Path("runs/evaluated")
-    """Folder for result.json and log.jsonl."""
+    """Folder for result.json and log.jsonl; of a run's set, `evaluated` in the run unless given."""
     networks: str | None = None
     """Networks to train, separated by commas: convnet,resnet18,vgg11,alexnet,lenet,mlp,vit. None:
     the one the set was made with. As the field judges sets made with a ConvNet, convnet, resnet18
@@ -45,6 +46,13 @@ class Flags(Common):
     """Which real images to test on; choose settings on val, report test once."""
     data: Flat[DataConfig] = DataConfig()
     settings: Flat[EvaluateConfig] = EvaluateConfig()
+
+    @classmethod
+    def base(cls, arguments: Sequence[str]) -> dict[str, Any]:
+        """What is found out about a run's set lies in the run."""
+        values, word = super().base(arguments), first_word(cls, arguments)
+        run = None if word is None else _run_of(Path(word))
+        return values if run is None else {**values, "out": run / "evaluated"}
 
 
 def run(flags: Flags) -> None:
@@ -82,7 +90,9 @@ def run(flags: Flags) -> None:
             on_progress=progress,
         )
     own = own_network(small)
-    judged = own is not None and own.describe() in {score.model for score in scores}
+    extra: dict[str, Any] = {"set": {"fingerprint": small.fingerprint}}
+    if own is not None and own.describe() in {score.model for score in scores}:
+        extra["network"] = own.describe()
     write_result(
         flags.out,
         command="evaluate",
@@ -92,17 +102,27 @@ def run(flags: Flags) -> None:
         data=data.summary(),
         seconds=time.perf_counter() - began,
         device=device,
-        extra={"network": own.describe()} if own is not None and judged else None,
+        extra=extra,
     )
     _table(scores)
+    run = _run_of(flags.set)
+    inside = run is not None and run.resolve() == flags.out.resolve().parent
+    print(f"kept in {flags.out}; `trajmatch report {run if inside else flags.out}` draws it")
 
 
 def _set_of(place: Path) -> Path:
     """A run's set is the one it kept."""
-    kept = place / "best"
-    if (kept / "distilled.json").is_file() and not (place / "distilled.json").is_file():
-        return kept
-    return place
+    return place / "best" if _run_of(place) == place else place
+
+
+def _run_of(place: Path) -> Path | None:
+    """The run that a folder is, or whose kept set it is; None for any other place."""
+    if (place / "best" / "distilled.json").is_file() and not (place / "distilled.json").is_file():
+        return place
+    if place.name == "best" and (place / "distilled.json").is_file():
+        run = place.parent
+        return run if any((run / name).is_file() for name in ("log.jsonl", "result.json")) else None
+    return None
 
 
 def _network(word: str) -> NetworkConfig:

@@ -12,11 +12,13 @@ from trajmatch.cli.flags import Common, Positional
 class Flags(Common):
     """Draw the page of a run: pictures, curves, scores and settings in one HTML file.
 
-    It is drawn from the files of the run, during it or after it.
+    It is drawn from the files of the run, during it or after it. What `trajmatch evaluate` has
+    found out about the run's set in a folder inside it, such as RUN/evaluated, is a table over the
+    networks.
     """
 
     run: Positional[Path]
-    """Folder of a run, the --out of distill, select or demo."""
+    """Folder of a run, the --out of distill, select, evaluate, study or demo."""
     out: Path = Path("report.html")
     """The page; inside the run's folder unless a path is given."""
 

@@ -90,9 +90,10 @@ class RunFolder:
     @property
     def scores(self) -> list[Row]:
         """Scores with a mean, coresets first, full data last, in their order otherwise."""
-        found = [s for s in self.result.get("scores") or [] if is_number(mapping(s).get("mean"))]
         rank = {"random": 0, "herding": 1, "full data": 3}
-        return sorted(found, key=lambda score: rank.get(str(score.get("method")), 2))
+        return sorted(
+            scores_of(self.result), key=lambda score: rank.get(str(score.get("method")), 2)
+        )
 
     @property
     def main(self) -> Row | None:
@@ -116,6 +117,11 @@ class RunFolder:
             return self.small.classes
         names = mapping(self.result.get("data")).get("classes")
         return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
+def scores_of(result: Row) -> list[Row]:
+    """The scores of a result that have a mean."""
+    return [s for s in result.get("scores") or [] if is_number(mapping(s).get("mean"))]
 
 
 def mapping(value: Any) -> Mapping[str, Any]:

@@ -1,7 +1,7 @@
 """One self-contained HTML file about a run: what it reached, what it made, how, and at what cost.
 
-Everything is read from the run's folder. What is not there is named on the page, and the rest is
-shown; numbers are never filled in.
+Everything is read from the run's folder, later evaluations inside it included. What is not
+there is named on the page, and the rest is shown; numbers are never filled in.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from trajmatch import __version__
 from trajmatch.errors import MissingExtraError
 from trajmatch.files import atomic_write
 from trajmatch.report.axes import NBSP, number, percent
+from trajmatch.report.evaluations import Evaluations
 from trajmatch.report.facts import cost, origin, settings
 from trajmatch.report.figures import Curve, Row
 from trajmatch.report.folder import BASELINES, RunFolder, mapping, number_or_nan, optional
+from trajmatch.report.networks import network_tables
 from trajmatch.report.pictures import gallery, pictures_of, snapshot_paths, timeline
-from trajmatch.report.scores import ScorePlot, network_name, network_tables, score_name
+from trajmatch.report.scores import network_name, score_plot, score_rows
 
 _METHODS = {"mtt": "trajectory matching (MTT)", "random": "random choice"}
 
@@ -50,10 +52,13 @@ def write_report(run: Path | str, out: Path | str | None = None) -> Path:
 
 def _context(run: RunFolder) -> dict[str, Any]:
     """Everything the template says."""
+    later = Evaluations.inside(run)
+    if run.result and not run.scores:  # it was made without a test
+        run = dataclasses.replace(run, result={**run.result, "scores": list(later.scores)})
     curves = _curves(run)
-    scores = _score_plot(run)
+    scores = score_plot(run)
     pictures = strip = None
-    problems = list(run.problems)
+    problems = [*run.problems, *later.problems]
     if run.small is not None:
         pictures = gallery(*pictures_of(run.small), run.small.classes)
     if run.classes:
@@ -66,15 +71,15 @@ def _context(run: RunFolder) -> dict[str, Any]:
         "version": __version__,
         **_title(run),
         **_lead(run, curves),
-        "missing": _missing(run, curves, strip is not None),
+        "missing": _missing(run, curves, strip is not None) + later.notes(run.folder),
         "problems": problems,
         "gallery": pictures,
         "pictures_intro": _pictures_intro(run),
         "timeline": strip,
         "curves": curves,
         "scores": scores,
-        "score_rows": _score_rows(run),
-        "network_tables": network_tables(run),
+        "score_rows": score_rows(run),
+        "network_tables": network_tables(run, later.scores),
         "snippet": _snippet(run),
         "cost": cost(run),
         "origin": origin(run),
@@ -244,42 +249,6 @@ def _curves(run: RunFolder) -> list[Curve]:
     return [curve for curve in curves if curve.points()]
 
 
-def _score_plot(run: RunFolder) -> ScorePlot | None:
-    scores = run.scores
-    if not scores:
-        return None
-    main = run.main
-    usual = (main or scores[0]).get("model")
-    one_method = len(scores) > 1 and len({score.get("method") for score in scores}) == 1
-    labels = []
-    for score in scores:
-        network = network_name(score.get("model"))
-        other = "" if score.get("model") in (usual, None) else f" → {network}"
-        labels.append((one_method and network) or score_name(score) + other)
-    splits = {str(score.get("split") or "test") for score in scores}
-    title = f"{' and '.join(sorted(splits)).capitalize()} accuracy, %"
-    index = next((i for i, score in enumerate(scores) if score is main), None)
-    return ScorePlot(tuple(labels), tuple(scores), index, title=title)
-
-
-def _score_rows(run: RunFolder) -> list[dict[str, str | bool]]:
-    return [
-        {
-            "name": score_name(score),
-            "main": score is run.main,
-            "ipc": "all" if score.get("method") == "full data" else str(score.get("ipc") or "–"),
-            "accuracy": f"{score['mean']:.1f}",
-            "sd": "–" if score.get("sd") is None else f"{score['sd']:.1f}",
-            "n": str(score.get("n") or "–"),
-            "model": network_name(score.get("model")) or "–",
-            "split": str(score.get("split") or "test"),
-            "protocol": str(score.get("protocol") or "not recorded")
-            + (f"; {score['diverged']} diverged" if score.get("diverged") else ""),
-        }
-        for score in run.scores
-    ]
-
-
 def _pictures_intro(run: RunFolder) -> str:
     if run.small is None:
         return ""
@@ -294,7 +263,9 @@ def _pictures_intro(run: RunFolder) -> str:
         text += f"{len(small):,} crops of {small.images.shape[3]} × {small.images.shape[2]} pixels "
         text += "that cover them. "
     if run.place is not None and run.folder not in (run.place, run.place.parent):
-        text += f"Read from {run.place} as it is now. "
+        judged = mapping(run.result.get("set")).get("fingerprint")
+        changed = " as it is now" if judged is None else ", which has changed since it was tested"
+        text += f"Read from {run.place}{'' if judged == small.fingerprint else changed}. "
     elif run.place is not None and run.place.name == "best" and best is not None:
         text += f"Taken from iteration {best:,}, the best on the validation split. "
     if small.is_soft:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from trajmatch.report.axes import END, NBSP, WIDTH, Scale, every, number, percent
+from trajmatch.report.axes import END, NBSP, WIDTH, Scale, every, percent
 from trajmatch.report.figures import Figure, Row
-from trajmatch.report.folder import BASELINES, RunFolder, mapping, optional
+from trajmatch.report.folder import BASELINES, RunFolder, mapping
 
 
 @dataclass(frozen=True)
@@ -82,51 +82,42 @@ class ScorePlot(Figure):
         axes.set_xlim(0, 100)
 
 
-@dataclass(frozen=True)
-class NetworkTable:
-    """How one method's images do on several networks."""
-
-    caption: str
-    rows: tuple[dict[str, str | bool], ...]
-    """model, parameters, lr, accuracy, n as they are shown; main: the one the page is about."""
-    notes: tuple[str, ...]
-    """What a star at a learning rate means."""
-
-
-def network_tables(run: RunFolder) -> list[NetworkTable]:
-    """A table for each method (and split) that was tested on more than one network."""
-    groups: dict[tuple[str, str, str], list[Row]] = {}
-    for score in run.scores:
-        split, ipc = str(score.get("split") or "test"), score.get("ipc")
-        key = (score_name(score), f"{ipc} per class" if ipc else "", split)
-        groups.setdefault(key, []).append(score)
-    tables = []
-    for (name, ipc, split), scores in groups.items():
-        if len({score.get("model") for score in scores}) < 2:
-            continue
-        origins = sorted({str(score["lr_origin"]) for score in scores if score.get("lr_origin")})
-        words = ", ".join(filter(None, (f"Images {name}", ipc)))
-        tables.append(
-            NetworkTable(
-                f"{words}: {split} accuracy in percent, mean and standard deviation over n.",
-                tuple(_network_row(score, score is run.main) for score in scores),
-                tuple(f"* Learning rate {origin}." for origin in origins),
-            )
-        )
-    return tables
+def score_plot(run: RunFolder) -> ScorePlot | None:
+    """The run's scores, each bar named by what it differs in from the others."""
+    scores = run.scores
+    if not scores:
+        return None
+    main = run.main
+    usual = (main or scores[0]).get("model")
+    one_method = len(scores) > 1 and len({score.get("method") for score in scores}) == 1
+    labels = []
+    for score in scores:
+        network = network_name(score.get("model"))
+        other = "" if score.get("model") in (usual, None) else f" → {network}"
+        labels.append((one_method and network) or score_name(score) + other)
+    splits = {str(score.get("split") or "test") for score in scores}
+    title = f"{' and '.join(sorted(splits)).capitalize()} accuracy, %"
+    index = next((i for i, score in enumerate(scores) if score is main), None)
+    return ScorePlot(tuple(labels), tuple(scores), index, title=title)
 
 
-def _network_row(score: Row, main: bool) -> dict[str, str | bool]:
-    lr, parameters = optional(score.get("lr")), score.get("parameters")
-    diverged = f" ({score['diverged']} diverged)" if score.get("diverged") else ""
-    return {
-        "model": network_name(score.get("model")) or "–",
-        "parameters": f"{parameters:,}" if isinstance(parameters, int) else "–",
-        "lr": "–" if lr is None else f"{number(lr)}{'*' if score.get('lr_origin') else ''}",
-        "accuracy": percent(score["mean"], score.get("sd")),
-        "n": f"{score.get('n') or '–'}{diverged}",
-        "main": main,
-    }
+def score_rows(run: RunFolder) -> list[dict[str, str | bool]]:
+    """The run's scores as the page's table shows them."""
+    return [
+        {
+            "name": score_name(score),
+            "main": score is run.main,
+            "ipc": "all" if score.get("method") == "full data" else str(score.get("ipc") or "–"),
+            "accuracy": f"{score['mean']:.1f}",
+            "sd": "–" if score.get("sd") is None else f"{score['sd']:.1f}",
+            "n": str(score.get("n") or "–"),
+            "model": network_name(score.get("model")) or "–",
+            "split": str(score.get("split") or "test"),
+            "protocol": str(score.get("protocol") or "not recorded")
+            + (f"; {score['diverged']} diverged" if score.get("diverged") else ""),
+        }
+        for score in run.scores
+    ]
 
 
 def score_name(score: Row) -> str:
