@@ -60,11 +60,9 @@ def run(flags: Flags) -> None:
 
     from trajmatch import pipeline
     from trajmatch.cli import shown
-    from trajmatch.config import to_dict
     from trajmatch.pipeline.judging import own_network
     from trajmatch.pipeline.record import require_own_folder
     from trajmatch.synthetic import load_distilled
-    from trajmatch.track import write_result
 
     began = time.perf_counter()
     flags = dataclasses.replace(flags, set=_set_of(flags.set))
@@ -93,16 +91,8 @@ def run(flags: Flags) -> None:
     extra: dict[str, Any] = {"set": {"fingerprint": small.fingerprint}}
     if own is not None and own.describe() in {score.model for score in scores}:
         extra["network"] = own.describe()
-    write_result(
-        flags.out,
-        command="evaluate",
-        settings=to_dict(flags),
-        seed=flags.seed,
-        scores=[score.to_json() for score in scores],
-        data=data.summary(),
-        seconds=time.perf_counter() - began,
-        device=device,
-        extra=extra,
+    shown.result(
+        flags, "evaluate", data.summary(), began, scores=scores, device=device, extra=extra
     )
     _table(scores)
     run = _run_of(flags.set)

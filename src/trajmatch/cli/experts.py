@@ -34,8 +34,6 @@ def run(flags: Flags) -> None:
 
     from trajmatch import pipeline
     from trajmatch.cli import shown
-    from trajmatch.config import to_dict
-    from trajmatch.track import write_result
 
     began = time.perf_counter()
     device = pick_device(flags.device)
@@ -59,14 +57,12 @@ def run(flags: Flags) -> None:
         )
         ceiling = pipeline.full_data_score(library)
         log("score", ceiling.to_json())
-    write_result(
-        flags.out,
-        command="experts",
-        settings=to_dict(flags),
-        seed=flags.seed,
-        scores=[ceiling.to_json()],
-        data=data.summary(),
-        seconds=time.perf_counter() - began,
+    shown.result(
+        flags,
+        "experts",
+        data.summary(),
+        began,
+        scores=[ceiling],
         device=device,
         extra={"library": library.summary()},
     )

@@ -40,10 +40,8 @@ def run(flags: Flags) -> None:
 
     from trajmatch import export
     from trajmatch.cli import shown
-    from trajmatch.config import to_dict
     from trajmatch.experts import ExpertLibrary
     from trajmatch.synthetic import load_distilled
-    from trajmatch.track import write_result
 
     began = time.perf_counter()
     told: dict[str, Any]
@@ -61,16 +59,8 @@ def run(flags: Flags) -> None:
         told = export.export_set(made, flags.to, flags.out, title=flags.title, accuracy=accuracy)
     with shown.event_log(flags.out) as log:
         log("exported", {"to": flags.to, **told})
-    write_result(
-        flags.out,
-        command="export",
-        settings=to_dict(flags),
-        seed=flags.seed,
-        scores=[] if score is None else [score.to_json()],
-        data=data,
-        seconds=time.perf_counter() - began,
-        extra={"exported": told},
-    )
+    scores = [] if score is None else [score]
+    shown.result(flags, "export", data, began, scores=scores, extra={"exported": told})
     print(f"{', '.join(told['files'])} are in {flags.out}")
     if told.get("largest_clipped_share"):
         share = 100 * told["largest_clipped_share"]

@@ -51,8 +51,6 @@ def run(flags: Flags) -> None:
 
     from trajmatch import export
     from trajmatch.cli import shown
-    from trajmatch.config import to_dict
-    from trajmatch.track import write_result
 
     began = time.perf_counter()
     device = pick_device(flags.device)
@@ -67,17 +65,7 @@ def run(flags: Flags) -> None:
         data, told = _import_buffers(flags, device)
     with shown.event_log(flags.out) as log:
         log("imported", told)
-    write_result(
-        flags.out,
-        command="import",
-        settings=to_dict(flags),
-        seed=flags.seed,
-        scores=[],
-        data=data,
-        seconds=time.perf_counter() - began,
-        device=device,
-        extra=told,
-    )
+    shown.result(flags, "import", data, began, device=device, extra=told)
 
 
 Told = tuple[dict[str, Any] | None, dict[str, Any]]

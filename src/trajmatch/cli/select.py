@@ -35,9 +35,7 @@ def run(flags: Flags) -> None:
 
     from trajmatch import pipeline
     from trajmatch.cli import shown
-    from trajmatch.config import to_dict
     from trajmatch.experts import ExpertLibrary
-    from trajmatch.track import write_result
 
     began = time.perf_counter()
     device = pick_device(flags.device)
@@ -66,14 +64,5 @@ def run(flags: Flags) -> None:
                 on_score=lambda score: log("score", score.to_json()),
             )
             shown.table(scores)
-    write_result(
-        flags.out,
-        command="select",
-        settings=to_dict(flags),
-        seed=flags.seed,
-        scores=[score.to_json() for score in scores],
-        data=data.summary(),
-        seconds=time.perf_counter() - began,
-        device=device,
-    )
+    shown.result(flags, "select", data.summary(), began, scores=scores, device=device)
     print(f"{len(chosen)} images chosen by {flags.method} are in {flags.out / 'best'}")

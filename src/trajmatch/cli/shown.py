@@ -1,20 +1,23 @@
-"""What commands tell: progress while they run, tables when they are done, events in their log."""
+"""What commands tell: progress while they run, events in their log, tables and result.json when
+they are done."""
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trajmatch.cli.flags import Common
 from trajmatch.cli.progress import task
-from trajmatch.config import DataConfig, DistillConfig, ExpertConfig, RunConfig
+from trajmatch.config import DataConfig, DistillConfig, ExpertConfig, RunConfig, to_dict
 from trajmatch.data import ImageDataset
 from trajmatch.distillation import Outcome
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.synthetic import SyntheticSet
-from trajmatch.track import Tracker, open_tracker
+from trajmatch.track import Tracker, open_tracker, write_result
 
 
 def say(line: str) -> None:
@@ -101,6 +104,33 @@ def event_log(out: Path) -> Iterator[Callable[[str, Mapping[str, Any]], None]]:
             opened[0].event(name, **values)
 
         yield event
+
+
+def result(
+    flags: Common,
+    command: str,
+    data: Mapping[str, Any] | None,
+    began: float,
+    *,
+    scores: Sequence[Score] = (),
+    device: str = "cpu",
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """OUT/result.json of a command that began at `began` of `time.perf_counter`.
+
+    data, extra: as `write_result` takes them. A distillation's is `pipeline.write_run`'s.
+    """
+    write_result(
+        flags.out,
+        command=command,
+        settings=to_dict(flags),
+        seed=flags.seed,
+        scores=[score.to_json() for score in scores],
+        data=data,
+        seconds=time.perf_counter() - began,
+        device=device,
+        extra=extra,
+    )
 
 
 def kept(outcome: Outcome) -> str:
