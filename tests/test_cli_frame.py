@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import os
 import re
@@ -19,7 +20,14 @@ from trajmatch import cli
 from trajmatch.cli.flags import Common, Flat, Positional, option_names, pick_device
 from trajmatch.cli.frame import Command
 from trajmatch.cli.progress import LINE_SECONDS, duration, task
-from trajmatch.config import DataConfig, EvaluateConfig, ExpertConfig, NetworkConfig
+from trajmatch.config import (
+    DataConfig,
+    DistillConfig,
+    EvaluateConfig,
+    ExpertConfig,
+    NetworkConfig,
+    RunConfig,
+)
 from trajmatch.errors import SettingError
 
 
@@ -408,6 +416,65 @@ def test_a_resumed_run_counts_speed_from_now_and_a_slow_start_is_forgotten() -> 
         assert bar.done == 301
         assert bar.seconds_per_item == pytest.approx(2.0)
         assert bar.note() == "2 s/it, ETA 3 min"
+
+
+def test_the_time_before_the_work_began_is_not_its_own() -> None:
+    clock = Clock()
+    with task("later", 400, clock=clock) as bar:
+        clock.now += 1800.0  # something else was done first
+        bar.start(150)
+        assert bar.note() == ""
+        clock.now += 2.0
+        bar.advance()
+        assert bar.done == 151
+        assert bar.note() == "2 s/it, ETA 8 min"
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Of all that commands show."""
+    from trajmatch.cli import shown
+
+    clock = Clock()
+    monkeypatch.setattr(shown, "task", functools.partial(task, clock=clock))
+    return clock
+
+
+def test_iterations_are_timed_from_the_first_one_on(
+    clock: Clock, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Whatever came before it: half an hour of experts, or the iterations of an earlier call."""
+    from trajmatch.cli import shown
+
+    config = RunConfig(distill=DistillConfig(iterations=400))
+    with shown.run_progress(tmp_path, config) as (_, progress):
+        clock.now += 1800.0
+        for iteration in range(200, 210):
+            clock.now += 2.0
+            progress(iteration, {"loss": 0.7, "step_size": 0.01})
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("distill")]
+    assert lines[0] == "distill: 200/400, loss 0.7, step size 0.01"
+    assert lines[1] == "distill: 205/400, loss 0.7, step size 0.01, 2 s/it, ETA 6 min"
+
+
+def test_experts_that_are_there_count_as_done(
+    clock: Clock, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from trajmatch.cli import shown
+
+    (tmp_path / "expert_00000.safetensors").touch()
+    (tmp_path / "expert_00007.safetensors").touch()  # more than are asked for
+    with shown.expert_progress(tmp_path, ExpertConfig(experts=4, epochs=50)) as progress:
+        for expert in (1, 2):
+            for epoch in range(41 if expert == 1 else 1, 51):  # a killed one goes on from its 40th
+                clock.now += 60.0
+                progress({"expert": expert, "epoch": epoch, "train_accuracy": 50.0})
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("experts: 91/200, expert 1, epoch 41")
+    assert "ETA" not in lines[0]
+    assert lines[1].startswith("experts: 92/200")
+    assert lines[1].endswith("60 s/it, ETA 1 h 48 min")
+    assert lines[-1].startswith("experts: 150/200, expert 2, epoch 50")
 
 
 @pytest.mark.parametrize(

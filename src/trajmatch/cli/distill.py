@@ -47,7 +47,7 @@ def run(flags: Flags) -> None:
     device = pick_device(flags.device)
     library = ExpertLibrary.open(flags.experts)
     data = shown.load(flags.data)
-    with shown.iteration_progress(flags.out, flags.distill) as progress:
+    with shown.iteration_progress(flags.distill) as progress:
         outcome = pipeline.distill(
             data,
             library,

@@ -38,7 +38,10 @@ def run(flags: Flags) -> None:
     began = time.perf_counter()
     device = pick_device(flags.device)
     data = shown.load(flags.data)
-    with shown.event_log(flags.out) as log, shown.expert_progress(flags.experts) as progress:
+    with (
+        shown.event_log(flags.out) as log,
+        shown.expert_progress(flags.out, flags.experts) as progress,
+    ):
 
         def on_epoch(event: Mapping[str, Any]) -> None:
             log("epoch", event)

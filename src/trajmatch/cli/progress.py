@@ -40,6 +40,13 @@ class Bar:
         self._clock = clock
         self._marks: deque[tuple[float, int]] = deque([(clock(), done)], maxlen=_RECENT)
 
+    def start(self, done: int) -> None:
+        """The work begins or goes on here, with `done` items behind it: neither their time nor any
+        that has passed since the bar was made says how long one takes."""
+        self.done = done
+        self._marks.clear()
+        self._marks.append((self._clock(), done))
+
     def advance(self, n: int = 1, **fields: Value) -> None:
         """`n` more items are done; `fields` are shown beside the count until replaced."""
         self.done += n

@@ -16,6 +16,7 @@ from trajmatch.data import ImageDataset
 from trajmatch.distillation import Outcome
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
+from trajmatch.experts.library import present
 from trajmatch.synthetic import SyntheticSet
 from trajmatch.track import Tracker, open_tracker, write_result
 
@@ -48,27 +49,39 @@ def load(config: DataConfig) -> ImageDataset:
 
 
 @contextlib.contextmanager
-def expert_progress(config: ExpertConfig) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A bar over the epochs of all experts."""
-    with task("experts", config.experts * config.epochs) as bar:
+def expert_progress(
+    path: Path, config: ExpertConfig
+) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """A bar over the epochs of all experts, those that lie in the folder `path` among them."""
+    there = [expert for expert in present(path) if expert < config.experts] if path.is_dir() else []
+    epochs = dict.fromkeys(there, config.epochs)
+    with task("experts", config.experts * config.epochs, done=sum(epochs.values())) as bar:
 
         def progress(event: Mapping[str, Any]) -> None:
+            expert, epoch = event["expert"], event["epoch"]
+            more = epoch - epochs.get(expert, 0)
+            epochs[expert] = epoch
+            if more > 1:  # trained in part before a kill
+                bar.start(bar.done + more)
+                more = 0
             accuracy = f"{event['train_accuracy']:.1f} %"
-            bar.advance(expert=event["expert"], epoch=event["epoch"], train_accuracy=accuracy)
+            bar.advance(more, expert=expert, epoch=epoch, train_accuracy=accuracy)
 
         yield progress
 
 
 @contextlib.contextmanager
 def iteration_progress(
-    out: Path, config: DistillConfig
+    config: DistillConfig,
 ) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
     """A bar over the iterations of a distillation."""
     with task("distill", config.iterations) as bar:
 
         def progress(iteration: int, values: Mapping[str, float]) -> None:
-            if not bar.done and iteration > 1:
-                say(f"continuing after iteration {iteration - 1} of {config.iterations}")
+            if not bar.done:
+                bar.start(iteration)
+                if iteration > 1:
+                    say(f"continuing after iteration {iteration - 1} of {config.iterations}")
             bar.advance(iteration - bar.done, loss=values["loss"], step_size=values["step_size"])
 
         yield progress
@@ -82,8 +95,8 @@ def run_progress(
 ]:
     """Both bars, for a whole run."""
     with (
-        expert_progress(config.experts) as experts,
-        iteration_progress(out, config.distill) as iterations,
+        expert_progress(out / "experts", config.experts) as experts,
+        iteration_progress(config.distill) as iterations,
     ):
         yield experts, iterations
 
