@@ -14,7 +14,8 @@ import tiny
 from trajmatch.cli import run as command
 from trajmatch.cli.flags import parse
 from trajmatch.cli.frame import Command, dispatch
-from trajmatch.config import PublishedConfig, RunConfig
+from trajmatch.config import NetworkConfig, PublishedConfig, RunConfig
+from trajmatch.networks import NETWORKS
 from trajmatch.pipeline import cost
 from trajmatch.pipeline.probe import Speed
 from trajmatch.recipes import load_recipe, recipe_names
@@ -106,6 +107,16 @@ def test_the_line_wins_over_the_recipe() -> None:
     assert (run.distill.syn_steps, run.experts.experts) == (50, 200)
     assert (run.network.width, run.data.size, run.data.whitening) == (128, 32, "zca")
     assert run.name == recipe.name
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_another_network_than_the_recipes_has_its_own_defaults(name: str, succeed: Line) -> None:
+    """The recipe's depth and width are those of its ConvNet."""
+    recipe = load_recipe("cifar10-ipc1").network
+    asked = settings(f"cifar10-ipc1 --network={name} --norm none").network
+    options = {"depth": 3, "width": 128} if name == recipe.network else {}
+    assert asked == NetworkConfig(network=name, norm="none", **options)
+    succeed(f"run cifar10-ipc1 --network {name} --dry-run --device cpu")
 
 
 def test_what_is_published_holds_for_the_recipe_alone() -> None:

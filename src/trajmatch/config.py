@@ -59,7 +59,8 @@ class NetworkConfig:
     """What is trained."""
 
     network: str | None = None
-    """convnet, resnet18, vgg11, alexnet, lenet, mlp, vit. None: the experts', else convnet."""
+    """convnet, resnet18, vgg11, alexnet, lenet, mlp, vit. None: the experts', else convnet.
+    Another than a recipe's has its own defaults."""
     depth: int | None = None
     """Blocks of a ConvNet. None: 3 at 32 pixels, 4 at 64, 5 at 128, 2 below 23."""
     width: int | None = None

@@ -28,7 +28,7 @@ import tyro
 
 from trajmatch.cli.mistakes import Refusal, UsageError
 from trajmatch.cli.values import REGISTRY
-from trajmatch.config import RunConfig, read_toml
+from trajmatch.config import NetworkConfig, RunConfig, read_toml
 from trajmatch.errors import SettingError, suggest
 
 T = TypeVar("T")
@@ -67,7 +67,9 @@ class Common:
     def base(cls, arguments: Sequence[str]) -> dict[str, Any]:
         """Defaults that the line itself changes: the settings of the file in --config."""
         path = _value_of("--config", arguments)
-        return {} if path is None else settings_of(cls, read_toml(Path(path), RunConfig))
+        if path is None:
+            return {}
+        return settings_of(cls, read_toml(Path(path), RunConfig), arguments)
 
 
 def pick_device(name: str) -> str:
@@ -179,8 +181,14 @@ def _bare(hint: Any) -> tuple[Any, tuple[Any, ...]]:
     return (get_args(hint)[0], markers) if markers else (hint, ())
 
 
-def settings_of(kind: type[Common], run: RunConfig) -> dict[str, Any]:
-    """What a file of settings gives a dataclass of flags: its configs and the seed."""
+def settings_of(kind: type[Common], run: RunConfig, arguments: Sequence[str]) -> dict[str, Any]:
+    """What a file of settings gives a dataclass of flags: its configs and the seed.
+
+    The options of its network are left out where `arguments` ask for another: they are not its.
+    """
+    network = _value_of("--network", arguments)
+    if network not in (None, run.network.network or "convnet"):
+        run = dataclasses.replace(run, network=NetworkConfig(network=network))
     parts = {type(part): part for part in vars(run).values() if dataclasses.is_dataclass(part)}
     hints = get_type_hints(kind, include_extras=True)
     wanted = {name: _bare(hint)[0] for name, hint in hints.items()}

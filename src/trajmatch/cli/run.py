@@ -61,7 +61,7 @@ class Flags(Common):
         word = first_word(cls, arguments)
         if word is None:
             return {}
-        values = settings_of(cls, load_recipe(word))
+        values = settings_of(cls, load_recipe(word), arguments)
         return {**values, "out": Path("runs") / Path(word).stem}
 
 

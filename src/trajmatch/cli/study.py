@@ -89,7 +89,7 @@ class Flags(Common):
             from trajmatch.studies.table import quick
 
             run = quick(run)
-        values = settings_of(cls, run)
+        values = settings_of(cls, run, arguments)
         word = first_word(cls, arguments)
         return {**values, **({"out": Path("runs") / f"study-{word}"} if word else {})}
 
