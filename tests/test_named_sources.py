@@ -6,6 +6,7 @@ import codecs
 import gzip
 import io
 import pickle
+import re
 import struct
 import tarfile
 from pathlib import Path
@@ -488,16 +489,27 @@ def test_the_registry_has_what_the_readers_of_imagenet_have():
     assert set(SOURCES) == IMAGENET.keys() | others
 
 
-@pytest.mark.parametrize(
-    ("name", "page"),
-    [
-        ("cifar10", "https://www.cs.toronto.edu/~kriz/cifar.html"),
-        ("cifar100", "https://www.cs.toronto.edu/~kriz/cifar.html"),
-        ("svhn", "http://ufldl.stanford.edu/housenumbers/"),
-        ("mnist", "https://yann.lecun.com/exdb/mnist/"),
-        ("fashion-mnist", "https://github.com/zalandoresearch/fashion-mnist"),
-    ],
-)
+FASTAI, ILSVRC = "https://github.com/fastai/imagenette", "https://image-net.org"
+PAGES = [
+    ("cifar10", "https://www.cs.toronto.edu/~kriz/cifar.html"),
+    ("cifar100", "https://www.cs.toronto.edu/~kriz/cifar.html"),
+    ("svhn", "http://ufldl.stanford.edu/housenumbers/"),
+    ("mnist", "https://yann.lecun.com/exdb/mnist/"),
+    ("fashion-mnist", "https://github.com/zalandoresearch/fashion-mnist"),
+    ("tiny-imagenet", "http://cs231n.stanford.edu/tiny-imagenet-200.zip"),
+    *((name, ILSVRC) for name in ("imagenet", "imagefruit", "imageyellow", "imagemeow")),
+    ("imagesquawk", ILSVRC),
+    # Few have all of ImageNet, and of these two a folder of the ten classes can be had.
+    *((name, page) for name in ("imagenette", "imagewoof") for page in (ILSVRC, FASTAI)),
+    *((name, FASTAI) for name in ("imagenette2", "imagewoof2")),
+]
+
+
+def test_every_name_has_a_page():
+    assert {name for name, _ in PAGES} == SOURCES.keys() - {"digits"}
+
+
+@pytest.mark.parametrize(("name", "page"), PAGES)
 def test_absent_files_are_told_with_the_page_to_get_them_from(tmp_path, name, page, monkeypatch):
     with pytest.raises(DataError, match=f"{name} needs its files.*--data-root or TRAJMATCH_DATA"):
         load_data(name)
@@ -621,3 +633,11 @@ def test_the_commands_have_the_flags():
     from trajmatch.cli.flags import option_names
 
     assert {"--data", "--data-root", "--classes"} <= set(option_names(experts.Flags))
+
+
+def test_the_help_of_data_names_all_there_are(capsys):
+    from trajmatch import cli
+
+    assert cli.main(["experts", "--help"]) == 0
+    words = set(re.findall(r"[a-z0-9-]+", capsys.readouterr().out))
+    assert SOURCES.keys() <= words

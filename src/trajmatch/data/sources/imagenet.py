@@ -107,7 +107,8 @@ _CLASSES = {
 
 _WHOLE = ("imagenet", "ILSVRC/Data/CLS-LOC", "imagenet/ILSVRC/Data/CLS-LOC")
 _GET = "get the training and validation pictures of ILSVRC 2012 (https://image-net.org) and unpack"
-_GET_FASTAI = "download one of them from https://github.com/fastai/imagenette and unpack it"
+_FASTAI_PAGE = "https://github.com/fastai/imagenette"
+_GET_FASTAI = f"download one of them from {_FASTAI_PAGE} and unpack it"
 _VAL_CLASSES = "LOC_val_solution.csv"
 _FASTAI_SUBSETS = ("imagenette", "imagewoof")
 _FASTAI_SPLIT = "; the split is fast.ai's: part of ImageNet's validation pictures are trained on"
@@ -116,7 +117,10 @@ _FASTAI_SPLIT = "; the split is fast.ai's: part of ImageNet's validation picture
 def _load_subset(name: str, request: Request) -> ImageDataset:
     """The published ten classes, from whichever folder has them."""
     get = f"{_GET} them, or give a folder or .zip of the ten classes"
-    own = (name, f"{name}.zip", *(_fastai(name) if name in _FASTAI_SUBSETS else ()))
+    own: tuple[str, ...] = (name, f"{name}.zip")
+    if name in _FASTAI_SUBSETS:
+        get += f", such as fast.ai's in its own split ({_FASTAI_PAGE})"
+        own += _fastai(name)
     path = _find(name, (*_WHOLE, *own, ""), get, request)
     return _load_ten(name, name, path, request)
 
