@@ -12,7 +12,7 @@ from PIL import Image
 
 import tiny
 from reference import plain_loss
-from trajmatch import cli, pipeline
+from trajmatch import cli, export, pipeline
 from trajmatch.config import DSA as EVERY_CHANGE
 from trajmatch.config import DistillConfig
 from trajmatch.data.augment import DSA
@@ -432,6 +432,18 @@ def test_a_saved_texture_comes_back(tmp_path: Path) -> None:
     ]  # fmt: skip
     with Image.open(tmp_path / "set" / "textures" / "dog_wolf" / "tiling-1.png") as tiling:
         assert tiling.size == (18, 24)
+
+
+def test_a_texture_goes_out_whole(tmp_path: Path) -> None:
+    made = a_set()
+    export.write_npz(made, tmp_path)
+    back = export.read_npz(tmp_path / "distilled.npz")
+    assert torch.equal(back.canvases, made.canvases)
+    assert torch.equal(back.images, made.images)
+    assert "textures" in export.export_set(made, "hub", tmp_path / "hub")["files"]
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert "| Textures | 4 canvases of 3x8x6 that wrap around: `textures/<class>/` |" in card
+    assert torch.equal(SyntheticSet.load(tmp_path / "hub").canvases, made.canvases)
 
 
 @pytest.mark.parametrize("joins", [False, True], ids=["alone", "beside other files"])

@@ -3,6 +3,7 @@
 images      float32 [n, channels, height, width], as trained: whitened and not clipped
 labels      int64 [n], or float32 [n, classes]: a probability for each class
 step_size   the learned learning rate, per step of plain SGD; absent in a set that has none
+canvases    float32 [k, channels, tall, wide] of a texture, whitened: the images are crops of them
 classes     names, in the order of the labels
 info        how the set was made, as JSON
 whitening   "normalize", with mean and std per channel: images = (x - mean) / std, x in [0, 1]
@@ -52,6 +53,8 @@ def write_npz(made: SyntheticSet, out: Path) -> dict[str, Any]:
         arrays |= {"shape": np.array(whitening.shape), "eps": np.array(whitening.eps)}
     if made.step_size is not None:
         arrays["step_size"] = np.array(made.step_size)
+    if made.canvases is not None:
+        arrays["canvases"] = made.canvases.detach().cpu().numpy()
     with atomic_write(out / FILE) as partial, partial.open("wb") as file:
         np.savez(file, **arrays)
     return {"files": [FILE]}
@@ -69,6 +72,7 @@ def read_npz(path: Path) -> SyntheticSet:
             whitening=_whitening(found),
             step_size=float(found["step_size"]) if "step_size" in found else None,
             info=json.loads(str(found["info"])),
+            canvases=torch.from_numpy(found["canvases"]) if "canvases" in found else None,
         )
     except _BROKEN as error:
         raise FileFormatError(

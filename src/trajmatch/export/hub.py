@@ -34,7 +34,8 @@ def write_hub(
     made.save(out)
     with atomic_write(out / CARD) as partial:
         partial.write_text(card(made, title=title, accuracy=accuracy), encoding="utf-8")
-    return {"files": [CARD, "distilled.json", "distilled.safetensors", "images"]}
+    textures = [] if made.canvases is None else ["textures"]
+    return {"files": [CARD, "distilled.json", "distilled.safetensors", "images", *textures]}
 
 
 def card(made: SyntheticSet, *, title: str = "", accuracy: str = "") -> str:
@@ -92,9 +93,15 @@ def _facts(made: SyntheticSet, accuracy: str) -> list[tuple[str, str]]:
     network = made.info.get("network")
     step = "none" if made.step_size is None else f"{made.step_size:.6g}"
     labels = "probabilities, learned" if made.is_soft else "class indices"
+    textures = []
+    if made.canvases is not None:
+        canvas = "x".join(map(str, made.canvases.shape[1:]))
+        words = f"{len(made.canvases)} canvases of {canvas} that wrap around: `textures/<class>/`"
+        textures = [("Textures", words)]
     return [
         ("Data", _data_name(made)),
         ("Images", f"{len(made)} of {shape}, {made.ipc} per class"),
+        *textures,
         ("Classes", _some(made.classes)),
         ("Labels", labels),
         ("Made by", str(made.info.get("method", "not recorded"))),
