@@ -11,6 +11,7 @@ import pytest
 import tiny
 from trajmatch import pipeline, unroll
 from trajmatch.config import DataConfig, DistillConfig, EvaluateConfig, ExpertConfig, RunConfig
+from trajmatch.data.sources import SOURCES
 from trajmatch.networks import NetworkSpec
 from trajmatch.pipeline import probe
 from trajmatch.pipeline.cost import PROCESS_BYTES, Cost, Shape, done_in, estimate
@@ -141,6 +142,15 @@ def test_well_known_data_need_not_be_there() -> None:
     few = Shape.known(DataConfig(data="cifar100", classes="apple,bear", val_fraction=0.5))
     assert few == Shape(3, 32, 2, 500, 500, 200)
     assert Shape.known(DataConfig(data="photos")) is None
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_every_data_set_by_name_is_well_known(name: str) -> None:
+    known = Shape.known(DataConfig(data=name, classes="a,b" if name == "imagenet" else None))
+    if name == "digits":  # always there
+        assert known is None
+    else:
+        assert known.train + known.val > known.test >= 100
 
 
 def test_the_shape_of_data_that_are_there() -> None:

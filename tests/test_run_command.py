@@ -155,11 +155,32 @@ def test_every_recipe_says_what_it_costs(name: str, succeed: Line, tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) in ([], ["cache"])
 
 
-def test_a_dry_run_refuses_what_a_run_would(mistake: Callable[[str], str]) -> None:
+@pytest.mark.parametrize("there", [True, False], ids=["data", "no data"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--expert-epochs 16", "segments reach epoch 21"),
+        ("--batch-syn 11", "batch_syn is 11"),
+        ("--depth 9", "depth"),
+        ("--augment colr", "did you mean 'color'?"),
+        ("--evaluate.augment colr", "did you mean 'color'?"),
+        ("--texture --whitening zca", "--texture learns"),
+    ],
+)
+def test_a_dry_run_refuses_what_a_run_would(
+    there: bool, words: str, said: str, mistake: Callable[[str], str]
+) -> None:
+    data = "digits" if there else "mnist --data-root ."
+    line = f"run digits-ipc1 --data {data} {words} --device cpu"
+    for dry in ("", " --dry-run") if there else (" --dry-run",):
+        assert said in mistake(line + dry)
+        assert not Path("runs").exists()
+
+
+def test_a_dry_run_refuses_what_is_known_of_the_data_alone(mistake: Callable[[str], str]) -> None:
     assert "unknown data 'photos'" in mistake("run cifar10-ipc1 --data photos --dry-run")
-    assert "segments reach epoch 5" in mistake("run cifar10-ipc1 --expert-epochs 4 --dry-run")
-    assert "batch_syn is 11" in mistake("run digits-ipc1 --batch-syn 11 --dry-run")
-    assert "depth" in mistake("run digits-ipc1 --depth 9 --dry-run")
+    assert "training images" in mistake("run digits-ipc1 --ipc 1000 --dry-run")
+    assert "canvas is 4" in mistake("run digits-ipc1 --texture --canvas 4 --dry-run")
 
 
 # -- running -------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from trajmatch.errors import DataError, MissingExtraError, SettingError
 from trajmatch.recipes import load_recipe
 
 if TYPE_CHECKING:
+    from trajmatch.data import ImageDataset
     from trajmatch.pipeline.cost import Shape
 
 
@@ -118,13 +119,12 @@ def carry_out(
 
     from trajmatch import pipeline
     from trajmatch.cli import shown
-    from trajmatch.pipeline.checks import require_sound
     from trajmatch.pipeline.cost import Shape
     from trajmatch.report import write_report
 
     began = time.perf_counter()
     data = shown.load(config.data)
-    require_sound(data, config.distill, config.evaluate, config.experts.epochs)
+    _require_sound(data, config)
     tell_cost(config, Shape.of(data), out, device=device, workers=workers, threads=threads)
     with shown.run_progress(out, config) as (experts, iterations):
         result = pipeline.run(
@@ -180,9 +180,9 @@ def tell_cost(
 def _shape(config: RunConfig) -> Shape:
     """Of the data, or of what is known of them where they are not there; refuses as a run would."""
     from trajmatch.cli import shown
-    from trajmatch.distillation.matching import require_long_enough
-    from trajmatch.pipeline.checks import require_sound
+    from trajmatch.pipeline.checks import require_settings
     from trajmatch.pipeline.cost import Shape
+    from trajmatch.pipeline.distilling import require_texture_whitening
 
     try:
         data = shown.load(config.data)
@@ -191,7 +191,18 @@ def _shape(config: RunConfig) -> Shape:
         if known is None:
             raise
         shown.say(f"data not found: {error}")
-        require_long_enough(config.experts.epochs, config.distill)
+        epochs = config.experts.epochs
+        require_settings(known.classes, config.distill, config.evaluate, epochs)
+        require_texture_whitening(config.distill, config.data.whitening)
         return known
-    require_sound(data, config.distill, config.evaluate, config.experts.epochs)
+    _require_sound(data, config)
     return Shape.of(data)
+
+
+def _require_sound(data: ImageDataset, config: RunConfig) -> None:
+    """Refuse at once what the run would refuse later."""
+    from trajmatch.pipeline.checks import require_sound
+    from trajmatch.pipeline.distilling import require_texture
+
+    require_sound(data, config.distill, config.evaluate, config.experts.epochs)
+    require_texture(data, config.distill, config.data.whitening)

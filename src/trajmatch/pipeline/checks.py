@@ -95,9 +95,16 @@ def require_sound(
     data: ImageDataset, config: DistillConfig, evaluation: EvaluateConfig, epochs: int
 ) -> None:
     """Refuse now what would otherwise come to light in the middle of a run."""
-    require_long_enough(epochs, config)
+    require_settings(data.num_classes, config, evaluation, epochs)
     require_ipc(data, config)
-    images = config.ipc * data.num_classes
+
+
+def require_settings(
+    classes: int, config: DistillConfig, evaluation: EvaluateConfig, epochs: int
+) -> None:
+    """The part of `require_sound` for which the number of classes is enough."""
+    require_long_enough(epochs, config)
+    images = config.ipc * classes
     if config.batch_syn is not None and config.batch_syn > images:
         raise SettingError(
             f"batch_syn is {config.batch_syn} and there are {images} synthetic images; use 1 to "

@@ -72,6 +72,8 @@ _KNOWN = {
     "fashion-mnist": (1, 28, 10, 60_000, 10_000),
     "tiny-imagenet": (3, 64, 200, 100_000, 10_000),
     **dict.fromkeys(_SUBSETS, (3, 128, 10, 13_000, 500)),  # about
+    "imagenette2": (3, 128, 10, 9_469, 3_925),
+    "imagewoof2": (3, 128, 10, 9_025, 3_929),
     "imagenet": (3, 128, 1000, 1_281_167, 50_000),
 }
 """Channels, side, classes, training and test images."""

@@ -169,13 +169,9 @@ def require_texture(data: ImageDataset, config: DistillConfig, whitening: str | 
 
     whitening: its name; None: not known yet.
     """
+    require_texture_whitening(config, whitening)
     if not config.texture:
         return
-    if whitening == "zca":
-        raise SettingError(
-            "whitening is 'zca', which is fitted to images of one size, and --texture learns "
-            "larger canvases; match experts trained with --whitening normalize"
-        )
     window, (tall, wide) = _canvas(data, config)
     if tall < window.height or wide < window.width:
         raise SettingError(
@@ -190,6 +186,15 @@ def require_texture(data: ImageDataset, config: DistillConfig, whitening: str | 
             f"{config.ipc} canvases of {tall}x{wide} are as large as {crops} images and class "
             f"'{data.classes[fewest]}' has {counts[fewest]} training images to begin from and to "
             "compare with; use a smaller --ipc or --canvas"
+        )
+
+
+def require_texture_whitening(config: DistillConfig, whitening: str | None) -> None:
+    """The part of `require_texture` that needs no images."""
+    if config.texture and whitening == "zca":
+        raise SettingError(
+            "whitening is 'zca', which is fitted to images of one size, and --texture learns "
+            "larger canvases; match experts trained with --whitening normalize"
         )
 
 
