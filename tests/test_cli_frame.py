@@ -477,6 +477,22 @@ def test_experts_that_are_there_count_as_done(
     assert lines[-1].startswith("experts: 150/200, expert 2, epoch 50")
 
 
+def test_networks_are_timed_from_the_first_word_on(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It comes when some epochs are done, and the bar is made then."""
+    from trajmatch.cli import shown
+
+    with shown.judging_progress() as progress:
+        for what in ("one", "other"):
+            for done in range(40, 100, 4):
+                clock.now += 2.0
+                progress(what, done, 400)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "one: 60/400, 0.5 s/it, ETA 3 min"
+    assert lines[2] == "other: 60/400, 0.5 s/it, ETA 3 min"
+
+
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [(0.2, "0 s"), (89.0, "89 s"), (90.0, "2 min"), (300.0, "5 min"), (4320.0, "1 h 12 min"),

@@ -1,4 +1,4 @@
-"""Both ways of a convolution and its gradients, against the library's under autograd, in float64."""
+"""Both ways of a convolution and its gradients against autograd through the library, in float64."""
 
 import pytest
 import torch

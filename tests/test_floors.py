@@ -31,7 +31,7 @@ FLOORS: list[set[str]] = [
         "zoo",
     },
     {"config", "data", "recipes"},
-    {"chain", "passes", "schedule", "student", "unroll", "synthetic", "experts"},
+    {"chain", "convolution", "passes", "schedule", "student", "unroll", "synthetic", "experts"},
     {"evaluation"},
     {"distillation", "coresets"},
     {"report", "export"},

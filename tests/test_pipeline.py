@@ -374,3 +374,13 @@ def test_two_distillations_into_one_folder_are_refused(
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(SettingError, match="another process is distilling into"):
             distill(tmp_path / "run", library)
+
+
+def test_a_run_tells_how_far_its_last_judging_is(tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    pipeline.run(RUN, tmp_path, workers=1, on_judging=lambda *words: told.append(words))
+    epochs = 3 * RUN.evaluate.n * RUN.evaluate.epochs  # of the made set, random and herding
+    assert {(what, total) for what, _, total in told} == {("evaluation", epochs)}
+    done = [one for _, one, _ in told]
+    assert done == sorted(done)
+    assert done[-1] == epochs

@@ -63,9 +63,17 @@ def run(flags: Flags) -> None:
             on_iteration=progress,
         )
     print(shown.kept(outcome))
-    scores = pipeline.compare_on_test(
-        outcome.best, data, library, flags.evaluate, seed=flags.seed, device=device, say=shown.say
-    )
+    with shown.judging_progress() as judging:
+        scores = pipeline.compare_on_test(
+            outcome.best,
+            data,
+            library,
+            flags.evaluate,
+            seed=flags.seed,
+            device=device,
+            say=shown.say,
+            on_progress=judging,
+        )
     pipeline.write_run(
         flags.out,
         command="distill",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -74,7 +73,7 @@ def run(flags: Flags) -> None:
     config = flags.settings
     if flags.protocol == "quick":
         config = dataclasses.replace(config, epochs=pipeline.QUICK_EPOCHS)
-    with _progress() as progress:
+    with shown.judging_progress() as progress:
         scores = pipeline.evaluate(
             small,
             data,
@@ -121,23 +120,6 @@ def _network(word: str) -> NetworkConfig:
     if not name or (colon and not norm):
         raise SettingError(f"--networks has '{word.strip()}'; write NAME or NAME:NORM")
     return NetworkConfig(network=name, norm=norm or None)
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar over the epochs of all networks of a kind; the next kind's takes its place."""
-    from trajmatch.cli.progress import Bar, task
-
-    with contextlib.ExitStack() as stack:
-        bars: list[Bar] = []
-
-        def progress(what: str, done: int, total: int) -> None:
-            if not bars or bars[0].title != what:
-                stack.close()
-                bars[:] = [stack.enter_context(task(what, total))]
-            bars[0].advance(done - bars[0].done)
-
-        yield progress
 
 
 def _table(scores: Sequence[Score]) -> None:

@@ -126,7 +126,10 @@ def carry_out(
     data = shown.load(config.data)
     _require_sound(data, config)
     tell_cost(config, Shape.of(data), out, device=device, workers=workers, threads=threads)
-    with shown.run_progress(out, config) as (experts, iterations):
+    with (
+        shown.run_progress(out, config) as (experts, iterations),
+        shown.judging_progress() as judging,
+    ):
         result = pipeline.run(
             config,
             out,
@@ -138,6 +141,7 @@ def carry_out(
             say=shown.say,
             on_progress=experts,
             on_iteration=iterations,
+            on_judging=judging,
         )
     shown.records(result["scores"])
     if config.published.accuracy is not None:

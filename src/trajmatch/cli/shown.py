@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trajmatch.cli.flags import Common
-from trajmatch.cli.progress import task
+from trajmatch.cli.progress import Bar, task
 from trajmatch.config import DataConfig, DistillConfig, ExpertConfig, RunConfig, to_dict
 from trajmatch.data import ImageDataset
 from trajmatch.distillation import Outcome
@@ -83,6 +83,21 @@ def iteration_progress(
                 if iteration > 1:
                     say(f"continuing after iteration {iteration - 1} of {config.iterations}")
             bar.advance(iteration - bar.done, loss=values["loss"], step_size=values["step_size"])
+
+        yield progress
+
+
+@contextlib.contextmanager
+def judging_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar over the epochs of all networks of a kind; the next kind's takes its place."""
+    with contextlib.ExitStack() as stack:
+        bars: list[Bar] = []
+
+        def progress(what: str, done: int, total: int) -> None:
+            if not bars or bars[0].title != what:
+                stack.close()
+                bars[:] = [stack.enter_context(task(what, total, done=done))]
+            bars[0].advance(done - bars[0].done)
 
         yield progress
 

@@ -194,6 +194,7 @@ def compare_on_test(
     seed: int,
     device: str,
     say: Callable[[str], None] = lambda line: None,
+    on_progress: Progress | None = None,
 ) -> list[Score]:
     """A made set, random and herding images of the same number, and the full data, on the test
     split, under one protocol."""
@@ -205,6 +206,14 @@ def compare_on_test(
         SmallSet(one.images, one.labels, one.step_size, str(one.info["method"]), one.ipc)
         for one in (made, *chosen)
     ]
+    done, epochs = 0, len(sets) * config.n * config.epochs
+
+    def on_epochs(more: int) -> None:
+        nonlocal done
+        done += more
+        if on_progress is not None:
+            on_progress("evaluation", done, epochs)
+
     scores = evaluate_sets(
         sets,
         library.spec,
@@ -215,5 +224,6 @@ def compare_on_test(
         whitening=made.whitening.name,
         device=device,
         on_score=lambda score: say(f"{score.method}: {score}"),
+        on_epochs=on_epochs,
     )
     return [*scores, full_data_score(library)]

@@ -17,6 +17,7 @@ from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.pipeline.checks import load, require_sound
 from trajmatch.pipeline.distilling import distill, require_texture
+from trajmatch.pipeline.judging import Progress as Judging
 from trajmatch.pipeline.scoring import compare_on_test
 from trajmatch.pipeline.training import Progress, full_data_score, train_experts
 from trajmatch.track import write_result
@@ -34,6 +35,7 @@ def run(
     say: Callable[[str], None] = lambda line: None,
     on_progress: Progress | None = None,
     on_iteration: Callable[[int, Mapping[str, float]], None] | None = None,
+    on_judging: Judging | None = None,
 ) -> dict[str, Any]:
     """Experts, distillation, its test accuracy, and random and herding beside it, in one folder.
 
@@ -75,7 +77,14 @@ def run(
     )
     say(f"distilled: {outcome.iterations} iterations, kept {outcome.best_iteration}")
     scores = compare_on_test(
-        outcome.best, data, library, config.evaluate, seed=config.seed, device=device, say=say
+        outcome.best,
+        data,
+        library,
+        config.evaluate,
+        seed=config.seed,
+        device=device,
+        say=say,
+        on_progress=on_judging,
     )
     return write_run(
         out,
