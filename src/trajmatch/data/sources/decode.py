@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from trajmatch.errors import DataError
 from trajmatch.types import Tensor, UInt8
@@ -126,6 +126,9 @@ def _picture(name: str, data: bytes, size: int | None, header_only: bool = False
             f"{name} has more than {_LARGEST / 1e6:.0f} million pixels and is taken for a "
             "decompression bomb; remove it, or shrink it first"
         ) from error
+    except UnidentifiedImageError as error:
+        kinds = f"{', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}"
+        raise DataError(f"cannot decode {name} (it is no {kinds}); replace or remove it") from error
     except (DataError, MemoryError):
         raise
     except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
