@@ -20,7 +20,7 @@ import torch
 
 from benchmarks import convolutions, harness, machine
 from benchmarks.walks import CASES, LONG, SMALL, Case, Inputs, agreement, cosine, ours, theirs
-from trajmatch.unroll import METHODS
+from trajmatch.unroll import EXACT
 
 FIT = 0.6
 """A twin's graph is measured where it should need less than this share of the free memory."""
@@ -244,7 +244,7 @@ def show(found: dict[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     made = harness.parser("unroll", __doc__)
     made.add_argument("--cases", nargs="+", choices=[*CASES, "long"], default=[*CASES, "long"])
-    made.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    made.add_argument("--methods", nargs="+", choices=EXACT, default=list(EXACT))
     made.add_argument("--precision", nargs="+", choices=("float32", "bf16", "tf32"))
     made.add_argument("--compile", choices=("no", "yes", "both"), default="both")
     args = made.parse_args(argv)

@@ -15,7 +15,7 @@ from trajmatch.passes import passes
 from trajmatch.pieces import piece_length
 from trajmatch.rng import stream
 from trajmatch.types import Tensor
-from trajmatch.unroll import METHODS, Schedule, SegmentDistance, Student, WalkGradient, plan, walk
+from trajmatch.unroll import EXACT, Schedule, SegmentDistance, Student, WalkGradient, plan, walk
 
 STEP_SIZE = 0.01
 PUBLISHED = DSA()
@@ -147,7 +147,7 @@ def agreement(case: Case = SMALL) -> dict[str, float]:
     for change in CHANGES:
         dsa = DSA(change)
         wanted = theirs(case, inputs, dsa)(1)
-        for method in METHODS:
+        for method in EXACT:
             found = ours(case, inputs, method=method, dsa=dsa)[0](1)
             got = (found.loss, found.grad_images, found.grad_step_size)
             for name, a, b in zip(worst, got, wanted, strict=True):

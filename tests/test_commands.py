@@ -188,7 +188,7 @@ def test_distill_in_batches_by_both_methods(tmp_path: Path, library: Path) -> No
         out = tmp_path / method
         succeed(
             f"{DISTILL} --experts {library} --out {out} --ipc 2 --batch-syn 7 --segments 2 "
-            f"--method {method}"
+            f"--gradient {method}"
         )
         assert result_of(out, "distill")["decisions"]["keep"] == {"reverse": 0, "stored": 3}[method]
         made[method] = SyntheticSet.load(out / "last")

@@ -188,7 +188,7 @@ def test_the_probe_measures_every_kind_of_work() -> None:
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize(("method", "keep"), [("stored", 3), ("reverse", 0)])
 def test_the_probe_walks_as_the_run_will(method: str, keep: int) -> None:
-    config = dataclasses.replace(TINY, distill=dataclasses.replace(tiny.DISTILL, method=method))
+    config = dataclasses.replace(TINY, distill=dataclasses.replace(tiny.DISTILL, gradient=method))
     assert measure(SPEC, config, "cpu", 1).keep == keep
 
 

@@ -62,6 +62,7 @@ class Quadratic:
     """
 
     name = "quadratic"
+    normalized = True
 
     def __init__(
         self,
@@ -71,6 +72,7 @@ class Quadratic:
         harm: dict[int, Harm] | None = None,
     ) -> None:
         self.decisions: dict[str, object] = {}
+        self.carried: dict[str, torch.Tensor] = {}
         self.alpha, self.losses, self.harm = alpha, losses or {}, harm or {}
         self.seen: dict[int, Learned] = {}
         """What each iteration was asked about."""

@@ -31,7 +31,7 @@ def library() -> ExpertLibrary:
 
 def matching(library: ExpertLibrary, *, seed: int = 0, **settings: object) -> TrajectoryMatching:
     config = dataclasses.replace(DISTILL, **settings)
-    return TrajectoryMatching(library, config, seed=seed, device=torch.device("cpu"))
+    return TrajectoryMatching(tiny.ground(library), config, seed=seed)
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_an_estimate_is_match_segment_on_the_segment_drawn(
     library: ExpertLibrary, soft: int | None, expert_epochs: int
 ) -> None:
     learned = make_learned(soft)
-    method = matching(library, augment=None, expert_epochs=expert_epochs, method="reverse")
+    method = matching(library, augment=None, expert_epochs=expert_epochs, gradient="reverse")
     for iteration in range(3):
         found = method.estimate(learned, iteration)
         expert, epoch = method.segment_at(iteration, 0)
@@ -255,12 +255,12 @@ def test_how_many_graphs_are_kept_is_decided_once(
     asked: str,
     keep: int,
 ) -> None:
-    method = matching(library, method=asked)
+    method = matching(library, gradient=asked)
     assert method.decisions == {}
     method.estimate(learned, 0)
     assert method.decisions["keep"] == keep
     assert asked in method.decisions["reason"]
-    resumed = matching(library, method=asked)
+    resumed = matching(library, gradient=asked)
     resumed.decisions.update(method.decisions)
     monkeypatch.setattr(matching_file, "plan", lambda *a: pytest.fail("it was decided already"))
     assert torch.equal(resumed.estimate(learned, 1).images, method.estimate(learned, 1).images)

@@ -175,7 +175,7 @@ def test_the_set_says_how_it_was_made(tmp_path: Path, library: ExpertLibrary) ->
     assert made.info["data"]["fingerprint"] == library.data["fingerprint"]
     assert made.info["experts"]["experts"] == 2
     begun = pipeline.initial_images(
-        tiny.digits(), library, dataclasses.replace(tiny.DISTILL, ipc=2), seed=0
+        tiny.digits(), library.whitening, dataclasses.replace(tiny.DISTILL, ipc=2), seed=0
     )
     file = open_tensors(tmp_path / "run" / "checkpoint.safetensors", kind="checkpoint", version=1)
     learned = file.read("learned.log_step_size").exp().item()
@@ -189,7 +189,7 @@ def test_real_beginnings_are_training_images_of_their_class(
     library: ExpertLibrary, digits: ImageDataset
 ) -> None:
     config = DistillConfig(ipc=3)
-    begun = pipeline.initial_images(digits, library, config, seed=0)
+    begun = pipeline.initial_images(digits, library.whitening, config, seed=0)
     assert begun.classes.tolist() == [k for k in range(10) for _ in range(3)]
     known = library.whitening.apply(to_float(digits.train.images)).flatten(1)
     places = [(known == image.flatten()).all(1).nonzero().flatten() for image in begun.images]
@@ -197,22 +197,22 @@ def test_real_beginnings_are_training_images_of_their_class(
     for found, label in zip(places, begun.classes, strict=True):
         assert label in digits.train.labels[found]
     assert len({int(found[0]) for found in places}) == 30
-    same = pipeline.initial_images(digits, library, config, seed=0)
-    other = pipeline.initial_images(digits, library, config, seed=1)
+    same = pipeline.initial_images(digits, library.whitening, config, seed=0)
+    other = pipeline.initial_images(digits, library.whitening, config, seed=1)
     assert torch.equal(begun.images, same.images)
     assert not torch.equal(begun.images, other.images)
 
 
 def test_noise_beginnings(library: ExpertLibrary, digits: ImageDataset) -> None:
     config = DistillConfig(ipc=200, init="noise", soft_labels=True, step_size=0.5)
-    begun = pipeline.initial_images(digits, library, config, seed=0)
+    begun = pipeline.initial_images(digits, library.whitening, config, seed=0)
     assert begun.images.shape == (2000, 1, 8, 8)
     assert abs(begun.images.mean()) < 0.02
     assert begun.images.std() == pytest.approx(1, abs=0.02)
     assert begun.labels.shape == (2000, 10)
     assert torch.equal(begun.labels.argmax(1), begun.classes)
     assert begun.step_size.item() == pytest.approx(0.5)
-    other = pipeline.initial_images(digits, library, config, seed=1)
+    other = pipeline.initial_images(digits, library.whitening, config, seed=1)
     assert not torch.equal(begun.images, other.images)
 
 

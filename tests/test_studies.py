@@ -158,7 +158,7 @@ def test_the_first_experts_of_a_library(library: ExpertLibrary) -> None:
     with pytest.raises(SettingError, match="no expert 1; it has 0"):
         one.segment(1, 0, 1)
     assert one.summary()["n"] == 1
-    method = TrajectoryMatching(one, tiny.DISTILL, seed=0, device=torch.device("cpu"))
+    method = TrajectoryMatching(tiny.ground(one), tiny.DISTILL, seed=0)
     assert {method.segment_at(i, 0)[0] for i in range(20)} == {0}
     for count in (0, 3):
         with pytest.raises(SettingError, match=f"holds 2 experts, not {count}; use 1 to 2"):

@@ -234,8 +234,8 @@ def test_an_estimate_is_of_the_canvases(library: ExpertLibrary, soft_labels: boo
     config = dataclasses.replace(
         TEXTURE, soft_labels=soft_labels, batch_syn=4, augment=EVERY_CHANGE, canvas=13
     )
-    learned = pipeline.initial_images(tiny.digits(), library, config, seed=0)
-    method = TrajectoryMatching(library, config, seed=4, device=torch.device("cpu"))
+    learned = pipeline.initial_images(tiny.digits(), library.whitening, config, seed=0)
+    method = TrajectoryMatching(tiny.ground(library), config, seed=4)
     found = method.estimate(learned, 7)
     schedule = Schedule.make(
         learned.images, steps=config.syn_steps, batch_syn=4, augment=DSA(), window=Window(8, 8, 2),
@@ -256,11 +256,14 @@ def test_an_estimate_is_of_the_canvases(library: ExpertLibrary, soft_labels: boo
 
 def test_canvases_begin_as_noise_or_laid_with_training_images(library: ExpertLibrary) -> None:
     config = dataclasses.replace(TEXTURE, ipc=2)
-    noise = pipeline.initial_images(tiny.digits(), library, config, seed=0)
+    noise = pipeline.initial_images(tiny.digits(), library.whitening, config, seed=0)
     assert noise.images.shape == (20, 1, 16, 16)
     assert noise.images.std() == pytest.approx(1, abs=0.05)
     real = pipeline.initial_images(
-        tiny.digits(), library, dataclasses.replace(config, init="real", canvas=12), seed=0
+        tiny.digits(),
+        library.whitening,
+        dataclasses.replace(config, init="real", canvas=12),
+        seed=0,
     )
     assert real.images.shape == (20, 1, 12, 12)
     assert real.classes.tolist() == [k for k in range(10) for _ in range(2)]
@@ -280,14 +283,14 @@ def test_the_loss_falls(library: ExpertLibrary, tmp_path: Path) -> None:
         TEXTURE, iterations=30, syn_steps=5, step_size=0.1, lr_img=100.0, eval_every=30,
         checkpoint_every=30, max_start_epoch=1,
     )  # fmt: skip
-    begun = pipeline.initial_images(tiny.digits(), library, config, seed=0)
+    begun = pipeline.initial_images(tiny.digits(), library.whitening, config, seed=0)
     outcome = pipeline.distill(
         tiny.digits(), library, tmp_path / "run", config=config, evaluation=tiny.EVALUATE
     )
     canvases = outcome.last.canvases
     assert canvases is not None
     ended = dataclasses.replace(begun, images=canvases)
-    method = TrajectoryMatching(library, config, seed=0, device=torch.device("cpu"))
+    method = TrajectoryMatching(tiny.ground(library), config, seed=0)
     before, after = (
         sum(method.estimate(learned, i).loss.item() for i in range(1000, 1010)) / 10
         for learned in (begun, ended)
@@ -305,7 +308,7 @@ def test_a_set_holds_canvases_and_crops_that_cover_them(ran: Path, library: Expe
     assert made.info["texture"] == {"canvas": [16, 16], "samples": 2}
     cover = Window(8, 8).cover(stream(0, "texture", "cover"), 10, 16, 16)
     assert torch.equal(made.images, plain_crops(made.canvases, cover))
-    begun = pipeline.initial_images(tiny.digits(), library, TEXTURE, seed=0)
+    begun = pipeline.initial_images(tiny.digits(), library.whitening, TEXTURE, seed=0)
     assert not torch.equal(made.canvases, begun.images)
 
 

@@ -8,7 +8,7 @@ from trajmatch import match_segment
 from trajmatch.data.augment import DSA
 from trajmatch.errors import SettingError
 from trajmatch.networks import build_network
-from trajmatch.networks.functional import parameter_vector
+from trajmatch.networks.functional import FunctionalNetwork, parameter_vector
 from trajmatch.passes import passes
 from trajmatch.rng import stream
 from trajmatch.unroll import Schedule, SegmentDistance, Student, plan, walk
@@ -239,3 +239,49 @@ def test_bad_tensors_are_refused():
     )
     with pytest.raises(SettingError, match="running statistics"):
         match_segment(stateful.double(), start, target, images, labels, 0.1, steps=2)
+
+
+# -- the truncated gradient ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_teslas_gradient_is_the_exact_one_of_a_single_step(steps):
+    """After more, images seen before the last step lack what they did to later parameters."""
+    module, start, target, images, labels = problem(soft=True)
+    exact, truncated = (
+        match_segment(
+            module, start, target, images, labels, 0.3,
+            steps=steps, augment=ALL, seed=1, method=method,
+        )
+        for method in ("reverse", "tesla")
+    )  # fmt: skip
+    torch.testing.assert_close(truncated.loss, exact.loss)
+    torch.testing.assert_close(truncated.end, exact.end)
+    pairs = [
+        (truncated.grad_images, exact.grad_images),
+        (truncated.grad_labels, exact.grad_labels),
+        (truncated.grad_step_size, exact.grad_step_size),
+    ]
+    for one, other in pairs:
+        if steps == 1:
+            torch.testing.assert_close(one, other)
+        else:
+            assert (one - other).norm() > 1e-3 * other.norm()
+
+
+def test_teslas_gradient_is_that_of_each_step_at_a_fixed_end():
+    """By its definition (Cui et al. 2023): v = dLoss/dtheta_N at every step, and no Hessian."""
+    module, start, target, images, labels = problem(soft=True)
+    found = match_segment(
+        module, start, target, images, labels, 0.3, steps=3, seed=1, method="tesla"
+    )
+    v = 2 * (found.end - target) / (start - target).square().sum()
+    pixels = images.clone().requires_grad_()
+    network, theta, total = FunctionalNetwork(module), start, 0
+    for _ in range(3):
+        leaf = theta.clone().requires_grad_()
+        loss = torch.nn.functional.cross_entropy(network(leaf, pixels), labels)
+        (g,) = torch.autograd.grad(loss, leaf, create_graph=True)
+        total = total - 0.3 * torch.dot(g, v)
+        theta = theta - 0.3 * g.detach()
+    torch.testing.assert_close(found.grad_images, torch.autograd.grad(total, pixels)[0])

@@ -13,6 +13,7 @@ import torch
 from trajmatch import pipeline
 from trajmatch.config import DistillConfig, EvaluateConfig, ExpertConfig, NetworkConfig
 from trajmatch.data import ImageDataset, load_data
+from trajmatch.distillation import Ground
 from trajmatch.experts import ExpertLibrary
 
 torch.set_num_threads(1)  # conftest.py does so for each test, after what modules share was made
@@ -47,3 +48,8 @@ def library() -> ExpertLibrary:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = Path(folder) / "library"
     return pipeline.train_experts(digits(), path, network=NETWORK, config=EXPERTS, workers=1)
+
+
+def ground(experts: ExpertLibrary | None = None) -> Ground:
+    """The digits and these experts, or the library's."""
+    return Ground.of(digits(), experts or library(), torch.device("cpu"))

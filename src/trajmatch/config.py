@@ -17,7 +17,7 @@ from trajmatch.errors import SettingError, suggest
 WhiteningName = Literal["normalize", "zca"]
 Precision = Literal["float32", "bf16", "tf32"]
 Storage = Literal["float32", "bf16"]
-Method = Literal["auto", "stored", "reverse"]
+Gradient = Literal["auto", "stored", "reverse", "tesla"]
 Initial = Literal["real", "noise"]
 Compile = Literal["auto", "yes", "no"]
 
@@ -116,6 +116,8 @@ class ExpertConfig:
 class DistillConfig:
     """How the images are made (paper, algorithm 1)."""
 
+    method: str = "mtt"
+    """How images are made: mtt (trajectories of experts are matched)."""
     ipc: int = 1
     """Images per class."""
     iterations: int = 300
@@ -154,8 +156,9 @@ class DistillConfig:
     """Decay of an exponential average of the images; the average is what is kept. 0: off."""
     segments: int = 1
     """Segments averaged per update."""
-    method: Method = "auto"
-    """reverse: graph of one step whatever N is. stored: the whole graph. auto: what fits."""
+    gradient: Gradient = "auto"
+    """Of a student's walk. reverse: graph of one step whatever N is. stored: the whole graph. auto:
+    what fits. All three are exact; tesla leaves second-order terms out (Cui et al. 2023)."""
     precision: Precision = "float32"
     """Of convolutions and matrix products; parameters, norms and losses stay float32."""
     compile: Compile = "auto"
@@ -166,18 +169,31 @@ class DistillConfig:
     """Fresh networks per such evaluation."""
     checkpoint_every: int = 10
     """Iterations between checkpoints."""
+    batch_real: int = 256
+    """Real images per iteration that methods without experts look at: of each class (dc, dsa, dm)
+    or of all together (dd, ld)."""
+    lr_net: float = 0.01
+    """dc, dsa: learning rate of the network that gradients are matched along."""
+    outer_loop: int | None = None
+    """dc, dsa: updates of the images for one network. None: published for --ipc (1, 10, 50)."""
+    inner_loop: int | None = None
+    """dc, dsa: the network's steps between two of them. None: published for --ipc (1, 50, 10)."""
+    window: int | None = None
+    """dd, ld: the last steps of a walk that are differentiated through. None: all."""
 
     def __post_init__(self) -> None:
         for name in (
             "ipc", "iterations", "syn_steps", "expert_epochs", "max_start_epoch", "segments",
-            "samples", "eval_every", "eval_networks", "checkpoint_every",
+            "samples", "eval_every", "eval_networks", "checkpoint_every", "batch_real",
         ):  # fmt: skip
             _check(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("lr_img", "step_size", "skip_loss", "lr_label"):
+        for name in ("lr_img", "step_size", "skip_loss", "lr_label", "lr_net"):
             _check(self, name, getattr(self, name) > 0, "above 0")
         _check(self, "lr_lr", self.lr_lr >= 0, "at least 0 (0 keeps the step size fixed)")
         _check(self, "ema", 0 <= self.ema < 1, "at least 0 and below 1")
-        _check(self, "batch_syn", self.batch_syn is None or self.batch_syn >= 1, "at least 1")
+        for name in ("batch_syn", "outer_loop", "inner_loop", "window"):
+            value = getattr(self, name)
+            _check(self, name, value is None or value >= 1, "at least 1")
         if not self.texture:
             mend = "without --texture, which learns canvases"
             _check(self, "canvas", self.canvas is None, f"none {mend}")

@@ -46,10 +46,21 @@ from trajmatch.schedule import Schedule
 from trajmatch.student import RecordedStep, Student
 from trajmatch.types import Float, Shaped, Tensor
 
-__all__ = ["METHODS", "Plan", "Question", "Schedule", "SegmentDistance", "Student", "WalkGradient"]
+__all__ = [
+    "EXACT",
+    "METHODS",
+    "Plan",
+    "Question",
+    "Schedule",
+    "SegmentDistance",
+    "Student",
+    "WalkGradient",
+]
 __all__ += ["match_segment", "plan", "walk"]
 
-METHODS = ("auto", "stored", "reverse")
+EXACT = ("auto", "stored", "reverse")
+"""Ways of one gradient; they differ in time and memory."""
+METHODS = (*EXACT, "tesla")
 
 Question = Callable[[Tensor], Tensor]
 """Asked of the end point: vector -> scalar, differentiable."""
@@ -164,8 +175,8 @@ def plan(student: Student, start: Float[Tensor, "params"], method: str) -> Plan:
     steps = student.schedule.steps
     if method == "stored":
         return Plan(steps, f"stored: the records of all {steps} steps are kept")
-    if method == "reverse":
-        return Plan(0, "reverse: every step's record is made again on the way back")
+    if method in ("reverse", "tesla"):
+        return Plan(0, f"{method}: every step's record is made again on the way back")
     if method != "auto":
         raise SettingError(f"unknown method '{method}'; {suggest(method, METHODS)}")
     each = kept_bytes(lambda: student.recorded(0, start, keep=True))
@@ -204,7 +215,9 @@ def match_segment(
     floating type and on one device, which the result shares.
 
     Cost: "reverse" keeps the `steps` vectors and one step's record (12 convolution passes a step);
-    "stored" keeps every record (9 passes); "auto" keeps what half the free memory holds.
+    "stored" keeps every record (9 passes); "auto" keeps what half the free memory holds. "tesla" is
+    as "reverse" without the second-order term between steps: not the gradient of the loss, but what
+    Cui et al. 2023 descend along, here to be measured against it.
 
     Raises SettingError for shapes that do not fit, start equal to target, a network that keeps
     state, or an unknown method or precision.
@@ -227,7 +240,8 @@ def match_segment(
         piece,
     )
     keep = plan(student, start, method).keep
-    return walk(student, start, alpha, SegmentDistance(start, target), keep=keep)
+    distance = SegmentDistance(start, target)
+    return walk(student, start, alpha, distance, keep=keep, truncate=method == "tesla")
 
 
 def _check_segment(

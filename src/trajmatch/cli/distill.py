@@ -12,19 +12,20 @@ from trajmatch.config import DataConfig, DistillConfig, EvaluateConfig, NetworkC
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags(Common):
-    """Make --ipc images per class by matching the experts' training trajectories (MTT).
+    """Make --ipc images per class: --method mtt by matching the experts' training trajectories.
 
-    Network and whitening are the experts'. The set that scores best on validation images is kept
-    in OUT/best, the newest in OUT/last. Run the same command again to continue a killed run; a
-    larger --iterations extends a finished one. At the end the kept set is tested once, beside
-    random and herding images. With --texture, --ipc canvases that tile without seams are made;
-    they are tested as the crops that cover them, and drawn in OUT/best/textures.
+    Network and whitening are the experts', where there are any. The set that scores best on
+    validation images is kept in OUT/best, the newest in OUT/last. Run the same command again to
+    continue a killed run; a larger --iterations extends a finished one. At the end the kept set is
+    tested once, beside random and herding images. With --texture, --ipc canvases that tile without
+    seams are made; they are tested as the crops that cover them, and drawn in OUT/best/textures.
     """
 
     out: Path = Path("runs/distilled")
     """Folder of the run."""
-    experts: Path = Path("runs/experts")
-    """Library to match, from `trajmatch experts`."""
+    experts: Path | None = None
+    """Library to match, from `trajmatch experts`; its network and whitening are used. None:
+    runs/experts for a method that matches experts, none for another."""
     data: Flat[DataConfig] = DataConfig()
     network: Flat[NetworkConfig] = NetworkConfig()
     distill: Flat[DistillConfig] = DistillConfig()
@@ -41,11 +42,15 @@ def run(flags: Flags) -> None:
     from trajmatch import pipeline
     from trajmatch.cli import shown
     from trajmatch.config import to_dict
+    from trajmatch.distillation import maker_of
     from trajmatch.experts import ExpertLibrary
 
     began = time.perf_counter()
     device = pick_device(flags.device)
-    library = ExpertLibrary.open(flags.experts)
+    experts = flags.experts
+    if experts is None and maker_of(flags.distill.method).needs_experts:
+        experts = Path("runs/experts")
+    library = None if experts is None else ExpertLibrary.open(experts)
     data = shown.load(flags.data)
     with shown.iteration_progress(flags.distill) as progress:
         outcome = pipeline.distill(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from trajmatch.distillation.ground import Ground
 from trajmatch.distillation.learned import Estimate, Learned
 from trajmatch.distillation.loop import Method, Outcome, run_loop
 from trajmatch.distillation.matching import TrajectoryMatching
+from trajmatch.distillation.method import Maker
+from trajmatch.distillation.table import MAKERS, begin, maker_of
 
-__all__ = ["Estimate", "Learned", "Method", "Outcome", "TrajectoryMatching", "run_loop"]
+__all__ = ["MAKERS", "Estimate", "Ground", "Learned", "Maker", "Method", "Outcome"]
+__all__ += ["TrajectoryMatching", "begin", "maker_of", "run_loop"]

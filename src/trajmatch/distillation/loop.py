@@ -31,6 +31,7 @@ SNAPSHOTS = 40
 SKIPS_IN_A_ROW = 50
 CHECKPOINT = "checkpoint.safetensors"
 KIND, VERSION = "checkpoint", 1
+_CARRIED = "carried."
 
 
 @runtime_checkable
@@ -40,6 +41,10 @@ class Method(Protocol):
     name: str
     decisions: dict[str, Any]
     """What the method decided for this run and must repeat when it is resumed."""
+    carried: dict[str, Tensor]
+    """What one iteration hands to the next, if anything."""
+    normalized: bool
+    """Whether a loss above `skip_loss` tells that the images led astray."""
 
     def estimate(self, learned: Learned, iteration: int) -> Estimate:
         """The loss of one iteration and its gradients: a function of its arguments alone."""
@@ -197,7 +202,7 @@ def _iterate(method: Method, state: State, config: DistillConfig) -> dict[str, f
         # Back to where this iteration began, without the momentum that led out.
         state.momentum = {n: torch.zeros_like(m) for n, m in state.momentum.items()}
         _skip(state, values, config)
-    elif state.armed and values["loss"] > config.skip_loss:
+    elif method.normalized and state.armed and values["loss"] > config.skip_loss:
         _skip(state, values, config)
     else:
         state.armed = state.armed or values["loss"] <= config.skip_loss
@@ -258,6 +263,7 @@ def _save(out: Path, state: State, origin: Mapping[str, Any], method: Method) ->
     learned = state.learned.tensors()
     tensors = {f"learned.{name}": part.reshape(-1) for name, part in learned.items()}
     tensors |= {f"momentum.{name}": part.reshape(-1) for name, part in state.momentum.items()}
+    tensors |= {f"{_CARRIED}{name}": part for name, part in method.carried.items()}
     tensors["average"] = state.average.reshape(-1)
     save_tensors(
         out / CHECKPOINT,
@@ -297,6 +303,9 @@ def _resume(out: Path, fresh: State, origin: Mapping[str, Any], method: Method) 
     learned = {name: part(f"learned.{name}", like) for name, like in parts.items()}
     momentum = {name: part(f"momentum.{name}", like) for name, like in parts.items()}
     method.decisions.update(saved["decisions"])
+    for name in file.names:
+        if name.startswith(_CARRIED):
+            method.carried[name.removeprefix(_CARRIED)] = file.read(name).to(fresh.average.device)
     return State(
         learned=fresh.learned.with_tensors(learned),
         momentum=momentum,

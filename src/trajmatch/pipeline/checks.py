@@ -92,7 +92,7 @@ def require_experts(library: ExpertLibrary) -> None:
 
 
 def require_sound(
-    data: ImageDataset, config: DistillConfig, evaluation: EvaluateConfig, epochs: int
+    data: ImageDataset, config: DistillConfig, evaluation: EvaluateConfig, epochs: int | None
 ) -> None:
     """Refuse now what would otherwise come to light in the middle of a run."""
     require_settings(data.num_classes, config, evaluation, epochs)
@@ -100,10 +100,12 @@ def require_sound(
 
 
 def require_settings(
-    classes: int, config: DistillConfig, evaluation: EvaluateConfig, epochs: int
+    classes: int, config: DistillConfig, evaluation: EvaluateConfig, epochs: int | None
 ) -> None:
-    """The part of `require_sound` for which the number of classes is enough."""
-    require_long_enough(epochs, config)
+    """The part of `require_sound` for which the number of classes is enough. epochs: the experts',
+    where there are any."""
+    if epochs is not None and config.method == "mtt":
+        require_long_enough(epochs, config)
     images = config.ipc * classes
     if config.batch_syn is not None and config.batch_syn > images:
         raise SettingError(

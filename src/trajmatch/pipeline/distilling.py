@@ -20,22 +20,21 @@ from trajmatch.config import (
 )
 from trajmatch.data import ImageDataset
 from trajmatch.data.canvas import Window
-from trajmatch.distillation import Learned, Outcome, TrajectoryMatching, run_loop
+from trajmatch.data.whiten import Whitening, fit_whitening
+from trajmatch.distillation import Ground, Learned, Outcome, begin, maker_of, run_loop
 from trajmatch.errors import SettingError
 from trajmatch.evaluation import Score, SmallSet, evaluate_images, training_work
 from trajmatch.experts import ExpertLibrary
+from trajmatch.networks import NetworkSpec
 from trajmatch.parallel import limited_threads
-from trajmatch.pipeline.checks import require_experts, require_fit, require_sound
+from trajmatch.pipeline.checks import network_for, require_experts, require_fit, require_sound
 from trajmatch.rng import derive, stream
 from trajmatch.synthetic import SyntheticSet
-
-WORK_PER_THREAD = 16
-"""A second thread is started from a 16th of a cache-sized piece on: half a megabyte."""
 
 
 def distill(
     data: ImageDataset,
-    experts: str | Path | ExpertLibrary,
+    experts: str | Path | ExpertLibrary | None,
     out: str | Path,
     *,
     config: DistillConfig = DistillConfig(),
@@ -48,10 +47,12 @@ def distill(
     tracker: str | None = None,
     on_iteration: Callable[[int, Mapping[str, float]], None] | None = None,
 ) -> Outcome:
-    """Make `config.ipc` images per class by matching the experts' trajectories (MTT).
+    """Make `config.ipc` images per class by `config.method`, such as "mtt", which matches the
+    trajectories of experts.
 
-    Network and whitening are the experts'; when given, they must agree. The set kept is the one
-    whose fresh networks score best on validation images; the test images are not touched. A run
+    Network and whitening are the experts'; when given, they must agree. Methods that match no
+    experts need none: without, `network` is trained and `whitening` is fitted. The set kept is the
+    one whose fresh networks score best on validation images; the test images are not touched. A run
     that is there already in `out` is continued to the same bits as if never interrupted (CPU).
 
     With `config.texture` they are canvases that wrap around, of which students see random crops.
@@ -59,35 +60,39 @@ def distill(
     are fixed crops, the fewest that show every pixel.
 
     Raises MismatchError when data, network or whitening are not the experts', SettingError when
-    the experts are too short for the segments asked for, and what `require_texture` raises.
+    the experts are too short for the segments asked for or absent where the method needs them, and
+    what `require_texture` raises.
     """
-    library = experts if isinstance(experts, ExpertLibrary) else ExpertLibrary.open(Path(experts))
-    require_fit(library, data, network=network, whitening=whitening)
-    require_experts(library)
-    require_sound(data, config, evaluation, library.epochs)
-    require_texture(data, config, library.whitening.name)
     where = torch.device(device)
-    method = TrajectoryMatching(library, config, seed=seed, device=where)
-    initial = initial_images(data, library, config, seed=seed)
+    if isinstance(experts, (str, Path)):
+        experts = ExpertLibrary.open(Path(experts))
+    require_method(config, experts)
+    ground = _ground(data, experts, network, whitening, where)
+    require_sound(data, config, evaluation, experts.epochs if experts else None)
+    require_texture(data, config, ground.whitening.name)
+    method = begin(ground, config, seed=seed)
+    initial = initial_images(data, ground.whitening, config, seed=seed)
     validation = data.val
     if validation is None:
         raise SettingError("the data have no validation split; use data.with_validation(0.1)")
-    val_images = library.whitening.apply_split(validation, where)
+    val_images = ground.whitening.apply_split(validation, where)
     val_labels = validation.labels.to(where)
     info: dict[str, Any] = {
         "method": method.name,
         "ipc": config.ipc,
         "seed": seed,
         "settings": to_dict(config),
-        "network": library.spec.to_json(),
+        "network": ground.spec.to_json(),
         "data": data.summary(),
-        "experts": library.summary(),
     }
+    if experts is not None:
+        info["experts"] = experts.summary()
     cover = None
-    if method.window is not None:
+    if config.texture:
+        window, _ = _canvas(data, config)
         count, _, tall, wide = initial.images.shape
         info["texture"] = {"canvas": [tall, wide], "samples": config.samples}
-        cover = method.window.cover(stream(seed, "texture", "cover"), count, tall, wide)
+        cover = window.cover(stream(seed, "texture", "cover"), count, tall, wide)
 
     def package(learned: Learned, iteration: int) -> SyntheticSet:
         images, labels = learned.images.detach().cpu(), learned.labels.detach().cpu()
@@ -98,19 +103,19 @@ def distill(
             images=images,
             labels=labels,
             classes=data.classes,
-            whitening=library.whitening,
-            step_size=float(learned.step_size),
+            whitening=ground.whitening,
+            step_size=float(learned.step_size) if method.learns_step_size else None,
             info={**info, "iteration": iteration},
             canvases=canvases,
         )
 
-    quick = _quick(evaluation, config, package(initial, 0), library)
+    quick = _quick(evaluation, config, package(initial, 0), ground.spec)
 
     def validate(made: SyntheticSet, iteration: int) -> Score:
         return evaluate_images(
             made.images.to(where),
             made.labels.to(where),
-            library.spec,
+            ground.spec,
             quick,
             val_images,
             val_labels,
@@ -119,11 +124,11 @@ def distill(
             method=method.name,
             ipc=made.ipc,
             split="val",
-            whitening=library.whitening.name,
+            whitening=ground.whitening.name,
             device=where,
         )
 
-    with limited_threads(threads or _walking_threads(method, initial)):
+    with limited_threads(threads or method.threads(initial)):
         return run_loop(
             method,
             Learned(
@@ -137,7 +142,7 @@ def distill(
             package=package,
             validate=validate,
             origin=_origin(
-                data, library, config, dataclasses.replace(quick, compile=evaluation.compile), seed
+                ground, config, dataclasses.replace(quick, compile=evaluation.compile), seed
             ),
             tracker=tracker,
             on_iteration=on_iteration,
@@ -145,7 +150,7 @@ def distill(
 
 
 def initial_images(
-    data: ImageDataset, library: ExpertLibrary, config: DistillConfig, *, seed: int
+    data: ImageDataset, whitening: Whitening, config: DistillConfig, *, seed: int
 ) -> Learned:
     """Where distillation starts: random training images of each class, or noise; whitened.
     Canvases begin laid with such images."""
@@ -155,13 +160,40 @@ def initial_images(
     if config.init == "real":
         each = config.ipc * math.prod(window.grid(tall, wide))
         chosen = coresets.select_coreset(
-            "random", data, each, seed=derive(seed, "initial"), whitening=library.whitening
+            "random", data, each, seed=derive(seed, "initial"), whitening=whitening
         )
         images = window.lay(chosen.images, tall, wide)
     else:
         shape = (len(classes), data.channels, tall, wide)
         images = torch.randn(shape, generator=stream(seed, "initial", "noise"))
     return Learned.begin(images, classes, step_size=config.step_size, soft=soft)
+
+
+def require_method(config: DistillConfig, experts: ExpertLibrary | None) -> None:
+    """Refuse an unknown method, and one that matches experts where there are none."""
+    maker = maker_of(config.method)
+    if maker.needs_experts and experts is None:
+        raise SettingError(
+            f"{config.method} matches experts; give --experts a library of `trajmatch experts`"
+        )
+    if config.texture and config.method != "mtt":
+        raise SettingError(f"--texture is made by mtt, not {config.method}; leave one of them out")
+
+
+def _ground(
+    data: ImageDataset,
+    library: ExpertLibrary | None,
+    network: NetworkConfig | None,
+    whitening: str | None,
+    device: torch.device,
+) -> Ground:
+    """What a method stands on: the experts' network and whitening, or those asked for."""
+    if library is None:
+        fitted = fit_whitening(whitening or "normalize", data.train)
+        return Ground(data, network_for(data, network or NetworkConfig()), fitted, device)
+    require_fit(library, data, network=network, whitening=whitening)
+    require_experts(library)
+    return Ground.of(data, library, device)
 
 
 def require_texture(data: ImageDataset, config: DistillConfig, whitening: str | None) -> None:
@@ -209,8 +241,7 @@ def _canvas(data: ImageDataset, config: DistillConfig) -> tuple[Window, tuple[in
 
 
 def _origin(
-    data: ImageDataset,
-    library: ExpertLibrary,
+    ground: Ground,
     config: DistillConfig,
     evaluation: EvaluateConfig,
     seed: int,
@@ -221,30 +252,27 @@ def _origin(
     for free in ("iterations", "checkpoint_every", "texture", "canvas", "samples"):
         del settings[free]
     if config.texture:
-        window, (tall, wide) = _canvas(data, config)
+        window, (tall, wide) = _canvas(ground.data, config)
         settings["ipc"] = f"{config.ipc} (canvases of {tall}x{wide}, {window.samples} crops a step)"
     judged = {f"evaluate.{k}": v for k, v in to_dict(evaluation).items() if k != "workers"}
+    library = ground.library
     return {
         "seed": seed,
-        "data": data.fingerprint,
-        "experts": f"{len(library.experts)} of {library.digest}",
+        "data": ground.data.fingerprint,
+        "network": ground.spec.describe(),
+        "whitening": ground.whitening.checksum,
+        "experts": f"{len(library.experts)} of {library.digest}" if library else "none",
         **settings,
         **judged,
     }
 
 
-def _walking_threads(method: TrajectoryMatching, initial: Learned) -> int:
-    """More than one thread only where there is work enough for each."""
-    batch = method.batch(initial)
-    return 1 if batch * WORK_PER_THREAD <= method.piece else torch.get_num_threads()
-
-
 def _quick(
-    evaluation: EvaluateConfig, config: DistillConfig, first: SyntheticSet, library: ExpertLibrary
+    evaluation: EvaluateConfig, config: DistillConfig, first: SyntheticSet, spec: NetworkSpec
 ) -> EvaluateConfig:
     """How a set is judged on the way: by fewer networks, compiled if all of them together pay."""
     few = dataclasses.replace(evaluation, n=config.eval_networks)
     one = SmallSet(first.images, first.labels)
     times = -(-config.iterations // config.eval_every)
-    work = training_work(library.spec, few, [one]).times(times)
+    work = training_work(spec, few, [one]).times(times)
     return dataclasses.replace(few, compile="yes" if wanted(few.compile, work) else "no")

@@ -15,6 +15,7 @@ import torch
 
 from trajmatch.config import RunConfig
 from trajmatch.data.augment import DSA
+from trajmatch.distillation.matching import WORK_PER_THREAD
 from trajmatch.evaluation.train import train_network
 from trajmatch.experts.train import gradient_step
 from trajmatch.memory import available_bytes, kept_bytes
@@ -24,7 +25,6 @@ from trajmatch.networks.functional import parameter_vector
 from trajmatch.parallel import limited_threads
 from trajmatch.passes import passes
 from trajmatch.pieces import piece_length, piece_sizes
-from trajmatch.pipeline.distilling import WORK_PER_THREAD
 from trajmatch.schedule import Schedule
 from trajmatch.student import Student
 from trajmatch.types import Float, Int, Tensor
@@ -125,7 +125,7 @@ def _walking(
     eager = passes(module, precision=distill.precision)
     student = Student(eager, images, labels, augment, schedule, length)
     record = int(share * kept_bytes(lambda: student.recorded(0, vector, keep=True)))
-    keep = {"stored": distill.syn_steps, "reverse": 0}.get(distill.method)
+    keep = {"stored": distill.syn_steps, "reverse": 0, "tesla": 0}.get(distill.gradient)
     if keep is None:  # as unroll.plan decides
         keep = min(distill.syn_steps, int(available_bytes(device) // 2 // max(1, record)))
     steps = min(PROBE_STEPS, distill.syn_steps)
@@ -144,7 +144,9 @@ def _walking(
             precision=distill.precision,
         )
 
-    alone = device.type == "cpu" and batch * WORK_PER_THREAD <= length  # as pipeline.distill does
+    alone = (
+        device.type == "cpu" and batch * WORK_PER_THREAD <= length
+    )  # as TrajectoryMatching.threads
     with limited_threads(threads or (1 if alone else torch.get_num_threads())):
         step = _seconds(walk, device) / steps * share
     piece = record * piece_sizes(batch, length)[0] // batch

@@ -188,7 +188,7 @@ def _spec(
 def compare_on_test(
     made: SyntheticSet,
     data: ImageDataset,
-    library: ExpertLibrary,
+    library: ExpertLibrary | None,
     config: EvaluateConfig,
     *,
     seed: int,
@@ -198,9 +198,14 @@ def compare_on_test(
 ) -> list[Score]:
     """A made set, random and herding images of the same number, and the full data, on the test
     split, under one protocol."""
+    spec = own_network(made)
+    assert spec is not None
     chosen = [
-        select_coreset(method, data, made.ipc, experts=library, seed=seed)
+        select_coreset(
+            method, data, made.ipc, experts=library, whitening=made.whitening.name, seed=seed
+        )
         for method in coresets.CORESETS
+        if library is not None or method not in coresets.NEEDS_FEATURES
     ]
     sets = [
         SmallSet(one.images, one.labels, one.step_size, str(one.info["method"]), one.ipc)
@@ -216,7 +221,7 @@ def compare_on_test(
 
     scores = evaluate_sets(
         sets,
-        library.spec,
+        spec,
         config,
         made.whitening.apply_split(data.test),
         data.test.labels,
@@ -226,4 +231,4 @@ def compare_on_test(
         on_score=lambda score: say(f"{score.method}: {score}"),
         on_epochs=on_epochs,
     )
-    return [*scores, full_data_score(library)]
+    return scores if library is None else [*scores, full_data_score(library)]

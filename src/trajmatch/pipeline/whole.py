@@ -15,6 +15,7 @@ from trajmatch.data import ImageDataset
 from trajmatch.distillation import Outcome
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
+from trajmatch.networks import NetworkSpec
 from trajmatch.pipeline.checks import load, require_sound
 from trajmatch.pipeline.distilling import distill, require_texture
 from trajmatch.pipeline.judging import Progress as Judging
@@ -107,7 +108,7 @@ def write_run(
     settings: Mapping[str, Any],
     seed: int,
     data: ImageDataset,
-    library: ExpertLibrary,
+    library: ExpertLibrary | None,
     outcome: Outcome,
     scores: Sequence[Score],
     seconds: float,
@@ -124,8 +125,8 @@ def write_run(
         seconds=seconds,
         device=device,
         extra={
-            "network": library.spec.describe(),
-            "library": library.summary(),
+            "network": NetworkSpec.from_json(outcome.best.info["network"]).describe(),
+            "library": None if library is None else library.summary(),
             "best_iteration": outcome.best_iteration,
             "best_validation": outcome.best_validation,
             "last_iteration": outcome.iterations,

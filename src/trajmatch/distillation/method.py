@@ -1,0 +1,50 @@
+"""What every method that makes images has: a ground, and a gradient for an iteration."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+
+from trajmatch.config import DistillConfig
+from trajmatch.data.augment import DSA
+from trajmatch.distillation.ground import Ground
+from trajmatch.distillation.learned import Estimate, Learned
+from trajmatch.types import Tensor
+
+
+class Maker(ABC):
+    """A method's estimate of a loss and its gradients, iteration by iteration.
+
+    An estimate is a function of (seed, what is learned, `carried`, iteration) alone: every draw
+    comes from `rng.stream(seed, "distill", ..., iteration)`. So a run that was killed goes on to
+    the same bits.
+    """
+
+    name: str
+    needs_experts: ClassVar[bool] = False
+    """Whether it cannot do without a library."""
+    learns_step_size: ClassVar[bool] = False
+    """Whether the step size is learned with the images; a set of another method has none."""
+    normalized: bool = False
+    """Whether a loss above `skip_loss` tells that the images led astray."""
+
+    def __init__(self, ground: Ground, config: DistillConfig, *, seed: int) -> None:
+        self.ground = ground
+        self.config = config
+        self.seed = seed
+        self.device = ground.device
+        self.augment = None if config.augment in (None, "none") else DSA(str(config.augment))
+        self.decisions: dict[str, Any] = {}
+        """What it decided for this run, as plain values; saved, and repeated when resumed."""
+        self.carried: dict[str, Tensor] = {}
+        """Tensors that an iteration hands to the next; saved with every checkpoint."""
+
+    @abstractmethod
+    def estimate(self, learned: Learned, iteration: int) -> Estimate:
+        """The loss of one iteration and its gradients."""
+
+    def threads(self, learned: Learned) -> int:
+        """How many threads there is work for on a CPU."""
+        return torch.get_num_threads()
