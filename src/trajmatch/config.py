@@ -10,7 +10,8 @@ import dataclasses
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from trajmatch.errors import SettingError, suggest
 
@@ -254,6 +255,20 @@ class RunConfig:
     experts: ExpertConfig = ExpertConfig()
     distill: DistillConfig = DistillConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    methods: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    """What methods change of `distill` where they are compared, by name: [methods.dm] in TOML. A
+    table of another name gives its own `method`."""
+
+    def __post_init__(self) -> None:
+        for name in self.methods:
+            self.by(name)
+
+    def by(self, name: str, **changes: Any) -> DistillConfig:
+        """`distill` with what `methods` says of one of them. Raises SettingError for settings that
+        there are not."""
+        own = self.methods.get(name, {})
+        table = {**to_dict(self.distill), "method": name, **own, **changes}
+        return from_dict(DistillConfig, table, f"methods.{name}.")
 
 
 C = TypeVar("C")
@@ -270,13 +285,24 @@ def from_dict(kind: type[C], values: Mapping[str, Any], where: str = "") -> C:
         if key not in hints:
             raise SettingError(f"unknown setting '{where}{key}'; {suggest(key, hints)}")
         hint = hints[key]
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            if not isinstance(value, Mapping):
-                raise SettingError(f"'{where}{key}' is a table of settings, not {value!r}")
-            arguments[key] = from_dict(hint, value, f"{where}{key}.")
+        if get_origin(hint) is Mapping:
+            arguments[key] = _tables(value, f"{where}{key}")
+        elif dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            arguments[key] = from_dict(hint, _table(value, f"{where}{key}"), f"{where}{key}.")
         else:
             arguments[key] = _typed(value, hint, f"{where}{key}")
     return kind(**arguments)
+
+
+def _table(value: Any, name: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise SettingError(f"'{name}' is a table of settings, not {value!r}")
+    return value
+
+
+def _tables(value: Any, name: str) -> dict[str, Mapping[str, Any]]:
+    """Tables by name, whose entries are checked where it is known what they set."""
+    return {key: _table(part, f"{name}.{key}") for key, part in _table(value, name).items()}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -298,9 +324,6 @@ def read_toml(path: Path, kind: type[C]) -> C:
 
 def _typed(value: Any, hint: Any, name: str) -> Any:
     """Check one plain value against a field's type; whole numbers pass for floats."""
-    from types import NoneType, UnionType
-    from typing import Union, get_args, get_origin
-
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     for option in options:
         if get_origin(option) is Literal:

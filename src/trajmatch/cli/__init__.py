@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trajmatch.cli import (
+    compare,
     demo,
     distill,
     evaluate,
@@ -74,6 +75,12 @@ COMMANDS: dict[str, Command] = {
         study.run,
         "the method's own studies: ranges, drift, init, zca, step size, experts",
         "trajmatch study range --quick",
+    ),
+    "compare": Command(
+        compare.Flags,
+        compare.run,
+        "methods side by side: made and chosen images, judged alike",
+        "trajmatch compare --methods random,herding,mtt --ipc 1,10 --quick",
     ),
     "report": Command(
         report.Flags,

@@ -37,21 +37,9 @@ DEMO = "digits-ipc1"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags(Common):
-    """Run one of the method's own studies and draw its figure: range (a grid over N, the student's
-    steps, and M, the expert's epochs, at one budget), drift (how near a student trained on a set
-    comes to an expert over ever longer stretches), init (images begun from real ones or noise),
-    zca (with and without), step-size (learned or fixed), experts (how many).
+class Variations(Common):
+    """Flags of whatever varies one base of settings."""
 
-    Settings are the digits demo's unless --config names a recipe or a file; all variants and seeds
-    share one library of experts where they can. Run the same command again to continue a killed
-    study; a cell that failed is shown, and tried again then.
-    """
-
-    name: Annotated[Positional[str], tyro.conf.arg(metavar="NAME")]
-    """range, drift, init, zca, step-size or experts."""
-    out: Path = Path("runs/study-NAME")
-    """Folder of the study: the experts, a folder for each variant, and the page."""
     config: Path | None = None
     """A recipe, by name or as a TOML file, whose settings the variants change."""
     experts: Path | None = None
@@ -59,9 +47,6 @@ class Flags(Common):
     trained in OUT."""
     seeds: int = 1
     """Distillations of each variant, from --seed on."""
-    sets: str | None = None
-    """drift: folders of sets to compare, separated by commas, each FOLDER or NAME=FOLDER. None: one
-    distilled here, random and herding images."""
     quick: bool = False
     """A quarter of the iterations, fewer experts and shorter tests, for a first look."""
     data: Flat[DataConfig] = DataConfig()
@@ -89,12 +74,52 @@ class Flags(Common):
             from trajmatch.studies.table import quick
 
             run = quick(run)
-        values = settings_of(cls, run, arguments)
+        return settings_of(cls, run, arguments)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(Variations):
+    """Run one of the method's own studies and draw its figure: range (a grid over N, the student's
+    steps, and M, the expert's epochs, at one budget), drift (how near a student trained on a set
+    comes to an expert over ever longer stretches), init (images begun from real ones or noise),
+    zca (with and without), step-size (learned or fixed), experts (how many).
+
+    Settings are the digits demo's unless --config names a recipe or a file; all variants and seeds
+    share one library of experts where they can. Run the same command again to continue a killed
+    study; a cell that failed is shown, and tried again then.
+    """
+
+    name: Annotated[Positional[str], tyro.conf.arg(metavar="NAME")]
+    """range, drift, init, zca, step-size or experts."""
+    out: Path = Path("runs/study-NAME")
+    """Folder of the study: the experts, a folder for each variant, and the page."""
+    sets: str | None = None
+    """drift: folders of sets to compare, separated by commas, each FOLDER or NAME=FOLDER. None: one
+    distilled here, random and herding images."""
+
+    @classmethod
+    def base(cls, arguments: Sequence[str]) -> dict[str, Any]:
+        """As for all variations; the folder is named by the study."""
         word = first_word(cls, arguments)
-        return {**values, **({"out": Path("runs") / f"study-{word}"} if word else {})}
+        named = {"out": Path("runs") / f"study-{word}"} if word else {}
+        return {**super().base(arguments), **named}
 
 
 def run(flags: Flags) -> None:
+    from trajmatch import studies
+
+    if flags.name not in studies.STUDIES:
+        raise SettingError(f"unknown study '{flags.name}'; {suggest(flags.name, studies.STUDIES)}")
+    study = studies.STUDIES[flags.name]
+    if flags.sets is not None:
+        if flags.name != "drift":
+            raise SettingError(f"--sets is for drift; {flags.name} makes its own sets")
+        study = dataclasses.replace(study, variants=studies.of_sets(flags.sets))
+    carry_out(flags.name, study, flags)
+
+
+def carry_out(name: str, study: Study, flags: Variations) -> None:
+    """Run it, with progress; print its table and draw its page."""
     import time
 
     from trajmatch import studies
@@ -103,13 +128,6 @@ def run(flags: Flags) -> None:
     from trajmatch.report.study import pooled, write_study_report
 
     began = time.perf_counter()
-    if flags.name not in studies.STUDIES:
-        raise SettingError(f"unknown study '{flags.name}'; {suggest(flags.name, studies.STUDIES)}")
-    study = studies.STUDIES[flags.name]
-    if flags.sets is not None:
-        if flags.name != "drift":
-            raise SettingError(f"--sets is for drift; {flags.name} makes its own sets")
-        study = dataclasses.replace(study, variants=studies.of_sets(flags.sets))
     device, base = pick_device(flags.device), settings(flags)
     data = shown.load(base.data)
     shown.say(f"{study.question} {study.rule(base)}")
@@ -135,7 +153,7 @@ def run(flags: Flags) -> None:
             bars["steps"].advance(done - bars["steps"].done, loss=values["loss"])
 
         result = studies.run_study(
-            flags.name,
+            name,
             study,
             base,
             flags.out,
@@ -157,7 +175,7 @@ def run(flags: Flags) -> None:
     print(f"done in {time.perf_counter() - began:.0f} s; {page}")
 
 
-def settings(flags: Flags) -> RunConfig:
+def settings(flags: Variations) -> RunConfig:
     """What the variants are variants of."""
     return RunConfig(
         name=flags.config.stem if flags.config is not None else DEMO,
@@ -167,6 +185,7 @@ def settings(flags: Flags) -> RunConfig:
         experts=flags.train,
         distill=flags.distill,
         evaluate=flags.evaluate,
+        methods=load_recipe(DEMO if flags.config is None else str(flags.config)).methods,
     )
 
 

@@ -11,7 +11,9 @@ from trajmatch.report.axes import END, NBSP, RIGHT, WIDTH, Real, Scale, number, 
 from trajmatch.report.figures import Figure, Row
 
 LEFT, TOP, HIGH = 52, 22, 46
-"""Where the cells begin, and how high each is."""
+"""Where the cells begin at least, and how high each is."""
+LETTER = 6.5
+"""Width of a letter beside them."""
 MIDDLE = 'text-anchor="middle"'
 
 
@@ -46,7 +48,8 @@ class Heatmap(Figure):
 
     def svg(self) -> str:
         columns, lines = self._values(self.x), self._values(self.y)
-        wide, bottom = (RIGHT - LEFT) / len(columns), TOP + HIGH * len(lines)
+        left = max(LEFT, 14 + LETTER * max(len(word(value)) for value in lines))
+        wide, bottom = (RIGHT - left) / len(columns), TOP + HIGH * len(lines)
         means = [row["mean"] for row in self._done()]
         shade = Scale(min(means), max(max(means), min(means) + 1e-9), 5, 50)
         parts = [
@@ -55,18 +58,18 @@ class Heatmap(Figure):
             f'<text class="axis-name" x="2" y="12">{escape(self.words[1])}</text>',
         ]
         for i, value in enumerate(lines):
-            at = f'x="{LEFT - 7}" y="{TOP + HIGH * (i + 0.5) + 4}" {END}'
+            at = f'x="{left - 7:g}" y="{TOP + HIGH * (i + 0.5) + 4}" {END}'
             parts.append(f'<text class="tick" {at}>{word(value)}</text>')
         for i, value in enumerate(columns):
-            at = f'x="{LEFT + wide * (i + 0.5):.1f}" y="{bottom + 15}" {MIDDLE}'
+            at = f'x="{left + wide * (i + 0.5):.1f}" y="{bottom + 15}" {MIDDLE}'
             parts.append(f'<text class="tick" {at}>{word(value)}</text>')
         parts.append(
-            f'<text class="axis-name" x="{(LEFT + RIGHT) / 2}" y="{bottom + 31}" {MIDDLE}>'
+            f'<text class="axis-name" x="{(left + RIGHT) / 2:g}" y="{bottom + 31}" {MIDDLE}>'
             f"{escape(self.words[0])}</text>"
         )
         # The outlined last, so that no neighbor covers the outline.
         for row in sorted(self.rows, key=lambda row: row["variant"] in self.base):
-            x = LEFT + wide * columns.index(row["at"][self.x])
+            x = left + wide * columns.index(row["at"][self.x])
             y = TOP + HIGH * lines.index(row["at"][self.y])
             parts.append(self._cell(row, x, y, wide, shade))
         return "".join(parts) + "</svg>"

@@ -11,11 +11,12 @@ from typing import Any
 from trajmatch import pipeline
 from trajmatch.config import to_dict
 from trajmatch.data import ImageDataset
+from trajmatch.distillation import MAKERS
 from trajmatch.errors import FileFormatError, MismatchError
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.files import read_json, write_json
-from trajmatch.studies.study import CHOSEN, Made, Row, Study, Variant
+from trajmatch.studies.study import Made, Row, Study, Variant, is_own
 from trajmatch.synthetic import SyntheticSet, load_distilled
 from trajmatch.track.jsonl import jsonable
 
@@ -37,7 +38,7 @@ class Cell:
         """What `study.measure` finds, now or, for the same cell, at an earlier time."""
         stored, key = self.folder / "cell.json", self._key()
         # A set made elsewhere may have changed since; measuring it again is cheap.
-        own = self.variant.source in ("mtt", *CHOSEN)
+        own = is_own(self.variant.source)
         if own and stored.exists():
             try:
                 found = read_json(stored)
@@ -48,15 +49,18 @@ class Cell:
                 pass  # damaged: measured again
         began = time.perf_counter()
         outcome = None
-        if self.variant.source == "mtt":
+        if self.variant.source in MAKERS:
             outcome = self._distilled(on_iteration)
             small = outcome.best
         else:
             small = self._taken()
+        making = time.perf_counter() - began if outcome is None else outcome.seconds
         config, seed = self.variant.config, self.seed
         rows = jsonable(
             self.study.measure(Made(small, self.library, self.data, config, seed, self.device))
         )
+        for row in rows:
+            row["making_seconds"] = round(making, 3)
         if outcome is not None:
             for row in rows:
                 row["validation"] = outcome.best_validation["mean"]
@@ -119,7 +123,7 @@ class Cell:
 
     def _taken(self) -> SyntheticSet:
         source, config = self.variant.source, self.variant.config
-        if source not in CHOSEN:
+        if not is_own(source):
             return load_distilled(source)
         return pipeline.select_coreset(
             source, self.data, config.distill.ipc, experts=self._matched(), seed=self.seed

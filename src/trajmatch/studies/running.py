@@ -20,13 +20,14 @@ import torch
 from trajmatch import pipeline
 from trajmatch.config import RunConfig, to_dict
 from trajmatch.data import ImageDataset
+from trajmatch.distillation import MAKERS
 from trajmatch.errors import SettingError, TrajmatchError
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.pipeline.checks import require_sound
 from trajmatch.studies.cell import Cell
 from trajmatch.studies.libraries import as_in, libraries_of
-from trajmatch.studies.study import CHOSEN, Row, Study, Variant, reach
+from trajmatch.studies.study import Row, Study, Variant, is_own, reach
 from trajmatch.synthetic import load_distilled
 from trajmatch.track import write_result
 
@@ -76,7 +77,7 @@ def run_study(
     require_sound(data, base.distill, base.evaluate, given.epochs if given else reach(base))
     variants = study.variants(base)
     for variant in variants:
-        if variant.source not in ("mtt", *CHOSEN):
+        if not is_own(variant.source):
             load_distilled(variant.source)  # refused now, before experts are trained
     libraries = libraries_of(variants, base, given, out, data, workers, device, on_progress)
 
@@ -141,7 +142,7 @@ def run_study(
 def _steps(variant: Variant) -> int:
     """Student steps that distilling a variant takes."""
     distill = variant.config.distill
-    return distill.iterations * distill.syn_steps if variant.source == "mtt" else 0
+    return distill.iterations * distill.syn_steps if variant.source in MAKERS else 0
 
 
 def _in_steps(

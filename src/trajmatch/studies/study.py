@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from trajmatch.config import RunConfig
+from trajmatch.coresets import CORESETS
 from trajmatch.data import ImageDataset
+from trajmatch.distillation import MAKERS
 from trajmatch.experts import ExpertLibrary
 from trajmatch.synthetic import SyntheticSet
 
@@ -15,8 +17,10 @@ Row = dict[str, Any]
 """One measured value as JSON has it: at (its place in the figure), mean, sd, n, values, and what
 else the measure found."""
 
-CHOSEN = ("random", "herding")
-"""Sources that take real images."""
+
+def is_own(source: str) -> bool:
+    """Whether a source of images is a method of ours, rather than the folder of a set."""
+    return source in MAKERS or source in CORESETS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +34,8 @@ class Variant:
     at: Mapping[str, Any]
     """Its place in the figure, by axis."""
     source: str = "mtt"
-    """Where its images come from: "mtt" distills them, "random" and "herding" choose real ones,
-    anything else is the folder of a set."""
+    """Where its images come from: a method that makes them, such as "mtt", or chooses real ones,
+    such as "random"; anything else is the folder of a set."""
 
 
 @dataclasses.dataclass(frozen=True)

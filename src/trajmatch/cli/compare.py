@@ -1,0 +1,46 @@
+"""`trajmatch compare`: methods side by side, on the same data, networks and judges."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from trajmatch.cli.study import Variations, carry_out, settings
+from trajmatch.config import DistillConfig
+from trajmatch.errors import SettingError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(Variations):
+    """Make and choose images by several methods, at several numbers per class; judge them alike.
+
+    Settings are the digits demo's unless --config names a recipe or a file; tables such as
+    [methods.dm] in it change some for one method, or give a method of other settings a name. Run
+    the same command again to continue a killed comparison; a cell that failed is shown, and tried
+    again then.
+    """
+
+    out: Path = Path("runs/compared")
+    """Folder of the comparison: the experts, a folder for each method and ipc, and the page."""
+    methods: str = "all"
+    """Names separated by commas: coresets (random, herding, ...), methods (mtt, ...), or tables of
+    --config; all."""
+    distill: DistillConfig = DistillConfig()
+    ipc: str = "1"
+    """Images per class, one or more numbers separated by commas."""
+
+
+def run(flags: Flags) -> None:
+    from trajmatch.studies.comparison import comparison, known
+
+    methods = [word.strip() for word in flags.methods.split(",") if word.strip()]
+    if methods == ["all"]:
+        methods = known(settings(flags))
+    carry_out("methods", comparison(methods, _numbers(flags.ipc)), flags)
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",") if word.strip()]
+    except ValueError:
+        raise SettingError(f"ipc is '{text}'; give whole numbers such as 1,10") from None

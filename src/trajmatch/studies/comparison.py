@@ -1,0 +1,76 @@
+"""Methods side by side: every way of making or choosing images, at several numbers per class."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from trajmatch.config import DistillConfig, RunConfig
+from trajmatch.coresets import CORESETS
+from trajmatch.distillation import MAKERS
+from trajmatch.errors import SettingError, suggest
+from trajmatch.studies.accuracy import accuracy
+from trajmatch.studies.study import Study, Variant
+
+
+def known(base: RunConfig) -> list[str]:
+    """What can be compared: coresets, methods, and what `base.methods` gives another name."""
+    return list(dict.fromkeys([*CORESETS, *MAKERS, *base.methods]))
+
+
+def comparison(methods: Sequence[str], ipcs: Sequence[int]) -> Study:
+    """`methods` at each of `ipcs` images per class, with the settings `RunConfig.by` gives them.
+
+    Raises SettingError for nothing to compare, a number below 1, or one that stands twice. Names
+    are checked where the base is known: by `Study.variants`.
+    """
+    if not methods or not ipcs:
+        raise SettingError("there is nothing to compare: give methods and images per class")
+    for what, given in (("method", methods), ("ipc", ipcs)):
+        twice = sorted({str(one) for one in given if list(given).count(one) > 1})
+        if twice:
+            raise SettingError(f"{what} {twice[0]} stands twice; name each once")
+    if min(ipcs) < 1:
+        raise SettingError(f"ipc is {min(ipcs)}; it must be at least 1")
+
+    def variants(base: RunConfig) -> list[Variant]:
+        return [_variant(base, method, ipc) for ipc in ipcs for method in methods]
+
+    return Study(
+        question="Which method makes the best images of the same number?",
+        rule=_rule,
+        variants=variants,
+        figure="grid",
+        axes={"ipc": "images per class", "method": "method"},
+        measure=accuracy,
+    )
+
+
+def _rule(base: RunConfig) -> str:
+    judge = base.evaluate
+    return (
+        "All methods have the same data, network, experts where they look at any, and validation "
+        "images to choose by, and are tested once, alike: "
+        f"{judge.n} fresh networks a seed, {judge.epochs} epochs, at the learned step size where a "
+        "method learns one, else at 0.01. Each has the settings listed beside it; the time that "
+        "making its images took is told with them."
+    )
+
+
+def _variant(base: RunConfig, name: str, ipc: int) -> Variant:
+    if name not in known(base):
+        raise SettingError(f"unknown method '{name}'; {suggest(name, known(base))}")
+    place = {"ipc": ipc, "method": name}
+    if name in CORESETS:
+        distill = dataclasses.replace(base.distill, ipc=ipc)
+        return Variant(f"{name}-ipc{ipc}", _with(base, distill), place, source=name)
+    distill = base.by(name, ipc=ipc)
+    if distill.method not in MAKERS:
+        raise SettingError(
+            f"methods.{name} is of method '{distill.method}'; {suggest(distill.method, MAKERS)}"
+        )
+    return Variant(f"{name}-ipc{ipc}", _with(base, distill), place, source=distill.method)
+
+
+def _with(base: RunConfig, distill: DistillConfig) -> RunConfig:
+    return dataclasses.replace(base, distill=distill)
