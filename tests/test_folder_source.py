@@ -359,7 +359,7 @@ def test_mixed_sizes_are_listed_with_the_mend(place):
 
 
 def test_a_zip_member_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("trajmatch.data.sources.folder._LARGEST_FILE", 1000)
+    monkeypatch.setattr("trajmatch.data.sources.tree._LARGEST_FILE", 1000)
     contents = files() | {"test/dog/7.png": bytes(1001)}
     refused(zipped(tmp_path / "bomb.zip", contents), r"test/dog/7\.png .* unpacks to")
 

@@ -243,13 +243,13 @@ def test_what_is_missing_is_said(tmp_path):
 def test_only_chosen_classes_are_looked_into(tmp_path, monkeypatch):
     write(tmp_path / "imagenet", pictures((*NETTE, "n09999999")))
     opened = []
-    from trajmatch.data.sources import folder
+    from trajmatch.data.sources import tree
 
-    read, walk = folder._Folder.read, folder.os.walk
+    read, walk = tree._Folder.read, tree.os.walk
     monkeypatch.setattr(
-        folder._Folder, "read", lambda self, name: opened.append(name) or read(self, name)
+        tree._Folder, "read", lambda self, name: opened.append(name) or read(self, name)
     )
-    monkeypatch.setattr(folder.os, "walk", lambda path: opened.append(str(path)) or walk(path))
+    monkeypatch.setattr(tree.os, "walk", lambda path: opened.append(str(path)) or walk(path))
     load("imagenette", tmp_path, size=8)
     assert any("n01440764" in name for name in opened)
     assert not any("n09999999" in name for name in opened)

@@ -15,8 +15,9 @@ from typing import Any
 
 from trajmatch.data.cache import cache_path
 from trajmatch.data.dataset import ImageDataset
-from trajmatch.data.sources.folder import Listed, choose, decode_splits
+from trajmatch.data.sources.folder import choose, decode_splits
 from trajmatch.data.sources.source import Request
+from trajmatch.data.sources.tree import Listed
 from trajmatch.errors import DataError, MissingExtraError
 
 _IMAGE_COLUMNS = ("image", "img")

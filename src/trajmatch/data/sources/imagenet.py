@@ -18,17 +18,15 @@ from pathlib import Path
 
 from trajmatch.data.dataset import ImageDataset
 from trajmatch.data.sources.folder import (
-    Listed,
-    Tree,
     base_of,
     choose,
     class_folders,
     decode_splits,
     listed,
-    open_tree,
     pictures,
 )
 from trajmatch.data.sources.source import Request, Source
+from trajmatch.data.sources.tree import Listed, Tree, open_tree
 from trajmatch.errors import DataError
 
 SIZE = 128

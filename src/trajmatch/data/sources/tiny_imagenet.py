@@ -15,17 +15,15 @@ from collections import Counter
 
 from trajmatch.data.dataset import ImageDataset
 from trajmatch.data.sources.folder import (
-    Listed,
-    Tree,
     base_of,
     choose,
     class_folders,
     decode_splits,
-    open_tree,
     pictures,
 )
 from trajmatch.data.sources.imagenet import NOTE, by_table
 from trajmatch.data.sources.source import Request
+from trajmatch.data.sources.tree import Listed, Tree, open_tree
 from trajmatch.errors import DataError
 
 _PLACES = ("tiny-imagenet-200/train", "tiny-imagenet-200.zip", "tiny-imagenet/train", "train")
