@@ -388,7 +388,7 @@ DISTILL_MISTAKES = {
     ),
     "size": ("--size 12", ["8x8x1", "12x12x1", "--size"]),
     "unknown data": ("--data digit", ["unknown data 'digit'", "did you mean 'digits'?", "folder"]),
-    "no such data": ("--data no/where", ["no/where", "train/<class>/"]),
+    "no such data": ("--data no/where", ["no/where", "class folders"]),
     "no library": ("--experts no/library", ["no/library", "give the --out of `trajmatch experts`"]),
     "ipc": ("--ipc 126", ["ipc is 126", "has 125", "from 1 to 125"]),
     "batch_syn": ("--batch-syn 11", ["batch_syn is 11", "10 synthetic", "use 1 to 10"]),

@@ -110,6 +110,86 @@ def test_val_alone_is_the_test_split(place):
     assert data.summary()["note"].startswith("val/ is the test split")
 
 
+def flat(classes=("cat", "dog"), count=10):
+    """{"cat/0.png": bytes, ...}: class folders that no train/ or test/ holds."""
+    return {
+        name.removeprefix("train/"): data
+        for name, data in files(("train",), classes, count).items()
+    }
+
+
+def test_plain_class_folders_give_a_fifth_to_test(place):
+    data = load_data(place(flat()), val_fraction=0.25)
+    assert (data.name, data.classes) == ("pets", ("cat", "dog"))
+    parts = [data.train, data.val, data.test]
+    assert [part.labels.bincount().tolist() for part in parts] == [[6, 6], [2, 2], [2, 2]]
+    everything = sorted(level for part in parts for level in levels(part))
+    assert everything == [*range(10), *range(20, 30)]
+    assert [level // 20 for level in levels(data.test)] == data.test.labels.tolist()
+    assert data.summary()["note"] == (
+        "no test/ folder: a fifth of the images of each class set aside as test images, always "
+        "the same ones"
+    )
+
+
+def test_the_cut_is_drawn_and_always_the_same(tmp_path):
+    data = load_data(folder(tmp_path / "a", flat(count=20)))
+    again = load_data(zipped(tmp_path / "b.zip", flat(count=20)), val_fraction=0.3)
+    assert levels(again.test) == levels(data.test)
+    assert levels(data.test) != [0, 1, 2, 3, 20, 21, 22, 23]  # by chance, not by name
+    cached = load_data(tmp_path / "a")
+    assert (cached.fingerprint, cached.summary()) == (data.fingerprint, data.summary())
+
+
+def test_train_alone_is_cut_like_plain_class_folders(tmp_path):
+    whole = load_data(folder(tmp_path / "a", flat()))
+    train = load_data(folder(tmp_path / "b", files(("train",), count=10)))
+    assert (train.fingerprint, train.note) == (whole.fingerprint, whole.note)
+
+
+def test_the_fingerprint_tells_the_cut_from_folders(tmp_path):
+    """The same pictures, some of them as a test/ that someone chose."""
+    contents = files(("train",), count=10)
+    cut = load_data(folder(tmp_path / "cut", contents))
+    chosen = {
+        name.replace("train/", "test/") if name[-5] in "01" else name: data
+        for name, data in contents.items()
+    }
+    assert len(load_data(folder(tmp_path / "chosen", chosen)).test) == len(cut.test)
+    assert load_data(tmp_path / "chosen").fingerprint != cut.fingerprint
+
+
+def test_of_plain_class_folders_some_can_be_chosen(tmp_path):
+    path = folder(tmp_path / "pets", flat(("cat", "dog", "emu")) | {"empty/readme.txt": b""})
+    data = load_data(path, classes="emu,cat")
+    assert data.classes == ("emu", "cat")
+    assert {level // 20 for level in levels(data.test)} == {0, 2}
+    assert (len(data.test), data.test.labels.tolist()) == (4, [0, 0, 1, 1])
+
+
+def test_three_images_a_class_are_enough(tmp_path):
+    data = load_data(folder(tmp_path / "pets", flat(count=3)))
+    assert [len(part) for part in (data.train, data.val, data.test)] == [2, 2, 2]
+    refused(
+        folder(tmp_path / "few", flat(count=3) | {"emu/0.png": b"", "emu/1.png": b""}),
+        r"class 'emu' has 2 images, and without a test/ folder .* at least 3 .*; add images or",
+    )
+
+
+def test_folders_beside_train_alone_are_not_passed_over(tmp_path):
+    """They may be what was meant to be tested on, or a class."""
+    contents = files(("train",))
+    for beside in ("valid/cat/0.png", "cat/0.png"):
+        name = beside.split("/")[0]
+        path = folder(tmp_path / f"beside-{name}", contents | {beside: encoded(picture(90))})
+        refused(path, rf"has train/ without test/ or val/, and pictures in {name}/ beside it; ")
+    # What is no picture is nobody's test image.
+    path = folder(tmp_path / "notes", contents | {"annotations/cat.xml": b"", "readme.txt": b""})
+    assert load_data(path).note.startswith("no test/ folder")
+    # With a test/ it is plain what is meant.
+    assert len(load_data(folder(tmp_path / "both", files() | {"cat/0.png": b"x"})).test) == 6
+
+
 def test_pixels_survive_as_they_are(place):
     contents = files()
     data = load_data(place(contents))
@@ -310,10 +390,16 @@ def test_wrong_layouts_are_refused(tmp_path):
     good = files()
     for i, (contents, message) in enumerate(
         (
-            ({"a.txt": b""}, r"has no train/ folder \(it holds no folders\)"),
-            ({"training/cat/0.png": b"", "x/y": b""}, r"no train/ folder \(it holds training, x\)"),
+            ({"a.txt": b""}, r"holds no folders; put pictures into <class>/"),
+            ({"training/cat/0.png": b"", "x/y": b""}, r"holds training/ and no train/;"),
+            (without(good, "train"), r"holds test/ and no train/; name .*if it is a class"),
+            ({"Train/cat/0.png": b"", "Val/cat/0.png": b""}, r"holds Train/, Val/ and no train/"),
+            ({f"pets/test/{n}": b"" for n in ("a.png", "b.png")}, r"holds pets/test/ and no tr"),
+            ({"pets/0.png": b""}, r"one class folder, 'pets'; .*at least two"),
+            ({"pets/cat/0.png": b"", "pets/cat/1.png": b""}, r"one class folder, 'cat'"),
+            (flat() | {"emu/a.txt": b""}, r"class folder emu/ in .* holds no pictures"),
+            (flat() | {"stray.png": b""}, r"stray\.png in .* in no class folder; .* to <class>/"),
             ({f"{a}/{n}": d for a in "ab" for n, d in good.items()}, r"several data sets: a, b"),
-            (without(good, "test"), r"neither test/ nor val/"),
             (without(good, "train") | {"train/x.txt": b""}, r"no class folders in train/"),
             (without(good, "train/dog"), r"test/ of .* class 'dog' that train/ has not"),
             (
@@ -327,8 +413,8 @@ def test_wrong_layouts_are_refused(tmp_path):
     ):
         refused(folder(tmp_path / f"f{i}", contents), message)
         refused(zipped(tmp_path / f"z{i}.zip", contents), message)
-    (tmp_path / "f0" / "train" / "cat").mkdir(parents=True)
-    (tmp_path / "f0" / "test" / "cat").mkdir(parents=True)
+    for split in ("train", "test"):
+        (tmp_path / "f0" / split / "cat").mkdir(parents=True)
     refused(tmp_path / "f0", r"class folder train/cat/ .* holds no pictures")
 
 
@@ -339,7 +425,7 @@ def test_what_is_no_zip_is_refused(tmp_path):
         refused(path, r"pets\.zip is not a readable zip")
     with zipfile.ZipFile(path, "w"):
         pass
-    refused(path, "has no train/ folder")
+    refused(path, "holds no folders")
     refused(tmp_path / "absent.zip", "no such file or folder")
 
 

@@ -582,7 +582,7 @@ def test_a_name_wins_over_a_folder_and_a_path_over_a_name(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     assert load_data("digits").size == 8
     for path in ("./digits", Path("digits")):
-        with pytest.raises(DataError, match="no train/ folder"):
+        with pytest.raises(DataError, match="holds no folders"):
             load_data(path)
 
 

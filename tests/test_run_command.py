@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -220,9 +219,12 @@ def test_a_run_goes_all_the_way_and_continues(succeed: Line, tmp_path: Path) -> 
     assert [path.stat().st_mtime_ns for path in experts] == [before[path] for path in experts]
 
 
-def test_any_recipe_runs_on_data_of_ones_own(succeed: Line, tmp_path: Path) -> None:
+@pytest.mark.parametrize("splits", [(("train", 6), ("test", 3)), (("", 8),)], ids=["", "plain"])
+def test_any_recipe_runs_on_data_of_ones_own(
+    splits: tuple[tuple[str, int], ...], succeed: Line, tmp_path: Path
+) -> None:
     pixels = np.random.default_rng(0)
-    for split, count in (("train", 6), ("test", 3)):
+    for split, count in splits:
         for kind in ("cat", "dog"):
             folder = tmp_path / "photos" / split / kind
             folder.mkdir(parents=True)
@@ -231,8 +233,18 @@ def test_any_recipe_runs_on_data_of_ones_own(succeed: Line, tmp_path: Path) -> N
                 Image.fromarray(picture).save(folder / f"{number}.png")
     words = TINY.replace("--batch 128", "--batch 4")
     said = succeed(f"run cifar10-ipc1 --data photos --size 8 {words} --out out")
-    assert re.match(r"photos: 10 training, 2 validation, 6 test images of 8 pixels, 2 cl", said[0])
+    tested = 6 if len(splits) == 2 else 4
+    counts = f"photos: 10 training, 2 validation, {tested} test images of 8 pixels, 2 classes"
+    assert said[0] == counts
     result = read_result(tmp_path / "out")
+    if len(splits) == 1:
+        assert said[1].startswith(
+            "  no test/ folder: a fifth of the images of each class set aside"
+        )
+        assert result["data"]["note"] == said[1].strip()
+        assert said[1].strip() in (tmp_path / "out" / "report.html").read_text()
+    else:
+        assert said[1].startswith("estimated cost")
     assert result["data"]["classes"] == ["cat", "dog"]
     assert result["settings"]["data"]["whitening"] == "zca"
     assert result["settings"]["published"]["accuracy"] is None

@@ -36,10 +36,10 @@ class DataConfig:
     """What is learned from."""
 
     data: str = "digits"
-    """A folder or .zip that holds train/<class>/ and test/<class>/ (or val/<class>/),
-    hf:NAME, or digits, cifar10, cifar100, svhn, mnist, fashion-mnist, imagenet,
-    tiny-imagenet, imagenette, imagewoof, imagefruit, imageyellow, imagemeow, imagesquawk,
-    imagenette2, imagewoof2 (fast.ai's split)."""
+    """A folder or .zip of class folders, in train/ and test/ (or val/) or alone (a fifth of each
+    class becomes the test images), hf:NAME, or digits, cifar10, cifar100, svhn, mnist,
+    fashion-mnist, imagenet, tiny-imagenet, imagenette, imagewoof, imagefruit, imageyellow,
+    imagemeow, imagesquawk, imagenette2, imagewoof2 (fast.ai's split)."""
     data_root: str | None = None
     """Folder that data sets named above lie in; None: the one in TRAJMATCH_DATA."""
     classes: str | None = None

@@ -45,6 +45,8 @@ def load(config: DataConfig) -> ImageDataset:
         f"{data.name}: {len(data.train)} training, {val} validation, {len(data.test)} test images "
         f"of {size} pixels, {data.num_classes} classes"
     )
+    if data.note:
+        say(f"  {data.note}")
     return data
 
 

@@ -149,7 +149,7 @@ class ImageDataset:
         if not 0 < fraction < 1:
             raise SettingError(f"val_fraction is {fraction}; it must be between 0 and 1")
         rest, cut = stratified(
-            self.train, self.classes, fraction, stream(seed, "data", "validation")
+            self.train.labels, self.classes, fraction, stream(seed, "data", "validation")
         )
         return replace(self, train=self.train.take(rest), val=self.train.take(cut))
 
@@ -202,7 +202,10 @@ class ImageDataset:
 
 
 def stratified(
-    split: Split, classes: Sequence[str], fraction: float, generator: torch.Generator
+    labels: Int[Tensor, "n"],
+    classes: Sequence[str],
+    fraction: float,
+    generator: torch.Generator,
 ) -> tuple[Int[Tensor, "rest"], Int[Tensor, "cut"]]:
     """Cut `fraction` of every class by chance: indices of the rest and of the cut, each in order.
 
@@ -210,7 +213,8 @@ def stratified(
     than two.
     """
     cut = []
-    for name, where in zip(classes, split.per_class(len(classes)), strict=True):
+    for label, name in enumerate(classes):
+        where = (labels == label).nonzero()[:, 0]
         if len(where) < 2:
             raise DataError(
                 f"class '{name}' has {len(where)} training image, too few to set one aside for "
@@ -218,7 +222,7 @@ def stratified(
             )
         count = min(max(round(len(where) * fraction), 1), len(where) - 1)
         cut.append(where[torch.randperm(len(where), generator=generator)[:count]])
-    chosen = torch.zeros(len(split), dtype=torch.bool)
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
     chosen[torch.cat(cut)] = True
     return (~chosen).nonzero()[:, 0], chosen.nonzero()[:, 0]
 

@@ -47,6 +47,8 @@ def origin(run: RunFolder) -> list[tuple[str, str]]:
         splits = [s for s in ("train", "val", "test") if isinstance(data.get(s), int)]
         counts = [f"{data[split]:,} {split}" for split in splits]
         facts.append(("Data", f"{data.get('name', 'unnamed')}: {', '.join(counts)} images"))
+        if data.get("note"):
+            facts.append(("Splits", str(data["note"])))
         facts.append(("Data fingerprint", str(data.get("fingerprint", "not recorded"))))
     if library:
         text = f"{library.get('experts', '?')} of {library.get('epochs', '?')} epochs"

@@ -73,7 +73,7 @@ def _at_path(data: str | Path, request: Request) -> ImageDataset:
         what = "no such file or folder" if looks_like_path else "unknown data"
         raise DataError(
             f"{what} '{data}'; {suggest(str(data), SOURCES)}; or give {HUB}NAME of a data set on "
-            "the Hugging Face hub, or a folder or .zip that holds train/<class>/ and test/<class>/"
+            "the Hugging Face hub, or a folder or .zip of class folders"
         )
     from trajmatch.data.sources.folder import load_folder  # Pillow: only when there is work for it
 

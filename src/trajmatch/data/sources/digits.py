@@ -24,5 +24,5 @@ def load_digits() -> ImageDataset:
     images = torch.from_numpy(np.round(data.images * (255 / 16)).astype(np.uint8))[:, None]
     everything = Split(images, torch.from_numpy(data.target.astype(np.int64)))
     classes = tuple(str(digit) for digit in range(10))
-    train, test = stratified(everything, classes, 0.2, stream(0, "digits", "test"))
+    train, test = stratified(everything.labels, classes, 0.2, stream(0, "digits", "test"))
     return ImageDataset("digits", everything.take(train), everything.take(test), None, classes)

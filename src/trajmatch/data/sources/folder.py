@@ -1,11 +1,14 @@
 """A folder of class folders, or a .zip of one.
 
     train/<class>/<picture>   test/<class>/<picture>   val/<class>/<picture>
+    <class>/<picture>
 
 With train, test and perhaps val, each is what its name says. With train and val alone, val is the
-TEST split, as in Imagenette and ImageNet, and a validation split is cut from train; the data set's
-`note` says so. All may lie in one folder more. Classes are sorted by name, pictures by name within
-their class. Dot files, __MACOSX and whatever has no picture's ending are passed over.
+TEST split, as in Imagenette and ImageNet, and a validation split is cut from train. With train
+alone, or class folders without any of these, a fifth of each class becomes the test split, always
+the same images. The data set's `note` says so. All may lie in one folder more. Classes are sorted
+by name, pictures by name within their class. Dot files, __MACOSX and whatever has no picture's
+ending are passed over.
 
 The parts below `load_folder` serve every data set whose pictures are encoded one by one.
 """
@@ -20,12 +23,21 @@ from pathlib import Path
 import torch
 
 from trajmatch.data.cache import keep, open_cached
-from trajmatch.data.dataset import ImageDataset, Split
+from trajmatch.data.dataset import ImageDataset, Split, stratified
 from trajmatch.data.sources.decode import SUFFIXES, decode_images
 from trajmatch.data.sources.tree import Listed, Tree, open_tree
 from trajmatch.errors import DataError, FileFormatError, SettingError, suggest
+from trajmatch.rng import stream
 
 VAL_IS_TEST = "val/ is the test split, as there is no test/; validation is cut from train/"
+TEST_IS_CUT = (
+    "no test/ folder: a fifth of the images of each class set aside as test images, always the "
+    "same ones"
+)
+
+_TEST_SHARE = 0.2
+_FEWEST = 3  # of a class that all three splits are cut from
+_SPLIT_WORDS = ("train", "training", "test", "testing", "val", "valid", "validation")
 
 
 def load_folder(
@@ -45,21 +57,20 @@ def load_folder(
     fault, for anything that is missing, empty, misnamed or unreadable.
     """
     with open_tree(path) as tree:
-        base = base_of(tree)
-        roles = [role for role in ("train", "val", "test") if role in tree.folders(base)]
-        if len(roles) == 1:
-            raise DataError(
-                f"{path} has {base}train/ but neither test/ nor val/ beside it; add a folder of "
-                "class folders to test on"
-            )
-        chosen = choose(class_folders(tree, base), classes, f"{base}train/ of {path}")
+        places = _layout(tree)
+        where = places["train"]
+        named = f"{where} of {path}" if where else str(path)
+        chosen = choose(class_folders(tree, where), classes, named)
         exactly = classes is not None
         splits: dict[str, Listed] = {
-            role: pictures(tree, f"{base}{role}/", chosen, exactly=exactly) for role in roles
+            role: pictures(tree, place, chosen, exactly=exactly) for role, place in places.items()
         }
         note = ""
-        if "test" not in splits:
+        if "test" not in splits and "val" in splits:
             splits["test"], note = splits.pop("val"), VAL_IS_TEST
+        elif "test" not in splits:
+            splits["train"], splits["test"] = _cut(splits["train"], chosen)
+            note = TEST_IS_CUT
         name = path.stem if path.is_file() else path.resolve().name
         place = tree.cache_place(splits, size) if cache else None
         return decode_splits(name, splits, chosen, tree.read, size, place, progress, note)
@@ -118,30 +129,23 @@ def choose(found: Sequence[str], asked: Sequence[str] | None, where: str) -> tup
 
 def base_of(tree: Tree) -> str:
     """Where train/ lies: at the top ("") or in one folder of it ("folder/")."""
-    top = sorted(name for name in tree.folders("") if not _hidden(name))
-    if "train" in top:
-        return ""
-    inner = [name for name in top if "train" in tree.folders(f"{name}/")]
-    if len(inner) == 1:
-        return f"{inner[0]}/"
-    if len(inner) > 1:
+    base = _base(tree)
+    if base is None:
+        top = _shown(tree, "")
+        found = f"it holds {', '.join(top[:5])}" if top else "it holds no folders"
         raise DataError(
-            f"{tree.path} holds several data sets: {', '.join(inner[:5])}; "
-            + ("give one of these folders" if tree.path.is_dir() else "unpack it and give one")
+            f"{tree.path} has no train/ folder ({found}); name its folders train/<class>/ and "
+            "test/<class>/"
         )
-    found = f"it holds {', '.join(top[:5])}" if top else "it holds no folders"
-    raise DataError(
-        f"{tree.path} has no train/ folder ({found}); name its folders train/<class>/ and "
-        "test/<class>/"
-    )
+    return base
 
 
-def class_folders(tree: Tree, base: str) -> list[str]:
-    """Names of the class folders in train/, sorted. Raises DataError when there are none."""
-    found = sorted(name for name in tree.folders(f"{base}train/") if not _hidden(name))
+def class_folders(tree: Tree, place: str) -> list[str]:
+    """Names of the class folders in `place`, sorted. Raises DataError when there are none."""
+    found = _shown(tree, place)
     if not found:
         raise DataError(
-            f"{tree.path} has no class folders in {base}train/; put pictures into train/<class>/"
+            f"{tree.path} has no class folders in {place}; put pictures into {place}<class>/"
         )
     return found
 
@@ -152,7 +156,7 @@ def pictures(tree: Tree, prefix: str, classes: tuple[str, ...], *, exactly: bool
     With `exactly`, all of `classes` must be there and other folders are not looked into; without,
     classes may be missing and other folders are refused.
     """
-    present = sorted(name for name in tree.folders(prefix) if not _hidden(name))
+    present = _shown(tree, prefix)
     odd = sorted(set(classes) - set(present) if exactly else set(present) - set(classes))
     if odd:
         what, mend = f"a class '{odd[0]}' that train/ has not", suggest(odd[0], classes[:20])
@@ -163,8 +167,7 @@ def pictures(tree: Tree, prefix: str, classes: tuple[str, ...], *, exactly: bool
     found: dict[str, list[str]] = {name: [] for name in wanted}
     for file in tree.files(prefix, wanted if exactly else None):
         parts = file.removeprefix(prefix).split("/")
-        ending = os.path.splitext(file)[1].lower()
-        if any(_hidden(part) for part in parts) or ending not in SUFFIXES:
+        if not _is_picture("/".join(parts)):
             continue
         if len(parts) == 1:
             raise DataError(
@@ -187,6 +190,93 @@ def listed(found: dict[str, list[str]], classes: tuple[str, ...]) -> Listed:
     number = {name: label for label, name in enumerate(classes)}
     pairs = sorted((number[name], file) for name, files in found.items() for file in files)
     return Listed([file for _, file in pairs], [label for label, _ in pairs])
+
+
+def _layout(tree: Tree) -> dict[str, str]:
+    """Where the class folders of train, and of val and test if they are there, lie."""
+    base = _base(tree)
+    if base is None:
+        return {"train": _plain(tree)}
+    there = _shown(tree, base)
+    roles = [role for role in ("train", "val", "test") if role in there]
+    for name in there if len(roles) == 1 else ():
+        if name != "train" and any(_is_picture(file) for file in tree.files(f"{base}{name}/")):
+            raise DataError(
+                f"{tree.path / base} has train/ without test/ or val/, and pictures in {name}/ "
+                "beside it; name the folder to test on test/, or move what is no part of it away"
+            )
+    return {role: f"{base}{role}/" for role in roles}
+
+
+def _base(tree: Tree) -> str | None:
+    """Where train/ lies; None where there is none. Raises DataError for several data sets."""
+    top = _shown(tree, "")
+    if "train" in top:
+        return ""
+    inner = [name for name in top if "train" in tree.folders(f"{name}/")]
+    if len(inner) > 1:
+        raise DataError(
+            f"{tree.path} holds several data sets: {', '.join(inner[:5])}; "
+            + ("give one of these folders" if tree.path.is_dir() else "unpack it and give one")
+        )
+    return f"{inner[0]}/" if inner else None
+
+
+def _plain(tree: Tree) -> str:
+    """Where class folders lie that are in no train/: at the top ("") or in its only folder.
+
+    Raises DataError for folders that are rather splits by another name, and for a single class.
+    """
+    place, found = "", _shown(tree, "")
+    if len(found) == 1 and not _split_words(found) and _shown(tree, f"{found[0]}/"):
+        place = f"{found[0]}/"
+        found = _shown(tree, place)
+    if not found:
+        raise DataError(
+            f"{tree.path} holds no folders; put pictures into <class>/, or into train/<class>/ and "
+            "test/<class>/"
+        )
+    splits = [f"{place}{name}/" for name in _split_words(found)]
+    if splits:
+        raise DataError(
+            f"{tree.path} holds {', '.join(splits)} and no train/; name its folders train/<class>/ "
+            f"and test/<class>/, or {splits[0]} otherwise if it is a class"
+        )
+    if len(found) == 1:
+        raise DataError(
+            f"{tree.path} holds one class folder, '{found[0]}'; pictures of at least two classes "
+            "are needed, in <class>/ each"
+        )
+    return place
+
+
+def _split_words(names: list[str]) -> list[str]:
+    return [name for name in names if name.lower() in _SPLIT_WORDS]
+
+
+def _cut(whole: Listed, classes: tuple[str, ...]) -> tuple[Listed, Listed]:
+    """Training and test images of a data set that has no test images of its own."""
+    labels = torch.tensor(whole.labels)
+    counts = labels.bincount(minlength=len(classes))
+    fewest = int(counts.argmin())
+    if counts[fewest] < _FEWEST:
+        raise DataError(
+            f"class '{classes[fewest]}' has {counts[fewest]} images, and without a test/ folder "
+            f"each class needs at least {_FEWEST} (to train on, to choose by and to test on); add "
+            "images or leave that class out"
+        )
+    rest, cut = stratified(labels, classes, _TEST_SHARE, stream(0, "folder", "test"))
+    return whole.take(rest.tolist()), whole.take(cut.tolist())
+
+
+def _shown(tree: Tree, place: str) -> list[str]:
+    """Names of the folders in `place`, sorted."""
+    return sorted(name for name in tree.folders(place) if not _hidden(name))
+
+
+def _is_picture(file: str) -> bool:
+    hidden = any(_hidden(part) for part in file.split("/"))
+    return not hidden and os.path.splitext(file)[1].lower() in SUFFIXES
 
 
 def _hidden(name: str) -> bool:

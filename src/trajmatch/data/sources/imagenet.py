@@ -149,7 +149,7 @@ def _load_imagenet(request: Request) -> ImageDataset:
 def _load(name: str, path: Path, asked: Sequence[str] | None, request: Request) -> ImageDataset:
     with open_tree(path) as tree:
         base = base_of(tree)
-        found = class_folders(tree, base)
+        found = class_folders(tree, f"{base}train/")
         where = f"{base}train/ of {path}"
         chosen = choose(found, asked and [_folder(word, found, where) for word in asked], where)
         splits = {

@@ -36,7 +36,7 @@ def load_tiny_imagenet(request: Request) -> ImageDataset:
     path = path if path.suffix == ".zip" else path.parent
     with open_tree(path) as tree:
         base = base_of(tree)
-        found = class_folders(tree, base)
+        found = class_folders(tree, f"{base}train/")
         names = _names(tree, base, found)
         by_name = {name: folder for folder, name in names.items()}
         asked = request.classes and [by_name.get(word, word) for word in request.classes]

@@ -25,6 +25,10 @@ class Listed:
     names: list[str]
     labels: list[int]
 
+    def take(self, indices: Sequence[int]) -> Listed:
+        """Those at `indices`, in that order."""
+        return Listed([self.names[i] for i in indices], [self.labels[i] for i in indices])
+
 
 class Tree(abc.ABC):
     """What a folder and a zip have in common. Names are relative, with slashes."""
@@ -97,8 +101,8 @@ class _Zip(Tree):
             return zipfile.ZipFile(self.path)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise DataError(
-                f"{self.path} is not a readable zip ({error}); give a folder, or a .zip, that "
-                "holds train/<class>/ and test/<class>/"
+                f"{self.path} is not a readable zip ({error}); give a folder, or a .zip, of "
+                "class folders"
             ) from error
 
     @cached_property
