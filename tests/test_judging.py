@@ -20,7 +20,7 @@ from trajmatch.errors import MismatchError, SettingError
 from trajmatch.evaluation import Score, evaluate_images, protocol
 from trajmatch.evaluation.learning_rate import LR_GRID, LR_NETWORKS, LR_ORIGIN
 from trajmatch.networks import NetworkSpec
-from trajmatch.pipeline import judging
+from trajmatch.pipeline import judging, rounds
 from trajmatch.rng import derive
 from trajmatch.synthetic import SyntheticSet
 from trajmatch.track import read_log
@@ -68,7 +68,7 @@ def judge(config: EvaluateConfig = QUICK, **known: object) -> Score:
 
 def expected(split: str, lr: float, *, seed: int, n: int = 2) -> Score:
     """What the same networks come to, asked one level lower."""
-    real = judging.split_of(data(), split)
+    real = rounds.split_of(data(), split)
     config = dataclasses.replace(QUICK, n=n, lr=lr)
     images = made().whitening.apply_split(real)
     return evaluate_images(
@@ -353,7 +353,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def altered(split: str, what: str) -> ImageDataset:
     """The data with one pixel or one label of a split changed."""
-    real = judging.split_of(data(), split)
+    real = rounds.split_of(data(), split)
     parts = {"images": real.images.clone(), "labels": real.labels.clone()}
     flat = parts[what].view(-1)
     flat[0] = (flat[0] + 1) % 3

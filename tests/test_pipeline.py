@@ -16,6 +16,7 @@ from trajmatch.config import DataConfig, DistillConfig, EvaluateConfig, NetworkC
 from trajmatch.data import ImageDataset
 from trajmatch.data.whiten import to_float
 from trajmatch.errors import MismatchError, SettingError
+from trajmatch.evaluation import protocol
 from trajmatch.experts import ExpertLibrary
 from trajmatch.files import open_tensors
 from trajmatch.networks import NetworkSpec
@@ -102,23 +103,86 @@ def without_clock(result: dict) -> dict:
     return {name: value for name, value in result.items() if name not in clock}
 
 
-def test_a_run_that_is_done_does_nothing_again(ran: tuple[Path, dict], tmp_path: Path) -> None:
+def test_a_run_that_is_done_does_nothing_again(
+    ran: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out, first = ran
     copy = Path(shutil.copytree(out, tmp_path / "copy"))
     lying = ["checkpoint.safetensors", "log.jsonl", "best/distilled.safetensors"]
     lying += [f"experts/{p.name}" for p in (copy / "experts").iterdir() if p.is_file()]
     before = {name: (copy / name).stat().st_mtime_ns for name in lying}
+    monkeypatch.setattr(protocol, "train_network", None)
     again = pipeline.run(
         RUN,
         copy,
         workers=1,
         on_progress=lambda event: pytest.fail("no expert was missing"),
         on_iteration=lambda iteration, values: pytest.fail("no iteration was missing"),
+        on_judging=lambda what, done, total: pytest.fail("no network was missing"),
     )
     assert {name: (copy / name).stat().st_mtime_ns for name in lying} == before
     first = without_clock(first)
     first["library"] = {**first["library"], "path": str(copy / "experts")}
     assert without_clock(again) == first
+
+
+class Kill(BaseException):
+    """As a killed process: nothing catches it."""
+
+
+@pytest.mark.parametrize("at", [1, 2, 5])
+def test_a_run_killed_while_it_is_judged_trains_only_the_networks_left(
+    ran: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    out, first = ran
+    copy = Path(shutil.copytree(out, tmp_path / "copy"))
+    (copy / "result.json").unlink()
+    log = (copy / "log.jsonl").read_text().splitlines(keepends=True)
+    (copy / "log.jsonl").write_text("".join(line for line in log if '"of"' not in line))
+    trained, train = [], protocol.train_network
+
+    def killed(*given: object, **known: object) -> None:
+        if len(trained) == at - 1:
+            trained.append("killed")
+            raise Kill
+        train(*given, **known)
+        trained.append(known["seed"])
+
+    monkeypatch.setattr(protocol, "train_network", killed)
+    with pytest.raises(Kill):
+        pipeline.run(RUN, copy, workers=1)
+    assert not (copy / "result.json").exists()
+    with (copy / "log.jsonl").open("a") as torn:
+        torn.write('{"event": "network", "of"')
+    told: list[tuple[str, int, int]] = []
+    again = pipeline.run(RUN, copy, workers=1, on_judging=lambda *words: told.append(words))
+    assert again["scores"] == first["scores"]
+    assert len(trained) == 3 * RUN.evaluate.n + 1
+    left = (3 * RUN.evaluate.n - at + 1) * RUN.evaluate.epochs
+    assert told[-1] == ("evaluation", left, left)
+    assert network_lines(copy) == network_lines(out)
+
+
+def network_lines(out: Path) -> list[tuple[str, str, int]]:
+    lines = [line for line in read_log(out / "log.jsonl") if line.get("event") == "network"]
+    return [(line["method"], line["of"], line["number"]) for line in lines]
+
+
+def test_a_run_that_keeps_another_set_judges_anew_only_that_one(
+    ran: tuple[Path, dict], library: ExpertLibrary, tmp_path: Path
+) -> None:
+    """As after more iterations: random and herding images are the same."""
+    out, first = ran
+    copy = Path(shutil.copytree(out, tmp_path / "copy"))
+    made = SyntheticSet.load(copy / "best")
+    other = dataclasses.replace(made, images=made.images.flip(0))
+    for _ in range(2):
+        scores = pipeline.compare_on_test(
+            other, tiny.digits(), library, tiny.EVALUATE, seed=RUN.seed, device="cpu", out=copy
+        )
+        assert [s.values for s in scores[1:3]] == [tuple(s["values"]) for s in first["scores"][1:3]]
+    new = network_lines(copy)[len(network_lines(out)) :]
+    assert [method for method, _, _ in new] == ["mtt"] * RUN.evaluate.n
 
 
 @pytest.mark.parametrize(

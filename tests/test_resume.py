@@ -49,14 +49,22 @@ def logged(out: Path) -> int:
 
 
 def steps(out: Path) -> list[dict]:
-    """The log without its clock."""
-    clock = ("time", "seconds")
-    return [{k: v for k, v in r.items() if k not in clock} for r in read_log(out / "log.jsonl")]
+    """What the log tells of iterations, without its clock."""
+    clock, lines = ("time", "seconds"), read_log(out / "log.jsonl")
+    return [{k: v for k, v in r.items() if k not in clock} for r in lines if "step" in r]
+
+
+def networks(out: Path) -> list[tuple[str, int, float]]:
+    """Every fresh network that the last judging trained; in no order, as several may at once."""
+    lines = [r for r in read_log(out / "log.jsonl") if r.get("event") == "network"]
+    return sorted((line["of"], line["number"], line["percent"]) for line in lines)
 
 
 def same(out: Path, other: Path) -> None:
     """Every number of two runs, to the bit."""
     assert steps(out) == steps(other)
+    assert set(networks(out)) >= set(networks(other))  # those of a shorter run before it as well
+    assert len(networks(out)) == len(set(networks(out)))  # none was trained again
     for name in ("best", "last"):
         one, two = SyntheticSet.load(out / name), SyntheticSet.load(other / name)
         assert torch.equal(one.images, two.images)

@@ -76,6 +76,7 @@ def run(flags: Flags) -> None:
             flags.evaluate,
             seed=flags.seed,
             device=device,
+            out=flags.out,
             say=shown.say,
             on_progress=judging,
         )

@@ -1,4 +1,4 @@
-"""What an evaluation has found, in the log of its folder: a killed one goes on from there."""
+"""What fresh networks came to, in the log of a folder: a killed judging goes on from there."""
 
 from __future__ import annotations
 

@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+
 from trajmatch import coresets
 from trajmatch.config import (
     EvaluateConfig,
@@ -16,7 +18,7 @@ from trajmatch.data import ImageDataset
 from trajmatch.data.augment import DSA
 from trajmatch.data.whiten import fit_whitening
 from trajmatch.errors import MismatchError, SettingError
-from trajmatch.evaluation import Score, SmallSet, evaluate_sets
+from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.base import height_width
@@ -27,8 +29,9 @@ from trajmatch.pipeline.checks import (
     shape_words,
     some_words,
 )
-from trajmatch.pipeline.judging import Judge, Progress, own_network, split_of
+from trajmatch.pipeline.judging import Judge, own_network
 from trajmatch.pipeline.record import Record, require_own_folder
+from trajmatch.pipeline.rounds import Entry, Progress, Round, Rounds, split_of
 from trajmatch.pipeline.training import full_data_score
 from trajmatch.synthetic import SyntheticSet, load_distilled
 from trajmatch.types import Tensor
@@ -193,11 +196,17 @@ def compare_on_test(
     *,
     seed: int,
     device: str,
+    out: str | Path | None = None,
     say: Callable[[str], None] = lambda line: None,
     on_progress: Progress | None = None,
 ) -> list[Score]:
     """A made set, random and herding images of the same number, and the full data, on the test
-    split, under one protocol."""
+    split, under one protocol. Without experts there are no features to herd by, and no networks
+    trained on the full data.
+
+    out: the run's folder, whose log.jsonl hears of every network that is done: a later call takes
+    those up and trains the others.
+    """
     spec = own_network(made)
     assert spec is not None
     chosen = [
@@ -207,28 +216,10 @@ def compare_on_test(
         for method in coresets.CORESETS
         if library is not None or method not in coresets.NEEDS_FEATURES
     ]
-    sets = [
-        SmallSet(one.images, one.labels, one.step_size, str(one.info["method"]), one.ipc)
-        for one in (made, *chosen)
-    ]
-    done, epochs = 0, len(sets) * config.n * config.epochs
-
-    def on_epochs(more: int) -> None:
-        nonlocal done
-        done += more
-        if on_progress is not None:
-            on_progress("evaluation", done, epochs)
-
-    scores = evaluate_sets(
-        sets,
-        spec,
-        config,
-        made.whitening.apply_split(data.test),
-        data.test.labels,
-        seed=seed,
-        whitening=made.whitening.name,
-        device=device,
-        on_score=lambda score: say(f"{score.method}: {score}"),
-        on_epochs=on_epochs,
-    )
+    where = torch.device(device)
+    entries = [Entry.of(one, where) for one in (made, *chosen)]
+    final = Round("score", "evaluation", spec, config, entries, "test", seed)
+    with contextlib.closing(Record(None if out is None else Path(out))) as record:
+        rounds = Rounds(data, made.whitening, record, device=where, on_progress=on_progress)
+        scores = rounds.scores(final, lambda score: say(f"{score.method}: {score}"))
     return scores if library is None else [*scores, full_data_score(library)]

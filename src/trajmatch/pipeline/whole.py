@@ -18,7 +18,7 @@ from trajmatch.experts import ExpertLibrary
 from trajmatch.networks import NetworkSpec
 from trajmatch.pipeline.checks import load, require_sound
 from trajmatch.pipeline.distilling import distill, require_texture
-from trajmatch.pipeline.judging import Progress as Judging
+from trajmatch.pipeline.rounds import Progress as Judging
 from trajmatch.pipeline.scoring import compare_on_test
 from trajmatch.pipeline.training import Progress, full_data_score, train_experts
 from trajmatch.track import write_result
@@ -84,6 +84,7 @@ def run(
         config.evaluate,
         seed=config.seed,
         device=device,
+        out=out,
         say=say,
         on_progress=on_judging,
     )
