@@ -14,7 +14,7 @@ from trajmatch.config import DataConfig, DistillConfig, EvaluateConfig, ExpertCo
 from trajmatch.data.sources import SOURCES
 from trajmatch.networks import NetworkSpec
 from trajmatch.pipeline import probe
-from trajmatch.pipeline.cost import PROCESS_BYTES, Cost, Shape, done_in, estimate
+from trajmatch.pipeline.cost import PROCESS_BYTES, Cost, Room, Shape, done_in, estimate
 from trajmatch.pipeline.probe import Speed, measure
 
 SHAPE = Shape(channels=3, size=32, classes=10, train=900, val=100, test=300)
@@ -50,6 +50,61 @@ def changed(part: str, **changes: object) -> RunConfig:
     return dataclasses.replace(
         RUN, **{part: dataclasses.replace(getattr(RUN, part), **changes)}
     )  # fmt: skip
+
+
+# -- room on the disk ----------------------------------------------------------------------------
+
+
+def test_experts_that_do_not_fit_on_the_disk_are_told() -> None:
+    needed = cost().disk
+    for free in (needed, needed - 1):
+        found = cost(room=Room("runs/x", stored=0, free=free))
+        assert bool(found.shortage) == (free < needed)
+        assert found.lines()[:-1] == cost().lines() or not found.shortage
+    assert cost(room=Room("runs/x", stored=0, free=0)).shortage == (
+        f"the experts need {needed / 1e6:.2g} MB of disk and 0 MB are free in runs/x"
+    )
+    assert cost(room=Room("runs/x", stored=0, free=0)).lines()[-1] == (
+        f"  warning: the experts need {needed / 1e6:.2g} MB of disk and 0 MB are free in runs/x"
+    )
+
+
+def test_only_what_is_still_to_be_written_has_to_fit() -> None:
+    needed = cost().disk
+    assert "need" in cost(room=Room("x", stored=needed // 2, free=needed // 2 - 9)).shortage
+    assert not cost(room=Room("x", stored=needed // 2, free=needed // 2 + 9)).shortage
+    assert not cost(room=Room("x", stored=2 * needed, free=0)).shortage
+    assert not cost(room=Room("x", stored=0, free=0), trained=5).shortage
+    assert not cost().shortage  # not looked at
+
+
+def test_room_is_that_of_the_folder_a_run_will_make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def disk_usage(path: Path) -> tuple[int, int, int]:
+        asked.append(path)
+        return (100, 60, 40)
+
+    monkeypatch.setattr("shutil.disk_usage", disk_usage)
+    assert Room.of(tmp_path / "no" / "such") == Room(str(tmp_path / "no" / "such"), 0, 40)
+    assert asked == [tmp_path]
+    experts = tmp_path / "experts"
+    experts.mkdir()
+    for name, count in (("expert_00000.safetensors", 7), ("expert_00001.partial.safetensors", 5)):
+        (experts / name).write_bytes(bytes(count))
+    (experts / "whitening.safetensors").write_bytes(bytes(100))
+    assert Room.of(tmp_path) == Room(str(tmp_path), 12, 40)
+    assert asked[1:] == [experts]  # which may be a link to another disk
+
+
+def test_a_disk_that_tells_nothing_is_no_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: (0, 0, 0))
+    assert Room.of(tmp_path).free is None
+    assert not cost(room=Room.of(tmp_path)).shortage
 
 
 # -- counting ------------------------------------------------------------------------------------

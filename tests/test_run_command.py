@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -180,6 +181,20 @@ def test_a_dry_run_refuses_what_is_known_of_the_data_alone(mistake: Callable[[st
     assert "unknown data 'photos'" in mistake("run cifar10-ipc1 --data photos --dry-run")
     assert "training images" in mistake("run digits-ipc1 --ipc 1000 --dry-run")
     assert "canvas is 4" in mistake("run digits-ipc1 --texture --canvas 4 --dry-run")
+
+
+def test_a_run_that_cannot_fit_on_the_disk_is_refused_and_a_dry_run_warns(
+    succeed: Line, mistake: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = f"run digits-ipc1 {TINY} --out out"
+    monkeypatch.setattr("shutil.disk_usage", lambda path: (10**9, 10**9 - 1000, 1000))
+    assert re.match(
+        r"  warning: the experts need 0\.\d+ MB of disk and 0\.001 MB are free in out$",
+        succeed(f"{line} --dry-run")[-1],
+    )
+    said = mistake(line)
+    assert "of disk and 0.001 MB are free in out; give another --out or fewer --experts." in said
+    assert not Path("out").exists()
 
 
 # -- running -------------------------------------------------------------------------------------

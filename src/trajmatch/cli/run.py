@@ -24,7 +24,7 @@ from trajmatch.recipes import load_recipe
 
 if TYPE_CHECKING:
     from trajmatch.data import ImageDataset
-    from trajmatch.pipeline.cost import Shape
+    from trajmatch.pipeline.cost import Cost, Shape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,8 @@ class Flags(Common):
     track: Literal["none", "tensorboard", "wandb"] = "none"
     """Where numbers go beside OUT/log.jsonl."""
     dry_run: bool = False
-    """Say what it will cost in time, disk and memory, and stop. Nothing is written to OUT."""
+    """Say what it will cost in time, disk and memory, and whether the disk has room, and stop.
+    Nothing is written to OUT."""
 
     @classmethod
     def base(cls, arguments: Sequence[str]) -> dict[str, Any]:
@@ -125,7 +126,9 @@ def carry_out(
     began = time.perf_counter()
     data = shown.load(config.data)
     _require_sound(data, config)
-    tell_cost(config, Shape.of(data), out, device=device, workers=workers, threads=threads)
+    shape = Shape.of(data)
+    cost = tell_cost(config, shape, out, device=device, workers=workers, threads=threads)
+    cost.require_room()
     with (
         shown.run_progress(out, config) as (experts, iterations),
         shown.judging_progress() as judging,
@@ -162,10 +165,10 @@ def tell_cost(
     device: str,
     workers: int | None,
     threads: int | None,
-) -> None:
+) -> Cost:
     """Print what the run, or what is left of it in `out`, will cost."""
     from trajmatch.cli import shown
-    from trajmatch.pipeline.cost import done_in, estimate
+    from trajmatch.pipeline.cost import Room, done_in, estimate
 
     trained, iterated = done_in(out)
     cost = estimate(
@@ -176,9 +179,11 @@ def tell_cost(
         threads=threads,
         trained=trained,
         iterated=iterated,
+        room=Room.of(out),
     )
     for line in cost.lines():
         shown.say(line)
+    return cost
 
 
 def _shape(config: RunConfig) -> Shape:

@@ -5,6 +5,8 @@ A probe finds how fast this machine is; the rest is counting how much of each wo
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from trajmatch.config import DataConfig, RunConfig
 from trajmatch.coresets import CORESETS
 from trajmatch.data import ImageDataset
 from trajmatch.distillation.loop import CHECKPOINT, KIND, VERSION
+from trajmatch.errors import SettingError
 from trajmatch.experts.library import present
 from trajmatch.files import open_tensors
 from trajmatch.networks import NetworkSpec
@@ -80,6 +83,30 @@ _KNOWN = {
 
 
 @dataclass(frozen=True)
+class Room:
+    """The disk that a run's experts are written to."""
+
+    folder: str
+    """Of the run."""
+    stored: int
+    """Bytes of its experts that are there, those trained in part among them."""
+    free: int | None
+    """Bytes; None where the file system does not tell."""
+
+    @classmethod
+    def of(cls, out: Path) -> Room:
+        """Of the folder `out`, which need not exist yet."""
+        library = (out / "experts").absolute()  # perhaps a link to another disk
+        there = next(place for place in (library, *library.parents) if place.is_dir())
+        total, _, free = shutil.disk_usage(there)
+        stored = 0
+        for path in library.glob("expert_*.safetensors"):
+            with contextlib.suppress(FileNotFoundError):  # another process is filling the library
+                stored += path.stat().st_size
+        return cls(str(out), stored, free if total else None)
+
+
+@dataclass(frozen=True)
 class Cost:
     """What a run, or what is left of it, will cost: seconds, and bytes of disk and memory."""
 
@@ -109,6 +136,8 @@ class Cost:
     """What is estimated, and on what."""
     walk: str
     """How the student's walk will be gone back."""
+    room: Room | None = None
+    """Where the experts go; None: not looked at."""
 
     @property
     def distill_seconds(self) -> float:
@@ -119,8 +148,30 @@ class Cost:
         """Of everything."""
         return self.expert_seconds + self.distill_seconds + self.evaluate_seconds
 
+    @property
+    def shortage(self) -> str:
+        """What is missing where the experts cannot fit on the disk; else empty."""
+        if self.room is None or self.room.free is None or not self.experts:
+            return ""
+        needed = self.disk - self.room.stored
+        if needed <= self.room.free:
+            return ""
+        return (
+            f"the experts need {_size(needed)} of disk and {_size(self.room.free)} are free in "
+            f"{self.room.folder}"
+        )
+
+    def require_room(self) -> None:
+        """Refuse a run whose experts alone, headers and all else left out, are too large."""
+        if self.shortage:
+            raise SettingError(
+                f"{self.shortage}; give another --out or fewer --experts.experts; "
+                "--experts.storage bf16 takes half of float32"
+            )
+
     def lines(self) -> list[str]:
-        """For a person to read: a heading and a row for each stage and for all."""
+        """For a person to read: a heading, a row for each stage and for all, and a warning where
+        the disk is too small."""
         from trajmatch.report.facts import duration  # the page's words for a time
 
         rows = [
@@ -146,9 +197,11 @@ class Cost:
                 f"{_size(self.disk)} of disk for experts, {_size(self.memory)} of memory",
             ),
         ]
-        return [self.heading] + [
-            f"  {name:<12}  {duration(seconds):>12}  {words}" for name, seconds, words in rows
-        ]
+        return (
+            [self.heading]
+            + [f"  {name:<12}  {duration(seconds):>12}  {words}" for name, seconds, words in rows]
+            + ([f"  warning: {self.shortage}"] if self.shortage else [])
+        )
 
 
 def estimate(
@@ -160,11 +213,13 @@ def estimate(
     threads: int | None = None,
     trained: int = 0,
     iterated: int = 0,
+    room: Room | None = None,
     probe: Probe | None = None,
 ) -> Cost:
     """What a run of `config` on data of `shape` will cost, after a probe of a few seconds.
 
     trained, iterated: experts and iterations that are there already (`done_in`).
+    room: the disk they go to, to be compared with what they need.
     probe: what measures; None: `measure`.
 
     Raises SettingError for a network that does not fit the images.
@@ -213,6 +268,7 @@ def estimate(
         heading=_heading(config, device, trained, iterated),
         walk=f"keeping {speed.keep} of {distill.syn_steps} step records "
         f"({_size(speed.record)} each)",
+        room=room,
     )
 
 
