@@ -18,6 +18,7 @@ from trajmatch.distillation.ground import Ground
 from trajmatch.distillation.learned import Estimate, Learned, mean_estimate
 from trajmatch.distillation.method import Maker
 from trajmatch.errors import SettingError
+from trajmatch.networks.base import Network
 from trajmatch.passes import Passes, passes
 from trajmatch.pieces import piece_length
 from trajmatch.rng import stream
@@ -131,15 +132,19 @@ class TrajectoryMatching(Maker):
     def _passes(self, learned: Learned) -> Passes:
         """Compiled or not: decided once a run, by how much there is to do."""
         if "compile" not in self.decisions:
-            config = self.config
-            batch = self.batch(learned)
-            steps = config.iterations * config.segments * config.syn_steps
-            calls = 3 * steps * -(-batch // (self.piece or batch))
-            flop = PASSES * steps * batch * forward_flop(self.module, self.module.image_shape)
-            self.decisions["compile"] = wanted(config.compile, Work(calls, flop))
+            work = walking_work(self.module, self.config, self.batch(learned), self.device)
+            self.decisions["compile"] = wanted(self.config.compile, work)
         return passes(
             self.module, precision=self.config.precision, compile=self.decisions["compile"]
         )
+
+
+def walking_work(module: Network, config: DistillConfig, batch: int, device: torch.device) -> Work:
+    """What it takes to walk all iterations of a run, with `batch` images a step, out and back."""
+    piece = piece_length(module, module.image_shape, device)
+    steps = config.iterations * config.segments * config.syn_steps
+    calls = 3 * steps * -(-batch // (piece or batch))
+    return Work(calls, PASSES * steps * batch * forward_flop(module, module.image_shape))
 
 
 def require_long_enough(epochs: int, config: DistillConfig) -> None:

@@ -23,6 +23,7 @@ from trajmatch.data.augment import DSA
 from trajmatch.errors import SettingError, TrajmatchError
 from trajmatch.experts.trajectory import Recording
 from trajmatch.networks import NetworkSpec
+from trajmatch.networks.base import Network
 from trajmatch.networks.functional import FunctionalNetwork, parameter_vector
 from trajmatch.parallel import emit
 from trajmatch.passes import Classifier, classifier
@@ -56,7 +57,8 @@ def train_expert(
     its parameters alone.
     """
     module = spec.build(seed=rng.derive(seed, "expert", index, "init")).to(images.device)
-    step = gradient_step(module, config.precision, compile=_compiling(module, images, config))
+    work = expert_work(module, config, len(images), images.device)
+    step = gradient_step(module, config.precision, compile=wanted(config.compile, work))
     start = parameter_vector(module)
     recorded = torch.empty(
         config.epochs + 1,
@@ -98,12 +100,11 @@ def train_expert(
     return recording()
 
 
-def _compiling(module: nn.Module, images: Tensor, config: ExpertConfig) -> bool:
-    """Whether an expert's training is long enough for the compiler."""
-    shape = tuple(images.shape[1:])
-    seen = config.epochs * len(images)
-    calls = seen // min(config.batch, piece_length(module, shape, images.device) or config.batch)
-    return wanted(config.compile, Work(calls, 3 * seen * forward_flop(module, shape)))
+def expert_work(module: Network, config: ExpertConfig, images: int, device: torch.device) -> Work:
+    """What it takes to train one expert on so many images."""
+    shape, seen = module.image_shape, config.epochs * images
+    calls = seen // min(config.batch, piece_length(module, shape, device) or config.batch)
+    return Work(calls, 3 * seen * forward_flop(module, shape))
 
 
 def _train_epoch(

@@ -6,7 +6,9 @@ A probe finds how fast this machine is; the rest is counting how much of each wo
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from trajmatch.experts.library import present
 from trajmatch.files import open_tensors
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.base import height_width
+from trajmatch.pipeline.gain import GAIN, compiled_stages, known
 from trajmatch.pipeline.probe import Probe, Speed, measure
 from trajmatch.pipeline.training import cores
 from trajmatch.types import Size
@@ -232,6 +235,8 @@ def estimate(
         config.network.options(),
     )
     speed = (probe or measure)(spec, config, device, threads)
+    stages = compiled_stages(spec, config, shape.train) if known(spec, device) else None
+    speed = _compiled(speed, stages or [])
     experts, distill, judge = config.experts, config.distill, config.evaluate
     parallel = cores() if device == "cpu" else 1
 
@@ -265,7 +270,7 @@ def estimate(
         evaluate_seconds=rounds[0] * (training + shape.val * looking) + rounds[1] * network,
         disk=experts.experts * (experts.epochs + 1) * parameters * number,
         memory=_memory(shape, speed, distill.syn_steps, parameters, device, workers),
-        heading=_heading(config, device, trained, iterated),
+        heading=_heading(config, device, trained, iterated, stages),
         walk=f"keeping {speed.keep} of {distill.syn_steps} step records "
         f"({_size(speed.record)} each)",
         room=room,
@@ -293,13 +298,33 @@ def _memory(
     return 4 * shape.pixels + walk
 
 
-def _heading(config: RunConfig, device: str, trained: int, iterated: int) -> str:
+def _compiled(speed: Speed, stages: Sequence[str]) -> Speed:
+    """The speed with the compiler's gain in these stages of a run."""
+    image, step, judging = (
+        GAIN if stage in stages else 1 for stage in ("experts", "distillation", "evaluation")
+    )
+    return dataclasses.replace(
+        speed, image=speed.image / image, step=speed.step / step, judging=speed.judging / judging
+    )
+
+
+def _heading(
+    config: RunConfig, device: str, trained: int, iterated: int, stages: Sequence[str] | None
+) -> str:
+    """stages: those that are compiled; None where nothing is known of what that gains."""
     words = "estimated cost"
     if trained or iterated:
         words += f" of what is left ({trained} experts and {iterated} iterations are there)"
     words += f" on this machine ({device})"
     parts = config.experts, config.distill, config.evaluate
-    if any(part.compile != "no" for part in parts):
+    if stages:
+        *others, last = stages
+        named = f"{', '.join(others)} and {last}" if others else last
+        words += (
+            f", {named} taken to be {GAIN:g} times as fast compiled as they are without the "
+            "compiler"
+        )
+    elif stages is None and any(part.compile != "no" for part in parts):
         words += ", without the compiler; with it less"
     return f"{words}:"
 
