@@ -13,8 +13,11 @@ import torch
 from trajmatch import pipeline
 from trajmatch.config import DistillConfig, EvaluateConfig, ExpertConfig, NetworkConfig
 from trajmatch.data import ImageDataset, load_data
+from trajmatch.data.whiten import fit_whitening
 from trajmatch.distillation import Ground
 from trajmatch.experts import ExpertLibrary
+from trajmatch.networks.base import Network
+from trajmatch.pipeline.checks import network_for
 
 torch.set_num_threads(1)  # conftest.py does so for each test, after what modules share was made
 
@@ -53,3 +56,21 @@ def library() -> ExpertLibrary:
 def ground(experts: ExpertLibrary | None = None) -> Ground:
     """The digits and these experts, or the library's."""
     return Ground.of(digits(), experts or library(), torch.device("cpu"))
+
+
+class DoubleGround(Ground):
+    """The same in float64, for finite differences."""
+
+    @functools.cached_property
+    def images(self) -> torch.Tensor:
+        return super().images.double()
+
+    def fresh(self, seed: int, *names: str | int) -> Network:
+        return super().fresh(seed, *names).double()
+
+
+def bare_ground(kind: type[Ground] = Ground) -> Ground:
+    """The digits and no experts."""
+    data = digits()
+    fitted = fit_whitening("normalize", data.train)
+    return kind(data, network_for(data, NETWORK), fitted, torch.device("cpu"))

@@ -118,7 +118,8 @@ class DistillConfig:
     """How the images are made (paper, algorithm 1)."""
 
     method: str = "mtt"
-    """How images are made: mtt (trajectories of experts are matched)."""
+    """How images are made: mtt (trajectories of experts are matched), dm (mean embeddings in random
+    networks)."""
     ipc: int = 1
     """Images per class."""
     iterations: int = 300

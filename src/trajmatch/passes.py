@@ -114,14 +114,15 @@ def classifier(module: nn.Module, precision: str, *, compile: bool = False) -> C
     def logits(vector: Tensor, images: Tensor) -> Tensor:
         if compile:
             images = images.contiguous(memory_format=torch.channels_last)
-        with _rounding(precision, vector.device.type):
+        with rounding(precision, vector.device.type):
             scores = network(vector, images, channels_last=compile)
         return scores.float() if precision == "bf16" else scores
 
     return logits
 
 
-def _rounding(precision: str, device: str) -> contextlib.AbstractContextManager[object]:
+def rounding(precision: str, device: str) -> contextlib.AbstractContextManager[object]:
+    """Round what goes into convolutions and matrix products on `device` for "bf16"."""
     # The cache of rounded parameters is off: it would hold on to graphs across the walk.
     if precision == "bf16":
         return torch.autocast(device, torch.bfloat16, cache_enabled=False)

@@ -51,6 +51,10 @@ class Draw:
         """The same draw with its numbers on `device`: worth it when one draw is applied often."""
         return Draw(self.name, {key: value.to(device) for key, value in self.values.items()})
 
+    def repeat(self, count: int) -> Draw:
+        """A draw for one image as the draw for `count`: each is given that one's numbers."""
+        return Draw(self.name, {key: value.expand(count) for key, value in self.values.items()})
+
 
 @dataclass(frozen=True)
 class DSA:

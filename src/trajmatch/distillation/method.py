@@ -11,6 +11,7 @@ from trajmatch.config import DistillConfig
 from trajmatch.data.augment import DSA
 from trajmatch.distillation.ground import Ground
 from trajmatch.distillation.learned import Estimate, Learned
+from trajmatch.errors import SettingError
 from trajmatch.types import Tensor
 
 
@@ -48,3 +49,12 @@ class Maker(ABC):
     def threads(self, learned: Learned) -> int:
         """How many threads there is work for on a CPU."""
         return torch.get_num_threads()
+
+
+def require_hard_labels(config: DistillConfig) -> None:
+    """Refuse soft labels where a method has no gradient for them: they would stay as they began."""
+    if config.soft_labels:
+        raise SettingError(
+            f"--soft-labels are not learned by {config.method}, which compares classes; leave them "
+            "out, or use --method mtt"
+        )

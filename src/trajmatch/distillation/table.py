@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from trajmatch.config import DistillConfig
+from trajmatch.distillation.distribution import DistributionMatching
 from trajmatch.distillation.ground import Ground
 from trajmatch.distillation.matching import TrajectoryMatching
 from trajmatch.distillation.method import Maker
 from trajmatch.errors import SettingError, suggest
 
-MAKERS: dict[str, type[Maker]] = {maker.name: maker for maker in (TrajectoryMatching,)}
+MAKERS: dict[str, type[Maker]] = {
+    maker.name: maker
+    for maker in (
+        TrajectoryMatching,
+        DistributionMatching,
+    )
+}
 
 
 def maker_of(name: str) -> type[Maker]:
