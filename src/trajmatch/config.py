@@ -119,7 +119,7 @@ class DistillConfig:
 
     method: str = "mtt"
     """How images are made: mtt (trajectories of experts are matched), dm (mean embeddings in random
-    networks)."""
+    networks), dc (gradients of fresh networks), dsa (dc, augmented on both sides)."""
     ipc: int = 1
     """Images per class."""
     iterations: int = 300

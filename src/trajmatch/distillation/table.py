@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trajmatch.config import DistillConfig
 from trajmatch.distillation.distribution import DistributionMatching
+from trajmatch.distillation.gradient import GradientMatching, SiameseGradientMatching
 from trajmatch.distillation.ground import Ground
 from trajmatch.distillation.matching import TrajectoryMatching
 from trajmatch.distillation.method import Maker
@@ -14,6 +15,8 @@ MAKERS: dict[str, type[Maker]] = {
     for maker in (
         TrajectoryMatching,
         DistributionMatching,
+        GradientMatching,
+        SiameseGradientMatching,
     )
 }
 
