@@ -15,8 +15,7 @@ from trajmatch import match_segment
 from trajmatch.config import DSA as EVERY_CHANGE
 from trajmatch.config import DistillConfig
 from trajmatch.data.augment import DSA
-from trajmatch.distillation import Estimate, Learned, TrajectoryMatching
-from trajmatch.distillation import matching as matching_file
+from trajmatch.distillation import Estimate, Learned, TrajectoryMatching, walking
 from trajmatch.errors import SettingError
 from trajmatch.experts import ExpertLibrary
 from trajmatch.unroll import Schedule
@@ -262,7 +261,7 @@ def test_how_many_graphs_are_kept_is_decided_once(
     assert asked in method.decisions["reason"]
     resumed = matching(library, gradient=asked)
     resumed.decisions.update(method.decisions)
-    monkeypatch.setattr(matching_file, "plan", lambda *a: pytest.fail("it was decided already"))
+    monkeypatch.setattr(walking, "plan", lambda *a: pytest.fail("it was decided already"))
     assert torch.equal(resumed.estimate(learned, 1).images, method.estimate(learned, 1).images)
 
 

@@ -285,3 +285,58 @@ def test_teslas_gradient_is_that_of_each_step_at_a_fixed_end():
         total = total - 0.3 * torch.dot(g, v)
         theta = theta - 0.3 * g.detach()
     torch.testing.assert_close(found.grad_images, torch.autograd.grad(total, pixels)[0])
+
+
+# -- a window ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep", [0, 2, 7])
+@pytest.mark.parametrize("window", [1, 3, 7])
+def test_a_window_is_plain_backpropagation_from_a_start_that_is_given(window, keep):
+    module, start, target, images, labels = problem(soft=True)
+    augment, steps = DSA(ALL), 7
+    schedule = Schedule.make(images, steps=steps, batch_syn=4, augment=augment, seed=3)
+    student = Student(passes(module), images, labels, augment, schedule)
+    alpha = torch.tensor(0.3, dtype=torch.float64)
+    distance = SegmentDistance(start, target)
+    got = walk(student, start, alpha, distance, keep=keep, window=window)
+
+    first = steps - window
+    early = Schedule(first, schedule.indices[:first], schedule.draws[:first])
+    late = Schedule(window, schedule.indices[first:], schedule.draws[first:])
+    middle = plain_walk(module, start, images, labels, alpha, early, augment).detach()
+    leaves = [part.clone().requires_grad_() for part in (images, labels, alpha)]
+    end = plain_walk(module, middle, *leaves, late, augment)
+    loss = distance(end)
+    close(got.loss, loss.detach())
+    close(got.end, end.detach())
+    parts = (got.grad_images, got.grad_labels, got.grad_step_size)
+    for part, plain in zip(parts, torch.autograd.grad(loss, leaves), strict=True):
+        close(part, plain)
+    if window == steps:
+        whole = walk(student, start, alpha, distance, keep=keep)
+        assert torch.equal(whole.grad_images, got.grad_images)
+
+
+def test_the_steps_before_a_window_keep_nothing(monkeypatch):
+    module, start, target, images, labels = problem()
+    student = Student(passes(module), images, labels, None, Schedule(6))
+    recorded = []
+    original = Student.recorded
+
+    def watched(self, n, vector, *, keep):
+        recorded.append((n, keep))
+        return original(self, n, vector, keep=keep)
+
+    monkeypatch.setattr(Student, "recorded", watched)
+    alpha = torch.tensor(0.2, dtype=torch.float64)
+    for keep in (0, 6):
+        walk(student, start, alpha, SegmentDistance(start, target), keep=keep, window=2)
+    assert recorded == [(5, False), (4, False), (4, True), (5, True)]
+
+
+def test_a_plan_is_of_the_window_alone():
+    module, start, _, images, labels = problem()
+    student = Student(passes(module), images, labels, None, Schedule(6))
+    assert plan(student, start, "stored", 2).keep == 2
+    assert plan(student, start, "auto", 2).keep == 2

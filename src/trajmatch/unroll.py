@@ -99,6 +99,7 @@ def walk(
     *,
     keep: int,
     truncate: bool = False,
+    window: int | None = None,
 ) -> WalkGradient:
     """Walk out from `start`, ask `question` of the end point, and walk back for its gradients.
 
@@ -108,24 +109,32 @@ def walk(
 
     `truncate` leaves out the Hessian-vector product, so that later parameters are taken not to
     depend on earlier images: TESLA's gradient (Cui et al. 2023), cheaper and biased.
+
+    `window` takes the point before the last `window` steps for given: the steps to it keep nothing,
+    and what is learned is told of the others alone (RaT-BPTT, Feng et al. 2023).
     """
+    steps = student.schedule.steps
+    first = 0 if window is None else steps - window
     with arithmetic(student.passes.precision):
-        return _walk(student, start.detach(), step_size, question, keep, truncate)
+        vector = start.detach()
+        for n in range(first):
+            vector = torch.addcmul(vector, student.step(n, vector), step_size, value=-1)
+        return _walk(student, vector, range(first, steps), step_size, question, keep, truncate)
 
 
 def _walk(
     student: Student,
     vector: Tensor,
+    steps: range,
     step_size: Tensor,
     question: Question,
     keep: int,
     truncate: bool,
 ) -> WalkGradient:
-    steps = student.schedule.steps
     vectors: list[Tensor] = []
     kept: list[RecordedStep] = []
-    for n in range(steps):
-        if n < steps - keep:
+    for n in steps:
+        if n < steps.stop - keep:
             vectors.append(vector)
             vector = torch.addcmul(vector, student.step(n, vector), step_size, value=-1)
         else:
@@ -141,7 +150,7 @@ def _walk(
     soft = student.labels.is_floating_point()
     grad_labels = torch.zeros_like(student.labels) if soft else None
     grad_step_size = torch.zeros_like(step_size)
-    for n in reversed(range(steps)):
+    for n in reversed(steps):
         step = kept.pop() if kept else student.recorded(n, vectors.pop(), keep=False)
         inner, hessian_v, images, labels = step.pull(v)
         del step
@@ -170,9 +179,11 @@ class Plan:
     reason: str
 
 
-def plan(student: Student, start: Float[Tensor, "params"], method: str) -> Plan:
+def plan(
+    student: Student, start: Float[Tensor, "params"], method: str, window: int | None = None
+) -> Plan:
     """Decide how many records to keep; "auto" measures one step's record and the free memory."""
-    steps = student.schedule.steps
+    steps = window or student.schedule.steps
     if method == "stored":
         return Plan(steps, f"stored: the records of all {steps} steps are kept")
     if method in ("reverse", "tesla"):

@@ -11,7 +11,7 @@ from trajmatch.chain import Chain
 from trajmatch.compiling import wanted
 from trajmatch.config import RunConfig
 from trajmatch.coresets import CORESETS
-from trajmatch.distillation.matching import walking_work
+from trajmatch.distillation.walking import walking_work
 from trajmatch.evaluation import SmallSet, training_work
 from trajmatch.experts.train import expert_work
 from trajmatch.networks import NetworkSpec

@@ -15,7 +15,7 @@ import torch
 
 from trajmatch.config import RunConfig
 from trajmatch.data.augment import DSA
-from trajmatch.distillation.matching import WORK_PER_THREAD
+from trajmatch.distillation.walking import WORK_PER_THREAD
 from trajmatch.evaluation.train import train_network
 from trajmatch.experts.train import gradient_step
 from trajmatch.memory import available_bytes, kept_bytes
@@ -144,9 +144,7 @@ def _walking(
             precision=distill.precision,
         )
 
-    alone = (
-        device.type == "cpu" and batch * WORK_PER_THREAD <= length
-    )  # as TrajectoryMatching.threads
+    alone = device.type == "cpu" and batch * WORK_PER_THREAD <= length  # as Walker.threads
     with limited_threads(threads or (1 if alone else torch.get_num_threads())):
         step = _seconds(walk, device) / steps * share
     piece = record * piece_sizes(batch, length)[0] // batch
