@@ -118,8 +118,10 @@ class DistillConfig:
     """How the images are made (paper, algorithm 1)."""
 
     method: str = "mtt"
-    """How images are made: mtt (trajectories of experts are matched), dm (mean embeddings in random
-    networks), dc (gradients of fresh networks), dsa (dc, augmented on both sides)."""
+    """How images are made. mtt: trajectories of experts are matched. dd: a walk from a fresh start
+    should end well on real images; ld: the same of soft labels for real images that stay. dc:
+    gradients of fresh networks; dsa: dc, augmented on both sides. dm: mean embeddings in random
+    networks."""
     ipc: int = 1
     """Images per class."""
     iterations: int = 300
@@ -196,6 +198,8 @@ class DistillConfig:
         for name in ("batch_syn", "outer_loop", "inner_loop", "window"):
             value = getattr(self, name)
             _check(self, name, value is None or value >= 1, "at least 1")
+        steps = self.syn_steps
+        _check(self, "window", (self.window or 1) <= steps, f"at most syn_steps ({steps})")
         if not self.texture:
             mend = "without --texture, which learns canvases"
             _check(self, "canvas", self.canvas is None, f"none {mend}")

@@ -65,10 +65,11 @@ class Learned:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A loss and its gradients with respect to images, label probabilities and step size."""
+    """A loss and its gradients with respect to images, label probabilities and step size; None for
+    what is not learned."""
 
     loss: Float[Tensor, ""]
-    images: Float[Tensor, "n channels height width"]
+    images: Float[Tensor, "n channels height width"] | None
     labels: Float[Tensor, "n classes"] | None = None
     step_size: Float[Tensor, ""] | None = None
 
@@ -77,7 +78,7 @@ class Estimate:
 
         d/d log(alpha) = alpha d/d alpha; through the softmax p, d/d logits = p * (g - <g, p>).
         """
-        gradients = {"images": self.images}
+        gradients = {} if self.images is None else {"images": self.images}
         if self.step_size is not None:
             gradients["log_step_size"] = self.step_size * learned.step_size
         if self.labels is not None and learned.label_logits is not None:
@@ -98,7 +99,7 @@ def mean_estimate(estimates: list[Estimate]) -> Estimate:
         return estimates[0]
     return Estimate(
         torch.stack([e.loss for e in estimates]).mean(),
-        torch.stack([e.images for e in estimates]).mean(0),
+        mean([e.images for e in estimates]),
         mean([e.labels for e in estimates]),
         mean([e.step_size for e in estimates]),
     )

@@ -192,7 +192,7 @@ def _iterate(method: Method, state: State, config: DistillConfig) -> dict[str, f
         [
             estimate.loss.double(),
             state.learned.step_size.double(),
-            estimate.images.double().norm(),
+            gradients["images" if "images" in gradients else "label_logits"].double().norm(),
             finite.double(),
         ]
     ).tolist()

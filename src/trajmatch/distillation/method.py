@@ -28,6 +28,8 @@ class Maker(ABC):
     """Whether it cannot do without a library."""
     learns_step_size: ClassVar[bool] = False
     """Whether the step size is learned with the images; a set of another method has none."""
+    learns_labels: ClassVar[bool] = False
+    """Whether it learns soft labels without being asked to."""
     normalized: bool = False
     """Whether a loss above `skip_loss` tells that the images led astray."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trajmatch.config import DistillConfig
+from trajmatch.distillation.descent import Descent, LabelDescent
 from trajmatch.distillation.distribution import DistributionMatching
 from trajmatch.distillation.gradient import GradientMatching, SiameseGradientMatching
 from trajmatch.distillation.ground import Ground
@@ -17,6 +18,8 @@ MAKERS: dict[str, type[Maker]] = {
         DistributionMatching,
         GradientMatching,
         SiameseGradientMatching,
+        Descent,
+        LabelDescent,
     )
 }
 

@@ -153,8 +153,9 @@ def initial_images(
     data: ImageDataset, whitening: Whitening, config: DistillConfig, *, seed: int
 ) -> Learned:
     """Where distillation starts: random training images of each class, or noise; whitened.
-    Canvases begin laid with such images."""
-    soft = data.num_classes if config.soft_labels else None
+    Canvases begin laid with such images. Learned labels begin one-hot."""
+    learns_labels = config.soft_labels or maker_of(config.method).learns_labels
+    soft = data.num_classes if learns_labels else None
     classes = torch.arange(data.num_classes).repeat_interleave(config.ipc)
     window, (tall, wide) = _canvas(data, config)
     if config.init == "real":
