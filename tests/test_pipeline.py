@@ -20,7 +20,9 @@ from trajmatch.evaluation import protocol
 from trajmatch.experts import ExpertLibrary
 from trajmatch.files import open_tensors
 from trajmatch.networks import NetworkSpec
+from trajmatch.networks.functional import load_parameter_vector
 from trajmatch.pipeline import distilling
+from trajmatch.pipeline.distilling import require_method
 from trajmatch.synthetic import SyntheticSet
 from trajmatch.track import read_log, read_result
 
@@ -448,3 +450,63 @@ def test_a_run_tells_how_far_its_last_judging_is(tmp_path: Path) -> None:
     done = [one for _, one, _ in told]
     assert done == sorted(done)
     assert done[-1] == epochs
+
+
+# -- labels that begin as experts see the images -------------------------------------------------
+
+
+def test_labels_begin_as_the_mean_of_the_experts_logits(
+    tmp_path: Path, library: ExpertLibrary, digits: ImageDataset
+) -> None:
+    """By hand: the experts at their last epoch, on the images that are begun from."""
+    distill(tmp_path / "run", library, soft_labels=True, init_labels="experts", lr_label=1e-30)
+    made = SyntheticSet.load(tmp_path / "run" / "last")
+    begun = pipeline.initial_images(digits, library.whitening, tiny.DISTILL, seed=0).images
+    logits, network = [], library.spec.build(seed=0)
+    for expert in library.experts:
+        load_parameter_vector(network, library.trajectory(expert).row(tiny.EXPERTS.epochs))
+        with torch.no_grad():
+            logits.append(network(begun))
+    assert len(logits) == 2
+    torch.testing.assert_close(made.labels, torch.softmax((logits[0] + logits[1]) / 2, 1))
+    assert (made.labels.argmax(1) == torch.arange(10)).sum() > 1  # they have learned something
+
+
+def test_five_experts_are_asked_at_most(
+    library: ExpertLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    trajectory = library.trajectory
+    peopled = ExpertLibrary.open(library.path)
+    peopled.experts = [3, 4, 5, 7, 8, 9]
+    monkeypatch.setattr(peopled, "trajectory", lambda n: (asked.append(n), trajectory(0))[1])
+    images = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert tiny.ground(peopled).opinion(images).shape == (3, 10)
+    assert asked == [3, 4, 5, 7, 8]
+
+
+@pytest.mark.parametrize(
+    ("settings", "experts", "words"),
+    [
+        ({}, True, "no labels are learned; add --soft-labels"),
+        ({"method": "dd"}, False, "no labels are learned; add --soft-labels"),
+        ({"method": "dd", "soft_labels": True}, False, "dd has none; give --experts"),
+        ({"method": "ld"}, False, "ld has none; give --experts"),
+        ({"soft_labels": True, "texture": True}, True, "leave it or --texture out"),
+    ],
+)
+def test_experts_labels_are_refused_where_there_are_none(
+    library: ExpertLibrary, settings: dict[str, object], experts: bool, words: str
+) -> None:
+    config = dataclasses.replace(tiny.DISTILL, init_labels="experts", **settings)
+    with pytest.raises(SettingError, match="init_labels is experts") as refused:
+        require_method(config, library if experts else None)
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(("method", "soft"), [("dd", True), ("ld", False)])
+def test_experts_labels_are_for_every_method_that_learns_labels(
+    library: ExpertLibrary, method: str, soft: bool
+) -> None:
+    settings = {"method": method, "soft_labels": soft, "init_labels": "experts"}
+    require_method(dataclasses.replace(tiny.DISTILL, **settings), library)

@@ -20,6 +20,7 @@ Precision = Literal["float32", "bf16", "tf32"]
 Storage = Literal["float32", "bf16"]
 Gradient = Literal["auto", "stored", "reverse", "tesla"]
 Initial = Literal["real", "noise"]
+InitialLabels = Literal["one-hot", "experts"]
 Compile = Literal["auto", "yes", "no"]
 
 DSA = "color_crop_cutout_flip_scale_rotate"
@@ -143,9 +144,11 @@ class DistillConfig:
     init: Initial = "real"
     """Start from real training images or from noise."""
     soft_labels: bool = False
-    """Learn the labels as well, from one-hot on, by the same exact gradient."""
+    """Learn the labels as well, by the same exact gradient. ld always does."""
+    init_labels: InitialLabels = "one-hot"
+    """Learned labels begin one-hot (smoothed), or as experts' mean logits on the first images."""
     lr_label: float = 1.0
-    """Learning rate of the label logits when soft_labels is on."""
+    """Learning rate of the label logits where they are learned."""
     texture: bool = False
     """Learn canvases that wrap around, seen in crops: tiles without seams. Best with init noise."""
     canvas: int | None = None

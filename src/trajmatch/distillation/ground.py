@@ -14,8 +14,12 @@ from trajmatch.errors import SettingError
 from trajmatch.experts import ExpertLibrary
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.base import Network
+from trajmatch.networks.functional import FunctionalNetwork
 from trajmatch.rng import derive
 from trajmatch.types import Float, Int, Tensor
+
+OPINIONS = 5
+"""Experts asked for the labels that images begin with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +74,19 @@ class Ground:
         """`count` training images of any class, drawn one by one, and their labels."""
         chosen = torch.randint(len(self.data.train), (count,), generator=draw).to(self.device)
         return self.images[chosen], self.labels[chosen]
+
+    def opinion(
+        self, images: Float[Tensor, "n channels height width"]
+    ) -> Float[Tensor, "n classes"]:
+        """The mean logits of the first few trained experts on whitened images."""
+        library = self.experts
+        network = FunctionalNetwork(self.spec.build(seed=0))
+        logits = []
+        with torch.no_grad():
+            for expert in library.experts[:OPINIONS]:
+                vector = library.trajectory(expert).row(library.epochs).to(images)
+                logits.append(torch.cat([network(vector, few) for few in torch.split(images, 256)]))
+        return torch.stack(logits).mean(0)
 
     def fresh(self, seed: int, *names: str | int) -> Network:
         """The network with an initialization of its own for a seed and a name."""

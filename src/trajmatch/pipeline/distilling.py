@@ -72,6 +72,8 @@ def distill(
     require_texture(data, config, ground.whitening.name)
     method = begin(ground, config, seed=seed)
     initial = initial_images(data, ground.whitening, config, seed=seed)
+    if config.init_labels == "experts":
+        initial = dataclasses.replace(initial, label_logits=ground.opinion(initial.images))
     validation = data.val
     if validation is None:
         raise SettingError("the data have no validation split; use data.with_validation(0.1)")
@@ -171,7 +173,8 @@ def initial_images(
 
 
 def require_method(config: DistillConfig, experts: ExpertLibrary | None) -> None:
-    """Refuse an unknown method, and one that matches experts where there are none."""
+    """Refuse an unknown method, one that matches experts where there are none, and settings that
+    are not the method's."""
     maker = maker_of(config.method)
     if maker.needs_experts and experts is None:
         raise SettingError(
@@ -179,6 +182,20 @@ def require_method(config: DistillConfig, experts: ExpertLibrary | None) -> None
         )
     if config.texture and config.method != "mtt":
         raise SettingError(f"--texture is made by mtt, not {config.method}; leave one of them out")
+    if config.init_labels == "experts":
+        if not (config.soft_labels or maker.learns_labels):
+            raise SettingError(
+                "init_labels is experts and no labels are learned; add --soft-labels"
+            )
+        if experts is None:
+            raise SettingError(
+                f"init_labels is experts and {config.method} has none; give --experts a library of "
+                "`trajmatch experts`, or leave it out"
+            )
+        if config.texture:
+            raise SettingError(
+                "init_labels is experts, who see images and not canvases; leave it or --texture out"
+            )
 
 
 def _ground(
