@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from trajmatch import coresets
-from trajmatch.coresets import CORESETS, choose_herding, choose_random, embeddings, select_coreset
+from trajmatch.coresets import (
+    BASELINES,
+    CORESETS,
+    Coreset,
+    choose_herding,
+    choose_random,
+    embeddings,
+    select_coreset,
+)
 from trajmatch.data.dataset import ImageDataset
 from trajmatch.data.whiten import fit_whitening, to_float
 from trajmatch.errors import SettingError
@@ -33,6 +41,11 @@ def dataset():
 @pytest.fixture
 def whitening(dataset):
     return fit_whitening("normalize", dataset.train)
+
+
+def evidence_for(method, seed=0):
+    """Of the kind that `method` looks at, for the images of `dataset`."""
+    return {"nothing": None, "features": features(13, seed=seed)}[CORESETS[method].looks_at]
 
 
 # The choices themselves.
@@ -120,8 +133,8 @@ def test_random_finds_every_image():
 @pytest.mark.parametrize("method", CORESETS)
 @pytest.mark.parametrize("ipc", [1, 4])
 def test_a_coreset_is_ipc_different_training_images_of_each_class(dataset, whitening, method, ipc):
-    rows = features(13)
-    made = select_coreset(method, dataset, ipc, seed=3, whitening=whitening, features=rows)
+    rows = evidence_for(method)
+    made = select_coreset(method, dataset, ipc, seed=3, whitening=whitening, evidence=rows)
     white = whitening.apply(to_float(dataset.train.images))
     where = [(white == image).flatten(1).all(1).nonzero().item() for image in made.images]
     assert len(set(where)) == 3 * ipc
@@ -130,7 +143,7 @@ def test_a_coreset_is_ipc_different_training_images_of_each_class(dataset, white
     assert (made.step_size, made.classes, made.ipc) == (None, ("a", "b", "c"), ipc)
     assert made.info["method"] == method
     assert made.info["data"]["fingerprint"] == dataset.fingerprint
-    again = select_coreset(method, dataset, ipc, seed=3, whitening=whitening, features=rows)
+    again = select_coreset(method, dataset, ipc, seed=3, whitening=whitening, evidence=rows)
     assert torch.equal(made.images, again.images)
 
 
@@ -153,16 +166,22 @@ def test_unknown_methods_are_refused_with_a_suggestion(dataset, whitening):
         (features(13) / 0, "non-finite"),
     ],
 )
-def test_features_that_do_not_fit_are_refused(dataset, whitening, rows, reason):
+def test_evidence_that_does_not_fit_is_refused(dataset, whitening, rows, reason):
     with pytest.raises(SettingError, match=reason):
-        select_coreset("herding", dataset, 1, whitening=whitening, features=rows)
+        select_coreset("herding", dataset, 1, whitening=whitening, evidence=rows)
+
+
+def test_a_made_set_is_compared_with_two_of_them():
+    """`distill` and `run` end with these; more would be more networks to train each time."""
+    assert BASELINES == ("random", "herding")
+    assert set(BASELINES) <= set(CORESETS)
 
 
 def test_a_new_method_is_a_function_and_a_line(dataset, whitening, monkeypatch):
     def first(features, labels, ipc, generator):
         return torch.cat([(labels == c).nonzero()[:ipc, 0] for c in range(3)])
 
-    monkeypatch.setitem(coresets.CORESETS, "first", first)
+    monkeypatch.setitem(coresets.CORESETS, "first", Coreset(first))
     made = select_coreset("first", dataset, 2, whitening=whitening)
     assert torch.equal(made.pixels(), dataset.train.images[[1, 3, 0, 2, 4, 5]])
 

@@ -1,12 +1,14 @@
 """Sets that are chosen, not made: a few real images of each class.
 
-A method is a function (features, labels, ipc, generator) -> indices and a line in CORESETS.
+A method is a function (evidence, labels, ipc, generator) -> indices and a line in CORESETS, which
+says what its evidence is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 
@@ -21,18 +23,28 @@ from trajmatch.networks.functional import load_parameter_vector
 from trajmatch.synthetic import SyntheticSet
 from trajmatch.types import Float, Tensor
 
-__all__ = ["CORESETS", "NEEDS_FEATURES", "choose_herding", "choose_random", "embeddings"]
+__all__ = ["BASELINES", "CORESETS", "Coreset", "choose_herding", "choose_random", "embeddings"]
 __all__ += ["select_coreset"]
 
-CORESETS: dict[str, Callable[[Any, Tensor, int, torch.Generator], Tensor]] = {
-    "random": choose_random,
-    "herding": choose_herding,
-}
-"""Name -> function of the features [n, d] (or None), labels [n], ipc and a generator, which gives
-the indices of ipc images of each class, class by class."""
 
-NEEDS_FEATURES = frozenset({"herding"})
-"""The methods that look at features of the images, such as a trained expert's embedding."""
+@dataclass(frozen=True)
+class Coreset:
+    """One way to choose, and what it looks at."""
+
+    choose: Callable[[Any, Tensor, int, torch.Generator], Tensor]
+    """(evidence, labels [n], ipc, generator) -> the indices of ipc images of each class, class by
+    class."""
+    looks_at: Literal["nothing", "features"] = "nothing"
+    """Of each training image. "features": its embedding by a trained network (`embeddings`)."""
+
+
+CORESETS: dict[str, Coreset] = {
+    "random": Coreset(choose_random),
+    "herding": Coreset(choose_herding, "features"),
+}
+
+BASELINES = ("random", "herding")
+"""The coresets that every made set is compared with when it is done."""
 
 
 def select_coreset(
@@ -42,35 +54,21 @@ def select_coreset(
     *,
     seed: int = 0,
     whitening: Whitening,
-    features: Float[Tensor, "n features"] | None = None,
+    evidence: Float[Tensor, "n *each"] | None = None,
 ) -> SyntheticSet:
     """`ipc` training images of each class, chosen by `method` and whitened; without a step size.
 
-    features: one row per training image (see `embeddings`), for the methods in NEEDS_FEATURES.
+    evidence: what `method` looks at, a row per training image; None where that is nothing.
 
-    Raises SettingError for an unknown method, missing features, or more images per class than the
-    smallest class has.
+    Raises SettingError for an unknown method, evidence that is missing or does not fit, or more
+    images per class than the smallest class has.
     """
-    if method not in CORESETS:
-        raise SettingError(f"unknown coreset method '{method}'; {suggest(method, CORESETS)}")
+    coreset = coreset_of(method)
+    require_enough(dataset, ipc)
     labels = dataset.train.labels
-    counts = torch.bincount(labels, minlength=dataset.num_classes)
-    fewest = int(counts.argmin())
-    if not 1 <= ipc <= counts[fewest]:
-        raise SettingError(
-            f"ipc is {ipc} and class '{dataset.classes[fewest]}' has {counts[fewest]} training "
-            f"images; choose ipc from 1 to {counts[fewest]}"
-        )
-    if method in NEEDS_FEATURES:
-        if features is None:
-            raise SettingError(f"{method} needs features; give those of a trained expert")
-        if len(features) != len(labels) or not bool(features.isfinite().all()):
-            raise SettingError(
-                f"{method} got {len(features)} rows of features for {len(labels)} training images, "
-                "or non-finite ones; give one finite row per image of dataset.train"
-            )
-    generator = rng.stream(seed, "coreset", method)
-    indices = CORESETS[method](None if features is None else features.cpu(), labels, ipc, generator)
+    if coreset.looks_at != "nothing":
+        evidence = _fitting(method, coreset.looks_at, evidence, len(labels))
+    indices = coreset.choose(evidence, labels, ipc, rng.stream(seed, "coreset", method))
     return SyntheticSet(
         images=whitening.apply(to_float(dataset.train.images[indices])),
         labels=labels[indices],
@@ -79,6 +77,36 @@ def select_coreset(
         step_size=None,
         info={"method": method, "ipc": ipc, "seed": seed, "data": dataset.summary()},
     )
+
+
+def coreset_of(method: str) -> Coreset:
+    """The entry of CORESETS; SettingError with the nearest name where there is none."""
+    if method not in CORESETS:
+        raise SettingError(f"unknown coreset method '{method}'; {suggest(method, CORESETS)}")
+    return CORESETS[method]
+
+
+def require_enough(dataset: ImageDataset, ipc: int) -> None:
+    """Refuse more images per class than the smallest class has."""
+    counts = torch.bincount(dataset.train.labels, minlength=dataset.num_classes)
+    fewest = int(counts.argmin())
+    if not 1 <= ipc <= counts[fewest]:
+        raise SettingError(
+            f"ipc is {ipc} and class '{dataset.classes[fewest]}' has {counts[fewest]} training "
+            f"images; choose ipc from 1 to {counts[fewest]}"
+        )
+
+
+def _fitting(method: str, looks_at: str, evidence: Tensor | None, images: int) -> Tensor:
+    """The evidence on the CPU, refused where it cannot be that of these images."""
+    if evidence is None:
+        raise SettingError(f"{method} needs {looks_at}; give those of a trained expert")
+    if len(evidence) != images or not bool(evidence.isfinite().all()):
+        raise SettingError(
+            f"{method} got {len(evidence)} rows of {looks_at} for {images} training images, "
+            "or non-finite ones; give one finite row per image of dataset.train"
+        )
+    return evidence.cpu()
 
 
 def embeddings(

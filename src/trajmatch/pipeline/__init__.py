@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from trajmatch.distillation import Outcome
 from trajmatch.pipeline.checks import load, network_for, require_fit
+from trajmatch.pipeline.choosing import select_coreset
 from trajmatch.pipeline.distilling import distill, initial_images
-from trajmatch.pipeline.scoring import QUICK_EPOCHS, compare_on_test, evaluate, select_coreset
+from trajmatch.pipeline.scoring import QUICK_EPOCHS, compare_on_test, evaluate
 from trajmatch.pipeline.training import Progress, full_data_score, train_experts
 from trajmatch.pipeline.whole import run, write_run
 

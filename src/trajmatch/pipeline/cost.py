@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trajmatch.config import DataConfig, RunConfig
-from trajmatch.coresets import CORESETS
+from trajmatch.coresets import BASELINES
 from trajmatch.data import ImageDataset
 from trajmatch.distillation.loop import CHECKPOINT, KIND, VERSION
 from trajmatch.errors import SettingError
@@ -249,7 +249,7 @@ def estimate(
     iterations = max(0, distill.iterations - iterated)
     choices = -(-distill.iterations // distill.eval_every) - iterated // distill.eval_every
     choices = choices if iterations else 0
-    final = (1 + len(CORESETS)) * judge.n
+    final = (1 + len(BASELINES)) * judge.n
     crew = judge.workers or parallel
     training = judge.epochs * -(-distill.ipc * shape.classes // judge.batch) * speed.judging
     network = training + shape.test * looking

@@ -10,7 +10,7 @@ import torch
 from trajmatch.chain import Chain
 from trajmatch.compiling import wanted
 from trajmatch.config import RunConfig
-from trajmatch.coresets import CORESETS
+from trajmatch.coresets import BASELINES
 from trajmatch.distillation.walking import walking_work
 from trajmatch.evaluation import SmallSet, training_work
 from trajmatch.experts.train import expert_work
@@ -39,6 +39,6 @@ def compiled_stages(spec: NetworkSpec, config: RunConfig, images: int) -> list[s
     stages = {
         "experts": (experts.compile, expert_work(module, experts, images, cpu)),
         "distillation": (distill.compile, walking_work(module, distill, batch, cpu)),
-        "evaluation": (judge.compile, training_work(spec, judge, [small] * (1 + len(CORESETS)))),
+        "evaluation": (judge.compile, training_work(spec, judge, [small] * (1 + len(BASELINES)))),
     }
     return [stage for stage, (choice, work) in stages.items() if wanted(choice, work)]

@@ -1,4 +1,4 @@
-"""Chosen sets, and what any small set is worth."""
+"""What any small set is worth."""
 
 from __future__ import annotations
 
@@ -16,63 +16,21 @@ from trajmatch.config import (
 )
 from trajmatch.data import ImageDataset
 from trajmatch.data.augment import DSA
-from trajmatch.data.whiten import fit_whitening
 from trajmatch.errors import MismatchError, SettingError
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.base import height_width
-from trajmatch.pipeline.checks import (
-    network_for,
-    require_experts,
-    require_fit,
-    shape_words,
-    some_words,
-)
+from trajmatch.pipeline.checks import network_for, shape_words, some_words
+from trajmatch.pipeline.choosing import select_coreset
 from trajmatch.pipeline.judging import Judge, own_network
 from trajmatch.pipeline.record import Record, require_own_folder
 from trajmatch.pipeline.rounds import Entry, Progress, Round, Rounds, split_of
 from trajmatch.pipeline.training import full_data_score
 from trajmatch.synthetic import SyntheticSet, load_distilled
-from trajmatch.types import Tensor
 
 QUICK_EPOCHS = 300
 """Epochs of the quick protocol."""
-
-
-def select_coreset(
-    method: str,
-    data: ImageDataset,
-    ipc: int,
-    *,
-    experts: str | Path | ExpertLibrary | None = None,
-    whitening: str | None = None,
-    seed: int = 0,
-) -> SyntheticSet:
-    """`ipc` real training images per class, chosen by `method`: "random", "herding".
-
-    experts: a library whose first expert gives the features that herding looks at (paper: features
-    of a trained network), and whose whitening is used. Without it `whitening` is fitted.
-    """
-    library = None
-    if experts is not None:
-        library = (
-            experts if isinstance(experts, ExpertLibrary) else ExpertLibrary.open(Path(experts))
-        )
-        require_fit(library, data, whitening=whitening)
-    if method in coresets.NEEDS_FEATURES and library is None:
-        raise SettingError(
-            f"{method} looks at features of a trained network; give --experts a library"
-        )
-    fitted = library.whitening if library else fit_whitening(whitening or "normalize", data.train)
-    features: Tensor | None = None
-    if library is not None and method in coresets.NEEDS_FEATURES:
-        require_experts(library)
-        vector = library.segment(library.experts[0], 0, library.epochs)[1]
-        features = coresets.embeddings(library.spec, vector, fitted.apply_split(data.train))
-    return coresets.select_coreset(
-        method, data, ipc, seed=seed, whitening=fitted, features=features
-    )
 
 
 def evaluate(
@@ -213,8 +171,8 @@ def compare_on_test(
         select_coreset(
             method, data, made.ipc, experts=library, whitening=made.whitening.name, seed=seed
         )
-        for method in coresets.CORESETS
-        if library is not None or method not in coresets.NEEDS_FEATURES
+        for method in coresets.BASELINES
+        if library is not None or coresets.CORESETS[method].looks_at == "nothing"
     ]
     where = torch.device(device)
     entries = [Entry.of(one, where) for one in (made, *chosen)]
