@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from trajmatch.coresets import (
     CORESETS,
     Coreset,
     choose_herding,
+    choose_k_center,
     choose_random,
     embeddings,
     select_coreset,
@@ -94,12 +97,13 @@ def test_herding_is_its_brute_force_twin(seed):
     assert order.tolist() == brute_force_herding(points, labels, 6)
 
 
+@pytest.mark.parametrize("choose", [choose_herding, choose_k_center])
 @pytest.mark.parametrize("seed", range(8))
-def test_equal_images_are_taken_in_order_whatever_the_rounding(seed):
+def test_equal_images_are_taken_in_order_whatever_the_rounding(seed, choose):
     """The rows of a product are summed in an order of their own at the matrix's edge: seen at 7."""
     points = features(7, 33, seed)
     points[[1, 3, 6]] = points[5].clone()
-    order = choose_herding(points, torch.zeros(7, dtype=torch.int64), 7, any_generator()).tolist()
+    order = choose(points, torch.zeros(7, dtype=torch.int64), 7, any_generator()).tolist()
     assert [i for i in order if i in (1, 3, 5, 6)] == [1, 3, 5, 6]
 
 
@@ -112,6 +116,56 @@ def test_herding_mean_is_nearer_than_a_random_ones():
     chosen = gap(choose_herding(points, labels, 10, any_generator()))
     at_random = [gap(choose_random(None, labels, 10, any_generator(i))) for i in range(20)]
     assert chosen < 0.3 * min(at_random)
+
+
+ONE_CLASS = torch.zeros(40, dtype=torch.int64)
+
+
+def test_k_center_by_hand():
+    """Mean 4. Nearest to it: 3. Farthest from 3: 10. Then 0 (3 from a pick), then 8 (2 from one).
+    Then 2 and 1, each 1 from a pick: in order."""
+    points = torch.tensor([[0.0], [2.0], [1.0], [3.0], [10.0], [8.0]])
+    order = choose_k_center(points, ONE_CLASS[:6], 6, any_generator())
+    assert order.tolist() == [3, 4, 0, 5, 1, 2]
+
+
+def test_k_center_goes_class_by_class():
+    """Class 0 holds 0, 4, 5 (mean 3: 4, then 0); class 1 holds 7, 9, 8 (8, then 7 before 9)."""
+    points = torch.tensor([[7.0], [0.0], [9.0], [4.0], [8.0], [5.0]])
+    labels = torch.tensor([1, 0, 1, 0, 1, 0])
+    assert choose_k_center(points, labels, 2, any_generator()).tolist() == [3, 1, 4, 0]
+
+
+def test_k_center_ties_go_to_the_lowest_index_and_nothing_is_taken_twice():
+    """Both points lie equally near the mean; then the other; then every image lies on a pick."""
+    points = torch.tensor([[1.0, 0.1], [-1.0, -0.1]]).repeat(30, 1)
+    order = choose_k_center(points, torch.zeros(60, dtype=torch.int64), 6, any_generator())
+    assert order.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def radius(points, picks):
+    """How far the image farthest from the picks is from the nearest of them."""
+    return torch.cdist(points, points[list(picks)]).min(1).values.max().item()
+
+
+def two_radii(seed, choose):
+    """Of four picks among ten points in four blobs, and the least any four have, by trying all."""
+    blobs = 6 * features(4, 2, seed + 50)[torch.arange(10) % 4]
+    points = features(10, 2, seed) + blobs
+    best = min(radius(points.double(), four) for four in itertools.combinations(range(10), 4))
+    picks = choose(points, ONE_CLASS[:10], 4, any_generator(seed))
+    return radius(points.double(), picks.tolist()), best
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_k_center_is_within_twice_the_best_radius(seed):
+    found, best = two_radii(seed, choose_k_center)
+    assert found <= 2 * best
+
+
+def test_twice_the_best_radius_is_no_gift():
+    broken = [found > 2 * best for found, best in (two_radii(s, choose_random) for s in range(12))]
+    assert sum(broken) >= 6
 
 
 def test_random_choices_of_a_seed_are_nested_and_differ_between_seeds():

@@ -14,6 +14,7 @@ import torch
 
 from trajmatch import rng
 from trajmatch.coresets.herding import choose_herding
+from trajmatch.coresets.kcenter import choose_k_center
 from trajmatch.coresets.random import choose_random
 from trajmatch.data.dataset import ImageDataset
 from trajmatch.data.whiten import Whitening, to_float
@@ -23,8 +24,18 @@ from trajmatch.networks.functional import load_parameter_vector
 from trajmatch.synthetic import SyntheticSet
 from trajmatch.types import Float, Tensor
 
-__all__ = ["BASELINES", "CORESETS", "Coreset", "choose_herding", "choose_random", "embeddings"]
-__all__ += ["select_coreset"]
+__all__ = [
+    "BASELINES",
+    "CORESETS",
+    "Coreset",
+    "choose_herding",
+    "choose_k_center",
+    "choose_random",
+    "coreset_of",
+    "embeddings",
+    "require_enough",
+    "select_coreset",
+]
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,7 @@ class Coreset:
 CORESETS: dict[str, Coreset] = {
     "random": Coreset(choose_random),
     "herding": Coreset(choose_herding, "features"),
+    "k-center": Coreset(choose_k_center, "features"),
 }
 
 BASELINES = ("random", "herding")
