@@ -14,6 +14,7 @@ from trajmatch.coresets import (
     Coreset,
     choose_herding,
     choose_k_center,
+    choose_k_means,
     choose_random,
     embeddings,
     select_coreset,
@@ -166,6 +167,65 @@ def test_k_center_is_within_twice_the_best_radius(seed):
 def test_twice_the_best_radius_is_no_gift():
     broken = [found > 2 * best for found, best in (two_radii(s, choose_random) for s in range(12))]
     assert sum(broken) >= 6
+
+
+def separated(seed):
+    """Three clusters of 20, 12 and 8 in one class, shuffled; (points, cluster of each)."""
+    where = torch.tensor([0] * 20 + [1] * 12 + [2] * 8)
+    where = where[torch.randperm(40, generator=any_generator(seed))]
+    far = torch.tensor([[0.0, 0.0, 0.0], [90.0, 0.0, 0.0], [0.0, 90.0, 0.0]]) + 300
+    return features(40, 3, seed) + far[where], where
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_k_means_takes_the_image_nearest_each_clusters_mean_the_largest_first(seed):
+    points, where = separated(seed)
+    expected = []
+    for cluster in range(3):
+        members = (where == cluster).nonzero().flatten()
+        center = points[members].double().mean(0)
+        expected.append(int(members[(points[members].double() - center).norm(dim=1).argmin()]))
+    order = choose_k_means(points, ONE_CLASS, 3, any_generator(seed))
+    assert order.tolist() == expected
+
+
+def test_k_means_by_hand():
+    """Clusters 0, 1, 2, 7 (center 2.5: 2) and 20, 30 (center 25: a tie, the first). The classes,
+    one the other's mirror, lie between each other."""
+    line = [[0.0], [20.0], [1.0], [30.0], [2.0], [7.0]]
+    points = torch.tensor([[-x[0]] if c else x for x in line for c in (0, 1)])
+    labels = torch.tensor([0, 1] * 6)
+    order = choose_k_means(points, labels, 2, any_generator())
+    assert order.tolist() == [8, 2, 9, 3]
+    assert choose_k_means(points, labels, 6, any_generator()).sort()[0].tolist() == list(range(12))
+
+
+def test_centers_that_share_their_nearest_image_take_two():
+    """Four different images only, and six clusters: some centers coincide."""
+    points = features(4, 3).repeat(10, 1)
+    order = choose_k_means(points, ONE_CLASS, 6, any_generator())
+    assert len(order.unique()) == 6
+    assert len(points[order].unique(dim=0)) == 4
+
+
+def test_k_means_depends_on_its_generator_alone():
+    points = features(40, 8)
+
+    def chosen(seed):
+        return tuple(choose_k_means(points, ONE_CLASS, 7, any_generator(seed)).tolist())
+
+    assert chosen(3) == chosen(3)
+    assert len({chosen(seed) for seed in range(5)}) > 1
+
+
+@pytest.mark.parametrize("choose", [choose_k_center, choose_k_means])
+@pytest.mark.parametrize("seed", range(4))
+def test_one_image_a_class_is_the_one_nearest_its_mean(choose, seed):
+    """As herding's is."""
+    labels = torch.randint(0, 3, (40,), generator=any_generator(seed))
+    points = features(40, 4, seed)
+    expected = choose_herding(points, labels, 1, any_generator())
+    assert torch.equal(choose(points, labels, 1, any_generator()), expected)
 
 
 def test_random_choices_of_a_seed_are_nested_and_differ_between_seeds():

@@ -15,6 +15,7 @@ import torch
 from trajmatch import rng
 from trajmatch.coresets.herding import choose_herding
 from trajmatch.coresets.kcenter import choose_k_center
+from trajmatch.coresets.kmeans import choose_k_means
 from trajmatch.coresets.random import choose_random
 from trajmatch.data.dataset import ImageDataset
 from trajmatch.data.whiten import Whitening, to_float
@@ -30,6 +31,7 @@ __all__ = [
     "Coreset",
     "choose_herding",
     "choose_k_center",
+    "choose_k_means",
     "choose_random",
     "coreset_of",
     "embeddings",
@@ -53,6 +55,7 @@ CORESETS: dict[str, Coreset] = {
     "random": Coreset(choose_random),
     "herding": Coreset(choose_herding, "features"),
     "k-center": Coreset(choose_k_center, "features"),
+    "k-means": Coreset(choose_k_means, "features"),
 }
 
 BASELINES = ("random", "herding")
