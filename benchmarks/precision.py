@@ -6,12 +6,17 @@ to float64, and the relative difference of the loss and of the step size's gradi
 
     python -m benchmarks.precision
     python -m benchmarks.precision --experts runs/experts --data path/to/data --steps 50
+
+The result over a library is a file of its own, precision-<data>.json, beside the digits'
+precision.json; `benchmarks.summary` shows each.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +25,13 @@ from torch import nn
 
 from benchmarks import harness, machine
 from benchmarks.walks import apart, cosine
-from trajmatch.config import ExpertConfig
+from trajmatch.config import DataConfig, ExpertConfig
 from trajmatch.data import DSA, ImageDataset, fit_whitening, load_data
 from trajmatch.data.whiten import Whitening
 from trajmatch.errors import TrajmatchError
 from trajmatch.experts import open_experts, train_expert
 from trajmatch.networks import NetworkSpec
-from trajmatch.pipeline import require_fit
+from trajmatch.pipeline.checks import require_experts, require_fit
 from trajmatch.rng import stream
 from trajmatch.types import Tensor
 from trajmatch.unroll import WalkGradient, match_segment
@@ -41,6 +46,8 @@ class Real:
     images: Tensor
     labels: Tensor
     origin: str
+    result: str = "precision"
+    """Name of the result; one for every data set, so that none replaces another's."""
 
 
 def from_digits(args: argparse.Namespace) -> Real:
@@ -64,14 +71,20 @@ def from_digits(args: argparse.Namespace) -> Real:
 def from_library(args: argparse.Namespace) -> Real:
     """Segments of a library that exists, and images of the data it was trained on."""
     library = open_experts(args.experts)
-    data = load_data(args.data, size=args.size)
+    data = load_data(args.data, size=args.size, val_fraction=args.val_fraction)
     require_fit(library, data)
+    require_experts(library)
     segments = []
     for index in range(args.segments):
         expert = library.experts[index % len(library.experts)]
         segments.append(library.segment(expert, _start_epoch(index, args), args.expert_epochs))
     images, labels = _first_of_each(data, library.whitening, args.ipc)
-    return Real(library.spec, segments, images, labels, f"library {args.experts}")
+    origin = (
+        f"{min(args.segments, len(library.experts))} experts of {data.name} "
+        f"({library.whitening.name}), {library.epochs} epochs"
+    )
+    result = f"precision-{re.sub(r'[^A-Za-z0-9]+', '-', data.name)}"
+    return Real(library.spec, segments, images, labels, origin, result)
 
 
 def _start_epoch(index: int, args: argparse.Namespace) -> int:
@@ -98,8 +111,11 @@ def gradients(
     device = torch.device(args.device)
     module = module.to(device, dtype)
     images = real.images.to(device, dtype)
-    return [
-        match_segment(
+    form = "float64" if dtype == torch.float64 else _form(precision, compile)
+    found = []
+    for number, (start, target) in enumerate(real.segments):
+        began = time.monotonic()
+        one = match_segment(
             module,
             start.to(device, dtype),
             target.to(device, dtype),
@@ -112,8 +128,14 @@ def gradients(
             precision=precision,
             compile=compile,
         )
-        for number, (start, target) in enumerate(real.segments)
-    ]
+        found.append(one)
+        took = time.monotonic() - began
+        harness.say(f"{form}: segment {number + 1} of {len(real.segments)}, {took:.1f} s")
+    return found
+
+
+def _form(precision: str, compile: bool) -> str:
+    return f"{precision} {'compiled' if compile else 'eager'}"
 
 
 def compare(found: list[WalkGradient], exact: list[WalkGradient]) -> dict[str, Any]:
@@ -141,7 +163,7 @@ def show(found: dict[str, Any]) -> str:
         spread = row["norm_ratio"]
         rows.append(
             [
-                f"{row['precision']} {'compiled' if row['compile'] else 'eager'}",
+                _form(row["precision"], row["compile"]),
                 f"{row['cosine']['median']:.6f}",
                 f"{row['cosine']['low']:.6f}",
                 f"{spread['median']:.4f} ({spread['low']:.4f}-{spread['high']:.4f})",
@@ -160,6 +182,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     made.add_argument("--experts", type=Path, help="a library (experts of the digits, trained now)")
     made.add_argument("--data", default="digits", help="what the library was trained on")
     made.add_argument("--size", type=int, help="side its images were resized to")
+    made.add_argument(
+        "--val-fraction",
+        type=float,
+        default=DataConfig.val_fraction,
+        help=f"of its training images, set aside then ({DataConfig.val_fraction})",
+    )
     made.add_argument("--width", type=int, default=32, help="of the network on the digits")
     made.add_argument("--segments", type=int, default=5)
     made.add_argument("--steps", type=int, default=20)
@@ -189,6 +217,9 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "steps": args.steps,
         "images": len(real.images),
         "segments": len(real.segments),
+        "expert_epochs": args.expert_epochs,
+        "max_start_epoch": args.max_start_epoch,
+        "step_size": args.step_size,
     }
     exact = gradients(
         real.spec.build(seed=0), real, args, dtype=torch.float64, precision="float32", compile=False
@@ -207,7 +238,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             row = {"precision": precision, "compile": compile, **compare(got, exact)}
             found["rows"].append(row)
     print(show(found))
-    harness.write(args, "precision", found)
+    harness.write(args, real.result, found)
     return found
 
 

@@ -205,8 +205,9 @@ def evaluate_part(found: dict[str, Any]) -> str:
 
 def precision_part(found: dict[str, Any]) -> str:
     about = (
-        f"{found['network']}, N {found['steps']}, {found['images']} images, {found['segments']} "
-        f"segments; {found['origin']}."
+        f"{found['network']}, N {found['steps']}, {found['images']} images, step size "
+        f"{found['step_size']:g}, {found['segments']} segments of {found['expert_epochs']} epochs "
+        f"that start before epoch {found['max_start_epoch']}; {found['origin']}."
     )
     rows = [
         [
@@ -260,18 +261,23 @@ def section(results: Results) -> str:
     parts.append("Ratios: medians of pairs against the twin, of the best form that was measured.")
     for name, (title, part) in PARTS.items():
         parts.append(f"### {title}")
-        if name not in results:
+        found = [result for key, result in results.items() if key.partition("-")[0] == name]
+        if not found:
             parts.append(f"{NOT_YET}: `python -m benchmarks.{name}`")
-            continue
-        parts.append(machine.words(results[name]["machine"]))
-        parts.append(part(results[name]))
+        for result in found:
+            parts += [machine.words(result["machine"]), part(result)]
     return "\n\n".join(parts)
 
 
 def read_results(folder: Path) -> Results:
-    """The results there are, without those of --quick."""
-    paths = {name: folder / f"{name}.json" for name in NAMES}
-    found = {name: read_json(path) for name, path in paths.items() if path.exists()}
+    """The results there are, without those of --quick: of each benchmark <name>.json, then what it
+    measured elsewhere, <name>-<where>.json."""
+    paths = [
+        path
+        for name in NAMES
+        for path in [folder / f"{name}.json", *sorted(folder.glob(f"{name}-*.json"))]
+    ]
+    found = {path.stem: read_json(path) for path in paths if path.exists()}
     return {name: result for name, result in found.items() if not result["quick"]}
 
 

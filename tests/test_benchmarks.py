@@ -30,6 +30,10 @@ from benchmarks import (
     walks,
 )
 
+from trajmatch import pipeline
+from trajmatch.config import ExpertConfig, NetworkConfig
+from trajmatch.data import load_data
+
 CPU = torch.device("cpu")
 SHORT = ["--quick", "--repeats", "1", "--warmup", "1"]
 FLOAT32 = ["--precision", "float32"]  # by default bf16 too, where the processor has it
@@ -193,6 +197,36 @@ def test_the_gradient_of_each_precision_is_compared_with_float64(tmp_path):
     assert rounded["precision"] == "bf16"
     assert 0.99 < rounded["cosine"]["low"] < 1 - 1e-9
     assert "bf16" in summary.section({"precision": found})
+
+
+def test_precision_over_a_library_is_a_result_beside_the_digits(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    made = pipeline.train_experts(
+        load_data("digits", val_fraction=0.3),
+        tmp_path / "library",
+        network=NetworkConfig(width=4),
+        config=ExpertConfig(experts=2, epochs=1, batch=512),
+        workers=1,
+    )
+    flags = [*FLOAT32, "--segments", "1", "--steps", "2", "--max-start-epoch", "1"]
+    flags += ["--expert-epochs", "1"]
+    precision.main([*flags, "--width", "4"])
+    before = (tmp_path / "precision.json").read_bytes()
+    flags += ["--experts", str(made.path), "--segments", "3"]
+    with pytest.raises(SystemExit, match="--val-fraction"):
+        precision.main(flags)
+    found = precision.main([*flags, "--val-fraction", "0.3"])
+    assert found["segments"] == 3
+    assert found["origin"] == "2 experts of digits (normalize), 1 epochs"
+    assert (tmp_path / "precision.json").read_bytes() == before
+    assert str(tmp_path) not in (tmp_path / "precision-digits.json").read_text()
+    results = summary.read_results(tmp_path)
+    assert list(results) == ["precision", "precision-digits"]
+    text = summary.section(results)
+    of = "of 1 epochs that start before epoch 1;"
+    first = text.index(f"1 segments {of} 1 experts of the digits, 1 epochs.")
+    assert first < text.index(f"3 segments {of} 2 experts of digits (normalize), 1 epochs.")
+    assert text.count("| float32, eager | 1.000000 |") == 2
 
 
 def test_the_readme_is_written_from_the_results(tmp_path, capsys):
