@@ -69,19 +69,19 @@ def from_digits(args: argparse.Namespace) -> Real:
 
 
 def from_library(args: argparse.Namespace) -> Real:
-    """Segments of a library that exists, and images of the data it was trained on."""
+    """Segments of a library that exists, each another, and images of the data it was trained on."""
     library = open_experts(args.experts)
     data = load_data(args.data, size=args.size, val_fraction=args.val_fraction)
     require_fit(library, data)
     require_experts(library)
-    segments = []
-    for index in range(args.segments):
-        expert = library.experts[index % len(library.experts)]
-        segments.append(library.segment(expert, _start_epoch(index, args), args.expert_epochs))
+    pairs = [(e, start) for e in library.experts for start in range(args.max_start_epoch)]
+    order = torch.randperm(len(pairs), generator=stream(0, "benchmark", "segments"))
+    chosen = [pairs[place] for place in order[: args.segments].tolist()]
+    segments = [library.segment(e, start, args.expert_epochs) for e, start in chosen]
     images, labels = _first_of_each(data, library.whitening, args.ipc)
     origin = (
-        f"{min(args.segments, len(library.experts))} experts of {data.name} "
-        f"({library.whitening.name}), {library.epochs} epochs"
+        f"{len({e for e, _ in chosen})} experts of {data.name} ({library.whitening.name}), "
+        f"{library.epochs} epochs"
     )
     result = f"precision-{re.sub(r'[^A-Za-z0-9]+', '-', data.name)}"
     return Real(library.spec, segments, images, labels, origin, result)
@@ -189,7 +189,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         help=f"of its training images, set aside then ({DataConfig.val_fraction})",
     )
     made.add_argument("--width", type=int, default=32, help="of the network on the digits")
-    made.add_argument("--segments", type=int, default=5)
+    made.add_argument("--segments", type=int, default=5, help="at most all that a library has (5)")
     made.add_argument("--steps", type=int, default=20)
     made.add_argument("--ipc", type=int, default=1)
     made.add_argument("--expert-epochs", type=int, default=2)
