@@ -23,6 +23,7 @@ FLOORS: list[set[str]] = [
         "types",
         "files",
         "header",
+        "kernels",
         "memory",
         "networks",
         "parallel",
