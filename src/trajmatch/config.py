@@ -122,7 +122,7 @@ class DistillConfig:
     """How images are made. mtt: trajectories of experts are matched. dd: a walk from a fresh start
     should end well on real images; ld: the same of soft labels for real images that stay. dc:
     gradients of fresh networks; dsa: dc, augmented on both sides. dm: mean embeddings in random
-    networks."""
+    networks. kip: kernel inducing points, for which no network is trained."""
     ipc: int = 1
     """Images per class."""
     iterations: int = 300

@@ -7,6 +7,7 @@ from trajmatch.distillation.descent import Descent, LabelDescent
 from trajmatch.distillation.distribution import DistributionMatching
 from trajmatch.distillation.gradient import GradientMatching, SiameseGradientMatching
 from trajmatch.distillation.ground import Ground
+from trajmatch.distillation.inducing import InducingPoints
 from trajmatch.distillation.matching import TrajectoryMatching
 from trajmatch.distillation.method import Maker
 from trajmatch.errors import SettingError, suggest
@@ -20,6 +21,7 @@ MAKERS: dict[str, type[Maker]] = {
         SiameseGradientMatching,
         Descent,
         LabelDescent,
+        InducingPoints,
     )
 }
 

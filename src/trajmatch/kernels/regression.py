@@ -46,7 +46,7 @@ class Regression:
         if failed or not factor.isfinite().all():
             raise SettingError(
                 f"the kernel of {len(images)} images with pixels up to "
-                f"{float(images.abs().max()):.3g} cannot be inverted with regularization "
+                f"{float(images.detach().abs().max()):.3g} cannot be inverted with regularization "
                 f"{regularization:g}; start again with a lower --lr-img, which keeps them bounded"
             )
         return cls(kernel, images, torch.cholesky_solve(targets.double(), factor))
