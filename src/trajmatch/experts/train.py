@@ -31,7 +31,10 @@ from trajmatch.pieces import piece_length, piece_sizes
 from trajmatch.types import Float, Int, Tensor
 
 Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-"""(vector, images, labels) -> (gradient of the mean loss, that loss, how many were right)."""
+"""(vector, images, labels) -> (gradient of the mean loss, that loss, which were right)."""
+
+OnBatch = Callable[[int, Tensor, Tensor], None]
+"""(epoch from 0, indices of the batch's images, whether each was right), on the images' device."""
 
 
 def train_expert(
@@ -45,12 +48,14 @@ def train_expert(
     augment: DSA | None,
     resume: Recording | None = None,
     on_epoch: Callable[[Recording], None] | None = None,
+    on_batch: OnBatch | None = None,
 ) -> Recording:
     """Train expert number `index` of the library with `seed` for `config.epochs` epochs.
 
     images: whitened, resident on the device to train on; labels beside them.
     resume: the recording an earlier call gave to `on_epoch`, to go on from there.
     on_epoch: called after each epoch with the recording so far, which later epochs do not change.
+    on_batch: called after each step with what the network got right before it.
 
     Cost: epochs * n passes forward and back, and (epochs + 1) * P numbers on the CPU. Raises
     TrajmatchError when the training diverges, SettingError for a network that is not a function of
@@ -91,7 +96,7 @@ def train_expert(
 
     for epoch in range(len(metrics), config.epochs):
         entry = _train_epoch(
-            step, vector, velocity, images, labels, config, augment, (seed, index, epoch)
+            step, vector, velocity, images, labels, config, augment, (seed, index, epoch), on_batch
         )
         recorded[epoch + 1] = vector
         metrics = [*metrics, entry]
@@ -116,6 +121,7 @@ def _train_epoch(
     config: ExpertConfig,
     augment: DSA | None,
     name: tuple[int, int, int],
+    on_batch: OnBatch | None,
 ) -> dict[str, int | float]:
     """One pass over the images, in place on `vector` and `velocity`; `name`: seed, index, epoch."""
     began = time.perf_counter()
@@ -140,7 +146,9 @@ def _train_epoch(
             weight_decay=config.weight_decay,
         )
         total += loss * len(x)
-        right += hits
+        right += hits.sum()
+        if on_batch is not None:
+            on_batch(epoch, chosen, hits)
     loss_mean = total.item() / len(images)
     if not (math.isfinite(loss_mean) and bool(vector.isfinite().all())):
         raise TrajmatchError(
@@ -175,13 +183,13 @@ def gradient_step(
             length = piece_length(module, tuple(images.shape[1:]), images.device)
         sizes = piece_sizes(len(images), length)
         parts = zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True)
-        gradient, loss, right = piece(vector, *next(parts))
+        gradient, loss, *right = piece(vector, *next(parts))
         for x, y in parts:
             g, more, hits = piece(vector, x, y)
             gradient += g
             loss += more
-            right += hits
-        return gradient.div_(len(images)), loss.div_(len(images)), right
+            right.append(hits)
+        return gradient.div_(len(images)), loss.div_(len(images)), torch.cat(right)
 
     return step
 
@@ -191,7 +199,7 @@ def _piece(classify: Classifier) -> Step:
 
     def loss(vector: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits = classify(vector, images)
-        right = (logits.detach().argmax(1) == labels).sum()
+        right = logits.detach().argmax(1) == labels
         return F.cross_entropy(logits, labels, reduction="sum"), right
 
     def piece(vector: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
