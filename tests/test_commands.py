@@ -217,6 +217,26 @@ def test_select_herding(tmp_path: Path, library: Path) -> None:
     assert [e["mean"] for e in events(out, "score")] == [score["mean"]]
 
 
+def test_select_forgetting(
+    tmp_path: Path, library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "forgetting"
+    line = f"{SELECT} --method forgetting --experts {library} --epochs 2 --out {out} --no-score"
+    succeed(line)
+    told = capsys.readouterr().out
+    assert "forgetting: training ConvNet-D2 width 4 instance on 1,295 images for 2 epochs" in told
+    assert [e["epoch"] for e in events(out, "epoch")] == [1, 2]
+    settings = SyntheticSet.load(out / "best").info["forgetting"]
+    assert (settings["epochs"], settings["batch"], settings["lr"]) == (2, 128, 0.05)
+
+
+def test_select_trains_the_network_it_is_given(tmp_path: Path) -> None:
+    out = tmp_path / "mlp"
+    succeed(f"{SELECT} --method forgetting --network mlp --epochs 1 --lr 0.1 --out {out}")
+    assert SyntheticSet.load(out / "best").info["forgetting"]["network"] == "MLP width 128"
+    assert [s["model"] for s in result_of(out, "select")["scores"]] == ["MLP width 128"]
+
+
 def test_evaluate(tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "evaluated"
     succeed(f"{EVALUATE} {run}/best --networks convnet,mlp --out {out}")
@@ -473,6 +493,17 @@ def test_experts_refuses(
     [
         ("--method herding", ["herding", "features", "--experts"]),
         ("--method hearding --experts LIBRARY", ["'hearding'", "did you mean 'herding'?"]),
+        ("--method k-center", ["k-center", "features", "--experts"]),
+        ("--method k-mean", ["'k-mean'", "did you mean 'k-means'?"]),
+        ("--method forgetting --epochs 0", ["epochs is 0", "at least 1"]),
+        ("--method forgetting --lr 0", ["lr is 0", "above 0"]),
+        ("--method forgetting --network convnet --norm batch", ["running statistics", "norm="]),
+        ("--method forgetting --epochs 1 --lr 1e30", ["diverged in epoch 1", "smaller --lr"]),
+        ("--method forgetting --ipc 126", ["ipc is 126", "from 1 to 125"]),
+        (
+            "--method forgetting --experts LIBRARY --network mlp",
+            ["convnet", "mlp", "leave the network out"],
+        ),
         ("--ipc 126", ["ipc is 126", "has 125", "from 1 to 125"]),
         ("--ipc 0", ["ipc is 0", "from 1 to 125"]),
         ("--experts LIBRARY --whitening zca", ["'normalize'", "'zca'", "--whitening normalize"]),

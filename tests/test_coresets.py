@@ -47,9 +47,11 @@ def whitening(dataset):
     return fit_whitening("normalize", dataset.train)
 
 
-def evidence_for(method, seed=0):
+def evidence_for(method):
     """Of the kind that `method` looks at, for the images of `dataset`."""
-    return {"nothing": None, "features": features(13, seed=seed)}[CORESETS[method].looks_at]
+    counts = torch.tensor([0, 2, torch.inf, 2, 1, 0, 0, 0, torch.inf, 5, 1, 1, 0])
+    kinds = {"nothing": None, "features": features(13), "forgetting": counts}
+    return kinds[CORESETS[method].looks_at]
 
 
 # The choices themselves.
@@ -275,14 +277,29 @@ def test_unknown_methods_are_refused_with_a_suggestion(dataset, whitening):
 @pytest.mark.parametrize(
     ("rows", "reason"),
     [
-        (None, "needs features"),
-        (features(12), "12 rows of features for 13"),
-        (features(13) / 0, "non-finite"),
+        (None, "herding needs rows of features; give the embeddings of a trained network"),
+        (features(12), "12 rows of features of shape .12, 3. for 13"),
+        (features(13) / 0, "no numbers"),
+        (features(13)[:, 0], "of shape .13,. for 13"),
     ],
 )
-def test_evidence_that_does_not_fit_is_refused(dataset, whitening, rows, reason):
+def test_features_that_do_not_fit_are_refused(dataset, whitening, rows, reason):
     with pytest.raises(SettingError, match=reason):
         select_coreset("herding", dataset, 1, whitening=whitening, evidence=rows)
+
+
+@pytest.mark.parametrize(
+    ("counts", "reason"),
+    [
+        (None, "forgetting needs counts of forgetting; give the forgetting_counts of"),
+        (torch.zeros(12), "12 counts of forgetting of shape .12,. for 13"),
+        (torch.zeros(13) / 0, "no numbers"),
+        (features(13), "of shape .13, 3. for 13"),
+    ],
+)
+def test_counts_that_do_not_fit_are_refused(dataset, whitening, counts, reason):
+    with pytest.raises(SettingError, match=reason):
+        select_coreset("forgetting", dataset, 1, whitening=whitening, evidence=counts)
 
 
 def test_a_made_set_is_compared_with_two_of_them():

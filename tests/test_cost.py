@@ -20,7 +20,7 @@ from trajmatch.config import (
     RunConfig,
 )
 from trajmatch.data.sources import SOURCES
-from trajmatch.distillation import matching
+from trajmatch.distillation import walking
 from trajmatch.evaluation import protocol
 from trajmatch.experts import train
 from trajmatch.networks import NetworkSpec
@@ -242,7 +242,7 @@ def test_as_much_is_compiled_as_the_run_compiles(
         asked.append(work)
         return False
 
-    for module in (gain, protocol, matching, train):
+    for module in (gain, protocol, walking, train):
         monkeypatch.setattr(module, "wanted", spy)
     estimate(TINY, Shape.of(tiny.digits()), probe=lambda *given: SPEED, workers=1)
     expected = list(asked)

@@ -363,9 +363,12 @@ def other_run(out: Path, command: str, settings: dict, method: str) -> Parsed:
     return Parsed(write_report(out).read_text())
 
 
-def test_page_of_select(tmp_path, run):
+@pytest.mark.parametrize("method", ["herding", "k-center", "forgetting"])
+def test_page_of_select(tmp_path, run, method):
     SyntheticSet.load(run / "best").save(tmp_path / "best")
-    parsed = other_run(tmp_path, "select", {"ipc": 1}, "herding")
+    parsed = other_run(tmp_path, "select", {"ipc": 1}, method)
+    assert f"real images, {method}" in parsed.words
+    assert "distilled by" not in parsed.words
     assert "74.4 ± 1.6 % test accuracy of 5 fresh networks, each trained on these 10 real" in (
         parsed.words
     )

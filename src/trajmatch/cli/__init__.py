@@ -61,7 +61,7 @@ COMMANDS: dict[str, Command] = {
     "select": Command(
         select.Flags,
         select.run,
-        "choose real images instead: random, herding",
+        "choose real images instead: random, herding, k-center, k-means, forgetting",
         "trajmatch select --method herding --data photos.zip --size 32 --experts runs/experts",
     ),
     "evaluate": Command(

@@ -73,6 +73,23 @@ def expert_progress(
 
 
 @contextlib.contextmanager
+def training_progress(
+    title: str, config: ExpertConfig
+) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """A bar over the epochs of one network; none where none is trained."""
+    with contextlib.ExitStack() as stack:
+        bars: list[Bar] = []
+
+        def progress(event: Mapping[str, Any]) -> None:
+            epoch, accuracy = event["epoch"], f"{event['train_accuracy']:.1f} %"
+            if not bars:
+                bars.append(stack.enter_context(task(title, config.epochs, done=epoch)))
+            bars[0].advance(epoch - bars[0].done, train_accuracy=accuracy)
+
+        yield progress
+
+
+@contextlib.contextmanager
 def iteration_progress(
     config: DistillConfig,
 ) -> Iterator[Callable[[int, Mapping[str, float]], None]]:

@@ -6,13 +6,14 @@ says what its evidence is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
 from trajmatch import rng
+from trajmatch.coresets.forgetting import choose_forgetting, forgetting_counts
 from trajmatch.coresets.herding import choose_herding
 from trajmatch.coresets.kcenter import choose_k_center
 from trajmatch.coresets.kmeans import choose_k_means
@@ -29,12 +30,14 @@ __all__ = [
     "BASELINES",
     "CORESETS",
     "Coreset",
+    "choose_forgetting",
     "choose_herding",
     "choose_k_center",
     "choose_k_means",
     "choose_random",
     "coreset_of",
     "embeddings",
+    "forgetting_counts",
     "require_enough",
     "select_coreset",
 ]
@@ -47,8 +50,9 @@ class Coreset:
     choose: Callable[[Any, Tensor, int, torch.Generator], Tensor]
     """(evidence, labels [n], ipc, generator) -> the indices of ipc images of each class, class by
     class."""
-    looks_at: Literal["nothing", "features"] = "nothing"
-    """Of each training image. "features": its embedding by a trained network (`embeddings`)."""
+    looks_at: Literal["nothing", "features", "forgetting"] = "nothing"
+    """Of each training image. "features": its embedding by a trained network (`embeddings`).
+    "forgetting": how often a network in training forgot it (`forgetting_counts`)."""
 
 
 CORESETS: dict[str, Coreset] = {
@@ -56,6 +60,7 @@ CORESETS: dict[str, Coreset] = {
     "herding": Coreset(choose_herding, "features"),
     "k-center": Coreset(choose_k_center, "features"),
     "k-means": Coreset(choose_k_means, "features"),
+    "forgetting": Coreset(choose_forgetting, "forgetting"),
 }
 
 BASELINES = ("random", "herding")
@@ -70,27 +75,29 @@ def select_coreset(
     seed: int = 0,
     whitening: Whitening,
     evidence: Float[Tensor, "n *each"] | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> SyntheticSet:
     """`ipc` training images of each class, chosen by `method` and whitened; without a step size.
 
     evidence: what `method` looks at, a row per training image; None where that is nothing.
+    origin: where the evidence comes from, as JSON has it; kept in the set's info.
 
     Raises SettingError for an unknown method, evidence that is missing or does not fit, or more
     images per class than the smallest class has.
     """
-    coreset = coreset_of(method)
+    choose = coreset_of(method).choose
     require_enough(dataset, ipc)
     labels = dataset.train.labels
-    if coreset.looks_at != "nothing":
-        evidence = _fitting(method, coreset.looks_at, evidence, len(labels))
-    indices = coreset.choose(evidence, labels, ipc, rng.stream(seed, "coreset", method))
+    evidence = _fitting(method, evidence, len(labels))
+    indices = choose(evidence, labels, ipc, rng.stream(seed, "coreset", method))
     return SyntheticSet(
         images=whitening.apply(to_float(dataset.train.images[indices])),
         labels=labels[indices],
         classes=dataset.classes,
         whitening=whitening,
         step_size=None,
-        info={"method": method, "ipc": ipc, "seed": seed, "data": dataset.summary()},
+        info={"method": method, "ipc": ipc, "seed": seed, "data": dataset.summary()}
+        | dict(origin or {}),
     )
 
 
@@ -112,14 +119,22 @@ def require_enough(dataset: ImageDataset, ipc: int) -> None:
         )
 
 
-def _fitting(method: str, looks_at: str, evidence: Tensor | None, images: int) -> Tensor:
-    """The evidence on the CPU, refused where it cannot be that of these images."""
+def _fitting(method: str, evidence: Tensor | None, images: int) -> Tensor | None:
+    """The evidence on the CPU, refused where it cannot be what `method` looks at."""
+    kind = CORESETS[method].looks_at
+    if kind == "nothing":
+        return None
+    what, axes, source = {
+        "features": ("rows of features", 2, "embeddings of a trained network"),
+        "forgetting": ("counts of forgetting", 1, "forgetting_counts of a training run"),
+    }[kind]
     if evidence is None:
-        raise SettingError(f"{method} needs {looks_at}; give those of a trained expert")
-    if len(evidence) != images or not bool(evidence.isfinite().all()):
+        raise SettingError(f"{method} needs {what}; give the {source} as evidence=")
+    sound = not bool(evidence.isnan().any() if axes == 1 else (~evidence.isfinite()).any())
+    if len(evidence) != images or evidence.ndim != axes or not sound:
         raise SettingError(
-            f"{method} got {len(evidence)} rows of {looks_at} for {images} training images, "
-            "or non-finite ones; give one finite row per image of dataset.train"
+            f"{method} got {len(evidence)} {what} of shape {tuple(evidence.shape)} for {images} "
+            f"training images, or some that are no numbers; give the {source}"
         )
     return evidence.cpu()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from trajmatch.distillation import Outcome
 from trajmatch.pipeline.checks import load, network_for, require_fit
-from trajmatch.pipeline.choosing import select_coreset
+from trajmatch.pipeline.choosing import select_coreset, training_like
 from trajmatch.pipeline.distilling import distill, initial_images
 from trajmatch.pipeline.scoring import QUICK_EPOCHS, compare_on_test, evaluate
 from trajmatch.pipeline.training import Progress, full_data_score, train_experts
@@ -29,5 +29,6 @@ __all__ = [
     "run",
     "select_coreset",
     "train_experts",
+    "training_like",
     "write_run",
 ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trajmatch.coresets import CORESETS
 from trajmatch.errors import DataError, FileFormatError
 from trajmatch.report.figures import Row
 from trajmatch.synthetic import SyntheticSet
@@ -19,6 +20,11 @@ BASELINES = {
     "full data": "all training images",
 }
 """Methods that a score is compared with, and how they are called."""
+
+
+def is_chosen(method: object) -> bool:
+    """Whether a set of `method` is made of real images."""
+    return method in BASELINES or method in CORESETS
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,14 @@ from trajmatch.report.axes import NBSP, number, percent
 from trajmatch.report.evaluations import Evaluations
 from trajmatch.report.facts import cost, origin, settings
 from trajmatch.report.figures import Curve, Row
-from trajmatch.report.folder import BASELINES, RunFolder, mapping, number_or_nan, optional
+from trajmatch.report.folder import (
+    BASELINES,
+    RunFolder,
+    is_chosen,
+    mapping,
+    number_or_nan,
+    optional,
+)
 from trajmatch.report.networks import network_tables
 from trajmatch.report.pictures import gallery, pictures_of, snapshot_paths, timeline
 from trajmatch.report.scores import network_name, score_plot, score_rows
@@ -113,7 +120,7 @@ def _lead(run: RunFolder, curves: list[Curve]) -> dict[str, str]:
     if main is None:
         return _lead_by_validation(curves)
     n, method = main.get("n"), main.get("method")
-    kind = "real" if method in BASELINES else "synthetic"
+    kind = "real" if is_chosen(method) else "synthetic"
     count = len(run.small) if run.small is not None else None
     label = f"{main.get('split') or 'test'} accuracy of "
     label += f"{n} fresh networks, each" if n and n > 1 else "one fresh network"

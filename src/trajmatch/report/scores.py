@@ -8,7 +8,7 @@ from typing import Any
 
 from trajmatch.report.axes import END, NBSP, WIDTH, Scale, every, percent
 from trajmatch.report.figures import Figure, Row
-from trajmatch.report.folder import BASELINES, RunFolder, mapping
+from trajmatch.report.folder import BASELINES, RunFolder, is_chosen, mapping
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,9 @@ def score_rows(run: RunFolder) -> list[dict[str, str | bool]]:
 def score_name(score: Row) -> str:
     """What the networks of a score were trained on."""
     method = str(score.get("method") or "unnamed")
-    return BASELINES.get(method) or f"distilled by {method.upper() if method == 'mtt' else method}"
+    if is_chosen(method):
+        return BASELINES.get(method, f"real images, {method}")
+    return f"distilled by {method.upper() if method == 'mtt' else method}"
 
 
 def network_name(value: Any) -> str:
