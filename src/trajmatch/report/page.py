@@ -32,7 +32,16 @@ from trajmatch.report.networks import network_tables
 from trajmatch.report.pictures import gallery, pictures_of, snapshot_paths, timeline
 from trajmatch.report.scores import network_name, score_plot, score_rows
 
-_METHODS = {"mtt": "trajectory matching (MTT)", "random": "random choice"}
+_METHODS = {
+    "mtt": "trajectory matching (MTT)",
+    "dd": "dataset distillation (DD)",
+    "ld": "label distillation (LD)",
+    "dc": "gradient matching (DC)",
+    "dsa": "gradient matching, augmented (DSA)",
+    "dm": "distribution matching (DM)",
+    "kip": "kernel inducing points (KIP)",
+    "random": "random choice",
+}
 
 
 def write_report(run: Path | str, out: Path | str | None = None) -> Path:
