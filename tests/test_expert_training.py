@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from trajmatch import rng
+from trajmatch import pieces, rng
 from trajmatch.config import ExpertConfig
 from trajmatch.data.augment import DSA
 from trajmatch.errors import SettingError, TrajmatchError
@@ -173,6 +173,19 @@ def test_bf16_gradient_is_near_and_stays_float32():
     assert torch.equal(right, SPEC.build(seed=0)(images).argmax(1) == labels)
     assert not exact.requires_grad
     assert not vector.requires_grad
+
+
+def test_a_batch_in_pieces_is_the_batch(monkeypatch):
+    images, labels = _data()
+    vector = parameter_vector(SPEC.build(seed=0))
+    whole = gradient_step(SPEC.build(seed=0))(vector, images, labels)
+    # An image's largest activation is 4 filters of 8x8 floats: seven at a time, the last five.
+    monkeypatch.setattr(pieces, "CACHE_BYTES", 7 * 4 * 8 * 8 * 4)
+    gradient, loss, right = gradient_step(SPEC.build(seed=0))(vector, images, labels)
+    torch.testing.assert_close(gradient, whole[0])
+    torch.testing.assert_close(loss, whole[1])
+    assert right.shape == (N,)
+    assert torch.equal(right, whole[2])
 
 
 def test_the_gradient_by_finite_differences():
