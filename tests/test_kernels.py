@@ -65,6 +65,16 @@ def test_arc_cosines_are_expectations() -> None:
         assert step[0, i].item() == pytest.approx(2 * both.item(), abs=4e-3)
 
 
+def test_arc_cosines_have_a_slope_at_their_ends() -> None:
+    rho = torch.tensor([[-1.0, -0.5, 1.0]], dtype=torch.float64, requires_grad=True)
+    line, step = arc_cosines(rho)
+    (of_line,) = torch.autograd.grad(line.sum(), rho, retain_graph=True)
+    (of_step,) = torch.autograd.grad(step.sum(), rho)
+    torch.testing.assert_close(of_line, step)
+    inside = 1 / (math.pi * math.sqrt(3 / 4))
+    torch.testing.assert_close(of_step, torch.tensor([[0.0, inside, 0.0]], dtype=torch.float64))
+
+
 def test_a_dense_kernel_is_blind_to_places_and_a_convolution_is_not() -> None:
     a, b = images(2), images(3, seed=1)
     order = torch.randperm(4, generator=torch.Generator().manual_seed(3))
@@ -236,9 +246,11 @@ def test_the_ridge_solution_is_numpys() -> None:
 def test_it_is_solved_in_float64_whatever_the_images() -> None:
     s, targets = images(6), centered(torch.arange(6) % 3, 3)
     s[1] = s[0] + 1e-4 * s[1]  # float32 does not tell these two apart in K
-    precise = Regression.fit(Dense(2), s.float().double(), targets).predict(s.float().double())
+    k = Dense(2).ntk(s.float(), s.float()).numpy()
+    regularized = k + 1e-6 * np.trace(k) / 6 * np.eye(6)
+    precise = k @ np.linalg.solve(regularized, targets.numpy())
     found = Regression.fit(Dense(2), s.float(), targets.float()).predict(s.float())
-    torch.testing.assert_close(found, precise, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found.numpy(), precise, rtol=0, atol=1e-7)
 
 
 def test_targets_are_centered() -> None:
