@@ -178,7 +178,7 @@ class DistillConfig:
     """Iterations between checkpoints."""
     batch_real: int = 256
     """Real images per iteration that methods without experts look at: of each class (dc, dsa, dm)
-    or of all together (dd, ld)."""
+    or of all together (dd, ld, kip)."""
     lr_net: float = 0.01
     """dc, dsa: learning rate of the network that gradients are matched along."""
     outer_loop: int | None = None
