@@ -27,7 +27,7 @@ CALL_SECONDS = 1e-3
 FLOP_PER_SECOND = 1e11
 """What one core of a CPU computes. Neither figure need be right: they set where 'auto' turns."""
 
-_FORM: dict[str, dict[str, Any]] = {
+FORMS: dict[str, dict[str, Any]] = {
     "cuda": {"mode": "reduce-overhead"},
     # Calls between kernels from C++ instead of Python: a tenth of a small network's time.
     "cpu": {"options": {"cpp_wrapper": True}},
@@ -83,7 +83,7 @@ def compiled(function: F, note: Callable[[str], None] = log.info) -> F:
         kind = arguments[0].device.type
         if kind not in fast:
             _say_once("compiling (about a minute, once; seconds when cached)", note)
-            fast[kind] = torch.compile(function, dynamic=False, **_FORM.get(kind, {}))
+            fast[kind] = torch.compile(function, dynamic=False, **FORMS.get(kind, {}))
         try:
             result = fast[kind](*arguments)
         except RuntimeError as error:
