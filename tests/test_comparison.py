@@ -1,18 +1,22 @@
 """Methods side by side: which cells there are, whose settings, and the command."""
 
 import dataclasses
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests import tiny
 
 from trajmatch.cli import main
-from trajmatch.config import DistillConfig, RunConfig, from_dict, read_toml
+from trajmatch.config import DistillConfig, NetworkConfig, RunConfig, from_dict, read_toml
 from trajmatch.coresets import CORESETS
 from trajmatch.distillation import MAKERS
 from trajmatch.errors import SettingError
+from trajmatch.evaluation.ranking import augmentation_robust, label_robust
 from trajmatch.files import read_json
 from trajmatch.studies.comparison import comparison, known
+from trajmatch.studies.judged import ranked
 
 BASE = RunConfig(
     distill=tiny.DISTILL,
@@ -86,12 +90,30 @@ def test_tables_of_methods_from_toml(tmp_path: Path) -> None:
     assert found.by("mtt", ipc=3) == DistillConfig(iterations=7, ipc=3)
 
 
+def test_settings_of_a_method_for_a_number_of_images(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(
+        "[distill]\niterations = 7\n[methods.dm]\nlr_img = 1\n[methods.dm.ipc10]\nlr_img = 5\n",
+        encoding="utf-8",
+    )
+    found = read_toml(path, RunConfig)
+    assert found.by("dm", ipc=10) == DistillConfig(method="dm", iterations=7, ipc=10, lr_img=5.0)
+    assert found.by("dm", ipc=2) == DistillConfig(method="dm", iterations=7, ipc=2, lr_img=1.0)
+    path.write_text("[methods.dm.ipc10]\nlr_imgs = 5\n", encoding="utf-8")
+    with pytest.raises(SettingError, match=r"unknown setting 'methods\.dm\.lr_imgs'"):
+        read_toml(path, RunConfig)
+    path.write_text("[methods.dm]\nipc10 = 5\n", encoding="utf-8")
+    with pytest.raises(SettingError, match=r"'methods\.dm\.ipc10' is a table"):
+        read_toml(path, RunConfig)
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Twice: the second finds every cell where the first left it."""
     out = tmp_path / "compared"
     words = (
-        f"compare --methods random,mtt --ipc 1,2 --experts {tiny.library().path} --out {out} "
-        f"--device cpu {tiny.JUDGE_WORDS} " + tiny.DISTILL_WORDS.replace("--", "--distill.")
+        f"compare --methods random,mtt --ipc 1,2 --networks mlp --experts {tiny.library().path} "
+        f"--out {out} --device cpu {tiny.JUDGE_WORDS} "
+        + tiny.DISTILL_WORDS.replace("--", "--distill.")
     ).split()
     texts = []
     for _ in range(2):
@@ -103,6 +125,20 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         ("random", 1), ("mtt", 1), ("random", 2), ("mtt", 2),
     ]  # fmt: skip
     assert all(cell["n"] == 2 and cell["making_seconds"] >= 0 for cell in cells)
+    assert [cell["makes"] for cell in cells] == [False, True, False, True]
+    assert all(cell["making_bytes"] is None or cell["making_bytes"] >= 0 for cell in cells)
+    for cell in cells:
+        scores, found = cell["scores"], cell["ranking"]
+        assert scores["hard"]["mean"] == cell["mean"]
+        assert ", no augmentation" in scores["plain"]["protocol"]
+        assert [score["model"][:3] for score in cell["networks"]] == ["MLP"]
+        assert cell["own"] == "hard"
+        assert 0 < found["lrs"] < found["ars"] < 100
+        assert (scores["soft"] is not None) == (not cell["makes"])
+        assert (out / cell["variant"] / "seed0" / "best" / "distilled.json").exists()
+    random = cells[0]
+    assert random["ranking"]["ars"] == pytest.approx(100 / (math.e + 1))
+    assert random["scores"]["soft"]["values"] != random["scores"]["hard"]["values"]
     assert {cell["ipc"] for cell in cells} == {1, 2}
     table = capsys.readouterr().out
     assert "method random" in table
@@ -112,3 +148,54 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert [one["key"]["distill"]["ipc"] for one in losses] == [1, 2]
     for text in texts:
         assert text.count('<g class="heat') == 4
+
+
+def test_other_networks_are_known_before_anything_is_made() -> None:
+    with pytest.raises(SettingError, match="unknown network 'resnet81'; did you mean 'resnet18'"):
+        comparison(["mtt"], [1], [NetworkConfig(network="resnet81")])
+
+
+# -- the scores of DD-Ranking --------------------------------------------------------------------
+
+
+def test_scores_of_a_set_by_hand() -> None:
+    """exp(0) is what random images that recover all of the data come to."""
+    at = 100 * (1 - math.exp(-1)) / (math.e - math.exp(-1))
+    assert label_robust(full=90.0, hard=90.0, own=20.0, random=20.0) == pytest.approx(at)
+    assert augmentation_robust(own=30.0, random=30.0, plain=7.0, plain_random=7.0) == pytest.approx(
+        at
+    )
+    # 0.5 * 0.30 - 0.5 * 0.40 = -0.05
+    low = 100 * (math.exp(-0.05) - math.exp(-1)) / (math.e - math.exp(-1))
+    assert label_robust(full=90.0, hard=50.0, own=60.0, random=30.0) == pytest.approx(low)
+    # 0.5 * 0.20 + 0.5 * 0.10 = 0.15
+    high = 100 * (math.exp(0.15) - math.exp(-1)) / (math.e - math.exp(-1))
+    found = augmentation_robust(own=50.0, random=30.0, plain=40.0, plain_random=30.0)
+    assert found == pytest.approx(high)
+
+
+def test_scores_stand_beside_random_images_of_the_same_seed() -> None:
+    """A set with soft labels stands beside random images with soft labels."""
+
+    def cell(method: str, seed: int, own: str, **means: float) -> dict[str, Any]:
+        scores = {name.replace("_", " "): {"mean": mean} for name, mean in means.items()}
+        return {"at": {"ipc": 1, "method": method}, "seed": seed, "own": own, "scores": scores}
+
+    random = cell("random", 0, "hard", hard=30.0, soft=50.0, plain=20.0, plain_soft=35.0)
+    hard = cell("mtt", 0, "hard", hard=60.0, plain=45.0)
+    soft = cell("ld", 0, "soft", hard=55.0, soft=70.0, plain=40.0)
+    alone = cell("mtt", 1, "hard", hard=60.0, plain=45.0)
+    failed = {"at": {"ipc": 1, "method": "dm"}, "seed": 0, "error": "diverged"}
+    library = tiny.library()
+    ranked([random, hard, soft, alone, failed], library)
+    full = library.summary()["accuracy_mean"]
+    assert hard["ranking"] == {
+        "lrs": label_robust(full=full, hard=60.0, own=60.0, random=30.0),
+        "ars": augmentation_robust(own=60.0, random=30.0, plain=45.0, plain_random=20.0),
+    }
+    assert soft["ranking"] == {
+        "lrs": label_robust(full=full, hard=55.0, own=70.0, random=50.0),
+        "ars": augmentation_robust(own=70.0, random=50.0, plain=40.0, plain_random=35.0),
+    }
+    assert alone["ranking"] is None
+    assert "ranking" not in failed

@@ -7,6 +7,7 @@ starts. Defaults are the digits demo's where a data set matters, the paper's els
 from __future__ import annotations
 
 import dataclasses
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -264,19 +265,26 @@ class RunConfig:
     distill: DistillConfig = DistillConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     methods: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    """What methods change of `distill` where they are compared, by name: [methods.dm] in TOML. A
-    table of another name gives its own `method`."""
+    """What methods change of `distill` where they are compared, by name: [methods.dm] in TOML, and
+    [methods.dm.ipc10] for ten images per class alone. A table of another name gives its own
+    `method`."""
 
     def __post_init__(self) -> None:
-        for name in self.methods:
+        for name, table in self.methods.items():
             self.by(name)
+            for key in table:
+                if ipc := re.fullmatch(r"ipc(\d+)", key):
+                    self.by(name, ipc=int(ipc[1]))
 
-    def by(self, name: str, **changes: Any) -> DistillConfig:
-        """`distill` with what `methods` says of one of them. Raises SettingError for settings that
-        there are not."""
-        own = self.methods.get(name, {})
-        table = {**to_dict(self.distill), "method": name, **own, **changes}
-        return from_dict(DistillConfig, table, f"methods.{name}.")
+    def by(self, name: str, *, ipc: int | None = None) -> DistillConfig:
+        """`distill` with what `methods` says of one of them, for so many images per class. Raises
+        SettingError for settings that there are not."""
+        table = self.methods.get(name, {})
+        ipc = ipc or table.get("ipc") or self.distill.ipc
+        few = _table(table.get(f"ipc{ipc}", {}), f"methods.{name}.ipc{ipc}")
+        own = {key: value for key, value in table.items() if not re.fullmatch(r"ipc\d+", key)}
+        whole = {**to_dict(self.distill), "method": name, **own, **few, "ipc": ipc}
+        return from_dict(DistillConfig, whole, f"methods.{name}.")
 
 
 C = TypeVar("C")

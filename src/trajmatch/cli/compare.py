@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from trajmatch.cli.study import Variations, carry_out, settings
+from trajmatch.cli.values import networks_of
 from trajmatch.config import DistillConfig
 from trajmatch.errors import SettingError
 
@@ -28,6 +29,9 @@ class Flags(Variations):
     distill: DistillConfig = DistillConfig()
     ipc: str = "1"
     """Images per class, one or more numbers separated by commas."""
+    networks: str | None = None
+    """Other networks that the first seed's images train as well, separated by commas, as for
+    `trajmatch evaluate`."""
 
 
 def run(flags: Flags) -> None:
@@ -36,7 +40,8 @@ def run(flags: Flags) -> None:
     methods = [word.strip() for word in flags.methods.split(",") if word.strip()]
     if methods == ["all"]:
         methods = known(settings(flags))
-    carry_out("methods", comparison(methods, _numbers(flags.ipc)), flags)
+    study = comparison(methods, _numbers(flags.ipc), networks_of(flags.networks or ""))
+    carry_out("methods", study, flags)
 
 
 def _numbers(text: str) -> list[int]:

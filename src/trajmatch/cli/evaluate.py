@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from trajmatch.cli.flags import Common, Flat, Positional, first_word, pick_device
-from trajmatch.config import DataConfig, EvaluateConfig, NetworkConfig
-from trajmatch.errors import SettingError
+from trajmatch.cli.values import networks_of
+from trajmatch.config import DataConfig, EvaluateConfig
 
 if TYPE_CHECKING:
     from trajmatch.evaluation import Score
@@ -66,7 +66,7 @@ def run(flags: Flags) -> None:
     began = time.perf_counter()
     flags = dataclasses.replace(flags, set=_set_of(flags.set))
     device = pick_device(flags.device)
-    networks = [_network(word) for word in (flags.networks or "").split(",") if word.strip()]
+    networks = networks_of(flags.networks or "")
     require_own_folder(flags.out, "evaluate")
     small = load_distilled(flags.set)
     data = shown.load(flags.data)
@@ -112,14 +112,6 @@ def _run_of(place: Path) -> Path | None:
         run = place.parent
         return run if any((run / name).is_file() for name in ("log.jsonl", "result.json")) else None
     return None
-
-
-def _network(word: str) -> NetworkConfig:
-    """`resnet18` or, with a norm, `resnet18:batch`."""
-    name, colon, norm = (part.strip() for part in word.partition(":"))
-    if not name or (colon and not norm):
-        raise SettingError(f"--networks has '{word.strip()}'; write NAME or NAME:NORM")
-    return NetworkConfig(network=name, norm=norm or None)
 
 
 def _table(scores: Sequence[Score]) -> None:

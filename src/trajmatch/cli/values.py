@@ -11,7 +11,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from trajmatch.errors import suggest
+from trajmatch.config import NetworkConfig
+from trajmatch.errors import SettingError, suggest
 
 REGISTRY = tyro.constructors.ConstructorRegistry()
 
@@ -85,3 +86,15 @@ def _choice(words: tuple[str, ...], choices: tuple[str, ...]) -> Reader:
         return word if word in choices else None
 
     return read
+
+
+def networks_of(words: str) -> list[NetworkConfig]:
+    """Networks separated by commas, each `resnet18` or, with a norm, `resnet18:batch`."""
+    return [_network(word) for word in words.split(",") if word.strip()]
+
+
+def _network(word: str) -> NetworkConfig:
+    name, colon, norm = (part.strip() for part in word.partition(":"))
+    if not name or (colon and not norm):
+        raise SettingError(f"--networks has '{word.strip()}'; write NAME or NAME:NORM")
+    return NetworkConfig(network=name, norm=norm or None)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from trajmatch import pipeline
 from trajmatch.config import to_dict
 from trajmatch.data import ImageDataset
@@ -16,6 +18,7 @@ from trajmatch.errors import FileFormatError, MismatchError
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.files import read_json, write_json
+from trajmatch.memory import added
 from trajmatch.studies.study import Made, Row, Study, Variant, is_own
 from trajmatch.synthetic import SyntheticSet, load_distilled
 from trajmatch.track.jsonl import jsonable
@@ -48,19 +51,31 @@ class Cell:
             except (FileFormatError, KeyError, TypeError):
                 pass  # damaged: measured again
         began = time.perf_counter()
-        outcome = None
-        if self.variant.source in MAKERS:
-            outcome = self._distilled(on_iteration)
-            small = outcome.best
-        else:
-            small = self._taken()
-        making = time.perf_counter() - began if outcome is None else outcome.seconds
         config, seed = self.variant.config, self.seed
+        outcome = None
+        iterated = False
+
+        def hear(iteration: int, values: Mapping[str, float]) -> None:
+            nonlocal iterated
+            iterated = True
+            on_iteration(iteration, values)
+
+        with added(torch.device(self.device)) as memory:
+            if self.variant.source in MAKERS:
+                outcome = self._distilled(hear)
+                small = outcome.best
+            else:
+                small = self._taken()
+        making = time.perf_counter() - began if outcome is None else outcome.seconds
+        if own and outcome is None and seed == config.seed:
+            small.save(self.folder / "best")  # for the page: a made set lies there as well
         rows = jsonable(
             self.study.measure(Made(small, self.library, self.data, config, seed, self.device))
         )
         for row in rows:
+            row["makes"] = outcome is not None
             row["making_seconds"] = round(making, 3)
+            row["making_bytes"] = self._most(memory.bytes if iterated or outcome is None else None)
         if outcome is not None:
             for row in rows:
                 row["validation"] = outcome.best_validation["mean"]
@@ -81,12 +96,24 @@ class Cell:
             write_json(stored, {"key": key, "rows": rows})
         return rows
 
+    def _most(self, now: int | None) -> int | None:
+        """Bytes at the peak of making, which may have been done in parts; `now`: in this one."""
+        if self.variant.source not in MAKERS:
+            return now
+        path = self.folder / "memory.json"
+        before = int(read_json(path)["bytes"]) if path.exists() else None
+        if now is None or (before is not None and now <= before):
+            return before
+        write_json(path, {"bytes": now})
+        return now
+
     def _key(self) -> dict[str, Any]:
         """All that determines what is measured."""
         config = self.variant.config
         judged = {k: v for k, v in to_dict(config.evaluate).items() if k != "workers"}
         key = {
             "measured": self.study.measured,
+            "asks": self.study.asks,
             "source": self.variant.source,
             "distill": to_dict(config.distill),
             "evaluate": judged,
@@ -126,5 +153,10 @@ class Cell:
         if not is_own(source):
             return load_distilled(source)
         return pipeline.select_coreset(
-            source, self.data, config.distill.ipc, experts=self._matched(), seed=self.seed
+            source,
+            self.data,
+            config.distill.ipc,
+            experts=self._matched(),
+            seed=self.seed,
+            device=self.device,
         )

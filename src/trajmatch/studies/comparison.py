@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from trajmatch.config import DistillConfig, RunConfig
+from trajmatch.config import DistillConfig, NetworkConfig, RunConfig, to_dict
 from trajmatch.coresets import CORESETS
 from trajmatch.distillation import MAKERS
 from trajmatch.errors import SettingError, suggest
-from trajmatch.studies.accuracy import accuracy
+from trajmatch.networks import NETWORKS
+from trajmatch.studies.judged import judged, ranked
 from trajmatch.studies.study import Study, Variant
 
 
@@ -18,11 +19,14 @@ def known(base: RunConfig) -> list[str]:
     return list(dict.fromkeys([*CORESETS, *MAKERS, *base.methods]))
 
 
-def comparison(methods: Sequence[str], ipcs: Sequence[int]) -> Study:
-    """`methods` at each of `ipcs` images per class, with the settings `RunConfig.by` gives them.
+def comparison(
+    methods: Sequence[str], ipcs: Sequence[int], networks: Sequence[NetworkConfig] = ()
+) -> Study:
+    """`methods` at each of `ipcs` images per class, with the settings `RunConfig.by` gives them;
+    the first seed's images train `networks` as well.
 
-    Raises SettingError for nothing to compare, a number below 1, or one that stands twice. Names
-    are checked where the base is known: by `Study.variants`.
+    Raises SettingError for nothing to compare, a number below 1, one that stands twice, or an
+    unknown network. Names of methods are checked where the base is known: by `Study.variants`.
     """
     if not methods or not ipcs:
         raise SettingError("there is nothing to compare: give methods and images per class")
@@ -32,6 +36,10 @@ def comparison(methods: Sequence[str], ipcs: Sequence[int]) -> Study:
             raise SettingError(f"{what} {twice[0]} stands twice; name each once")
     if min(ipcs) < 1:
         raise SettingError(f"ipc is {min(ipcs)}; it must be at least 1")
+    for asked in networks:
+        if asked.network not in NETWORKS:
+            word = str(asked.network)
+            raise SettingError(f"unknown network '{word}'; {suggest(word, NETWORKS)}")
 
     def variants(base: RunConfig) -> list[Variant]:
         return [_variant(base, method, ipc) for ipc in ipcs for method in methods]
@@ -42,7 +50,10 @@ def comparison(methods: Sequence[str], ipcs: Sequence[int]) -> Study:
         variants=variants,
         figure="grid",
         axes={"ipc": "images per class", "method": "method"},
-        measure=accuracy,
+        measure=lambda made: judged(made, networks),
+        page="comparison",
+        asks={"scores": "hard, soft, plain", "networks": [to_dict(one) for one in networks]},
+        relate=ranked,
     )
 
 
@@ -52,8 +63,10 @@ def _rule(base: RunConfig) -> str:
         "All methods have the same data, network, experts where they look at any, and validation "
         "images to choose by, and are tested once, alike: "
         f"{judge.n} fresh networks a seed, {judge.epochs} epochs, at the learned step size where a "
-        "method learns one, else at 0.01. Each has the settings listed beside it; the time that "
-        "making its images took is told with them."
+        "method learns one, else at 0.01. Each method has the settings listed beside it. Making "
+        "time is that of the images alone: experts, which mtt, herding, k-center and k-means look "
+        "at, are trained once for all, and looks at validation images do not count. Memory is what "
+        "making took beyond what the process held before, at its peak."
     )
 
 

@@ -112,6 +112,8 @@ def run_study(
             f"none of {len(failed)} cells could be measured; {failed[0]['variant']}, seed "
             f"{failed[0]['seed']}: {failed[0]['error']}"
         )
+    if study.relate is not None:
+        study.relate(cells, libraries[variants[0].name])
     return write_result(
         out,
         command="study",
@@ -126,6 +128,7 @@ def run_study(
                 "name": name,
                 "question": study.question,
                 "rule": study.rule(base),
+                "page": study.page,
                 "figure": study.figure,
                 "axes": dict(study.axes),
                 "measured": study.measured,
@@ -134,9 +137,16 @@ def run_study(
             },
             "network": libraries[variants[0].name].spec.describe(),
             "library": libraries[variants[0].name].summary(),
+            "full": _full(libraries[variants[0].name]),
             "cells": cells,
         },
     )
+
+
+def _full(library: ExpertLibrary) -> Row | None:
+    """What networks trained on all images come to; None where nobody tested the experts."""
+    tested = any(score is not None for score in library.accuracy("test").values())
+    return pipeline.full_data_score(library).to_json() if tested else None
 
 
 def _steps(variant: Variant) -> int:

@@ -67,6 +67,12 @@ class Study:
     measured: str = "test accuracy, %"
     counted: str = "fresh networks"
     """What n counts within one cell."""
+    page: Literal["study", "comparison"] = "study"
+    """How it is told."""
+    asks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What else determines what `measure` finds, as JSON has it."""
+    relate: Callable[[list[Row], ExpertLibrary], None] | None = None
+    """Adds to the cells, when all are known, what follows from several of them."""
 
 
 def distilled_with(base: RunConfig, **changes: Any) -> RunConfig:
