@@ -456,8 +456,9 @@ def test_a_drift_study_measures_on_experts_it_did_not_match(
     result = run(tmp_path, STUDIES["drift"])
     assert set(seen) == {0}
     cells = result["cells"]
-    assert {cell["at"]["set"] for cell in cells} == {"mtt", "random", "herding"}
-    assert [cell["at"]["epochs"] for cell in cells] == [1, 2] * 3
+    assert {cell["at"]["set"] for cell in cells} == {"mtt", "dsa", "random", "herding"}
+    assert [cell["at"]["epochs"] for cell in cells] == [1, 2] * 4
+    assert all(cell["values"] for cell in cells)
     small = SyntheticSet.load(tmp_path / "mtt" / "seed0" / "best")
     assert small.info["experts"]["experts"] == 1
     expected = drift(

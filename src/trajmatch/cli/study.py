@@ -95,7 +95,7 @@ class Flags(Variations):
     """Folder of the study: the experts, a folder for each variant, and the page."""
     sets: str | None = None
     """drift: folders of sets to compare, separated by commas, each FOLDER or NAME=FOLDER. None: one
-    distilled here, random and herding images."""
+    distilled here, one of dsa, random and herding images."""
 
     @classmethod
     def base(cls, arguments: Sequence[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ short-range and long-range matching are compared; this definition is ours.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 import statistics
@@ -24,6 +25,7 @@ import torch
 
 from trajmatch.config import RunConfig
 from trajmatch.data.augment import DSA
+from trajmatch.distillation import MAKERS
 from trajmatch.errors import MismatchError, SettingError
 from trajmatch.passes import arithmetic, passes
 from trajmatch.pieces import piece_length
@@ -150,15 +152,25 @@ def _require_fit(made: Made) -> None:
 # -- whose drift ---------------------------------------------------------------------------------
 
 
+COMPARED = ("mtt", "dsa", "random", "herding")
+
+
 def compared(base: RunConfig) -> list[Variant]:
-    """A set distilled here beside random and herding ones of as many images."""
+    """A set distilled here, one whose gradients match those of real images (each with what
+    `base.methods` says of it), and random and herding ones of as many images."""
     if base.experts.experts < 2:
         raise SettingError(
             f"there is {base.experts.experts} expert, and drift is measured on one that was not "
             "matched; give 2 experts or more, or sets made before with --sets"
         )
     config = _without_held_out(base)
-    return [Variant(name, config, {"set": name}, name) for name in ("mtt", "random", "herding")]
+    variants = []
+    for name in COMPARED:
+        own = config
+        if name in MAKERS:
+            own = dataclasses.replace(config, distill=base.by(name))
+        variants.append(Variant(name, own, {"set": name}, name))
+    return variants
 
 
 def of_sets(words: str) -> Callable[[RunConfig], list[Variant]]:
