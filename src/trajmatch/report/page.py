@@ -6,16 +6,12 @@ there is named on the page, and the rest is shown; numbers are never filled in.
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import hashlib
 import math
 from pathlib import Path
 from typing import Any
 
 from trajmatch import __version__
-from trajmatch.errors import MissingExtraError
-from trajmatch.files import atomic_write
 from trajmatch.report.axes import NBSP, number, percent
 from trajmatch.report.evaluations import Evaluations
 from trajmatch.report.facts import cost, origin, settings
@@ -31,6 +27,7 @@ from trajmatch.report.folder import (
 from trajmatch.report.networks import network_tables
 from trajmatch.report.pictures import gallery, pictures_of, snapshot_paths, timeline
 from trajmatch.report.scores import network_name, score_plot, score_rows
+from trajmatch.report.template import render, write_page
 
 _METHODS = {
     "mtt": "trajectory matching (MTT)",
@@ -58,12 +55,7 @@ def write_report(run: Path | str, out: Path | str | None = None) -> Path:
         from trajmatch.report.study import write_study_report
 
         return write_study_report(run, out)
-    html = _render(_context(found))
-    out = run / "report.html" if out is None else Path(out)
-    out = out / "report.html" if out.is_dir() else out
-    with atomic_write(out) as partial:
-        partial.write_text(html, encoding="utf-8")
-    return out
+    return write_page(render("page.html.j2", _context(found)), run, out)
 
 
 def _context(run: RunFolder) -> dict[str, Any]:
@@ -312,22 +304,3 @@ def _snippet(run: RunFolder) -> str:
         "inputs = small.whitening.apply(images)",
     ]
     return "\n".join(lines)
-
-
-def _render(context: dict[str, Any]) -> str:
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingExtraError("report", "report") from error
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("trajmatch.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    # The page's policy allows this one script by its hash, so nothing smuggled in would run.
-    environment.filters["sha256"] = lambda text: base64.b64encode(
-        hashlib.sha256(str(text).encode()).digest()
-    ).decode()
-    return environment.get_template("page.html.j2").render(context)

@@ -6,14 +6,12 @@ Drawn from the study's result.json alone, so that it can be drawn anew at any ti
 from __future__ import annotations
 
 import dataclasses
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trajmatch import __version__
-from trajmatch.errors import FileFormatError, MissingExtraError
-from trajmatch.files import atomic_write
+from trajmatch.errors import FileFormatError
 from trajmatch.report.axes import NBSP, Real, number
 from trajmatch.report.facts import cost, origin, say, settings
 from trajmatch.report.figures import Figure, Row
@@ -21,6 +19,9 @@ from trajmatch.report.folder import RunFolder, mapping
 from trajmatch.report.heatmap import Heatmap
 from trajmatch.report.lines import Lines
 from trajmatch.report.scores import ScorePlot
+from trajmatch.report.seeds import between
+from trajmatch.report.seeds import pooled as pooled
+from trajmatch.report.template import render, write_page
 
 
 def write_study_report(study: Path | str, out: Path | str | None = None) -> Path:
@@ -30,47 +31,8 @@ def write_study_report(study: Path | str, out: Path | str | None = None) -> Path
     holds the result of no study, and MissingExtraError without jinja2.
     """
     study = Path(study)
-    html = _render(_context(RunFolder.read(study)))
-    out = study / "report.html" if out is None else Path(out)
-    out = out / "report.html" if out.is_dir() else out
-    with atomic_write(out) as partial:
-        partial.write_text(html, encoding="utf-8")
-    return out
-
-
-def pooled(result: Mapping[str, Any]) -> list[Row]:
-    """A row for each variant and place: {variant, at, settings, mean, sd, n, values, failed}.
-
-    Of several seeds: mean and sd of the seeds' means, n seeds. Of one seed: what its cell holds. A
-    mean of None: no cell succeeded. `failed` counts the variant's cells that did not.
-    """
-    several = mapping(result["settings"]).get("seeds", 1) > 1
-    broken = [cell["variant"] for cell in result["cells"] if cell.get("mean") is None]
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for cell in result["cells"]:
-        groups.setdefault((cell["variant"], *cell["at"].items()), []).append(cell)
-    rows = []
-    for (name, *_), cells in groups.items():
-        done = [cell for cell in cells if cell.get("mean") is not None]
-        if several:
-            values = [cell["mean"] for cell in done]
-        else:
-            values = [value for cell in done for value in cell["values"]]
-        rows.append(
-            {
-                "variant": name,
-                "at": cells[0]["at"],
-                "settings": cells[0]["settings"],
-                "mean": statistics.fmean(values) if values else None,
-                "sd": statistics.stdev(values) if len(values) > 1 else None,
-                "n": len(values),
-                "values": values,
-                "failed": broken.count(name),
-            }
-        )
-    # Where a measure finds several places, a cell that failed has its variant's only.
-    measured = {row["variant"] for row in rows if row["mean"] is not None}
-    return [row for row in rows if row["mean"] is not None or row["variant"] not in measured]
+    run = RunFolder.read(study)
+    return write_page(render("study.html.j2", _context(run)), study, out)
 
 
 def study_figure(result: Mapping[str, Any]) -> Figure:
@@ -143,8 +105,9 @@ def _context(run: RunFolder) -> dict[str, Any]:
     rows, study = pooled(result), result["study"]
     # A variant that is named as its place on an axis need not say so twice.
     axes = [a for a in study["axes"] if any(row["at"].get(a) != row["variant"] for row in rows)]
+    told = ("cells", "study")
     plain = dataclasses.replace(
-        run, result={name: result[name] for name in result if name not in ("cells", "study")}
+        run, result={name: result[name] for name in result if name not in told}
     )
     return {
         "version": __version__,
@@ -201,34 +164,14 @@ def _meta(result: Mapping[str, Any]) -> str:
 def _counted(result: Mapping[str, Any], rows: Sequence[Row]) -> str:
     """What mean, sd and n are of, in words."""
     counted, seeds = result["study"]["counted"], mapping(result["settings"]).get("seeds", 1)
-    n = f"n{NBSP}={NBSP}{_between([row['n'] for row in rows if row['mean'] is not None])}"
+    n = f"n{NBSP}={NBSP}{between([row['n'] for row in rows if row['mean'] is not None])}"
     if seeds == 1:
         return (
             f"Mean ± standard deviation over {n} {counted} of one seed; how much one seed differs "
             "from the next is not in it (--seeds gives that)."
         )
-    each = _between([cell["n"] for cell in result["cells"] if cell.get("mean") is not None])
+    each = between([cell["n"] for cell in result["cells"] if cell.get("mean") is not None])
     return (
         f"Mean ± standard deviation over {n} seeds, each the mean of {each} {counted}. All seeds "
         "share their experts."
     )
-
-
-def _between(numbers: Sequence[int]) -> str:
-    low, high = min(numbers), max(numbers)
-    return str(low) if low == high else f"{low} to {high}"
-
-
-def _render(context: dict[str, Any]) -> str:
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingExtraError("report", "report") from error
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("trajmatch.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("study.html.j2").render(context)
