@@ -10,8 +10,11 @@ from typing import Any
 from trajmatch.report.axes import END, NBSP, RIGHT, WIDTH, Real, Scale, number, percent
 from trajmatch.report.figures import Figure, Row
 
-LEFT, TOP, HIGH = 52, 22, 46
-"""Where the cells begin at least, and how high each is."""
+LEFT, TOP = 52, 22
+"""Where the cells begin at least."""
+HIGH, LOW, MANY = 46, 24, 8
+"""How high a cell is, and how high where there are more lines than so many: mean and spread are
+then side by side."""
 LETTER = 6.5
 """Width of a letter beside them."""
 MIDDLE = 'text-anchor="middle"'
@@ -49,7 +52,8 @@ class Heatmap(Figure):
     def svg(self) -> str:
         columns, lines = self._values(self.x), self._values(self.y)
         left = max(LEFT, 14 + LETTER * max(len(word(value)) for value in lines))
-        wide, bottom = (RIGHT - left) / len(columns), TOP + HIGH * len(lines)
+        high = self._high
+        wide, bottom = (RIGHT - left) / len(columns), TOP + high * len(lines)
         means = [row["mean"] for row in self._done()]
         shade = Scale(min(means), max(max(means), min(means) + 1e-9), 5, 50)
         parts = [
@@ -58,7 +62,7 @@ class Heatmap(Figure):
             f'<text class="axis-name" x="2" y="12">{escape(self.words[1])}</text>',
         ]
         for i, value in enumerate(lines):
-            at = f'x="{left - 7:g}" y="{TOP + HIGH * (i + 0.5) + 4}" {END}'
+            at = f'x="{left - 7:g}" y="{TOP + high * (i + 0.5) + 4}" {END}'
             parts.append(f'<text class="tick" {at}>{word(value)}</text>')
         for i, value in enumerate(columns):
             at = f'x="{left + wide * (i + 0.5):.1f}" y="{bottom + 15}" {MIDDLE}'
@@ -70,28 +74,34 @@ class Heatmap(Figure):
         # The outlined last, so that no neighbor covers the outline.
         for row in sorted(self.rows, key=lambda row: row["variant"] in self.base):
             x = left + wide * columns.index(row["at"][self.x])
-            y = TOP + HIGH * lines.index(row["at"][self.y])
+            y = TOP + high * lines.index(row["at"][self.y])
             parts.append(self._cell(row, x, y, wide, shade))
         return "".join(parts) + "</svg>"
 
     def _cell(self, row: Row, x: Real, y: Real, wide: Real, shade: Scale) -> str:
+        high = self._high
         kind = "heat base" if row["variant"] in self.base else "heat"
         about = f"<title>{escape(self._place(row))}: {accuracy_words(row)}</title>"
-        box = f'x="{x + 1:.1f}" y="{y + 1}" width="{wide - 2:.1f}" height="{HIGH - 2}" rx="2"'
+        box = f'x="{x + 1:.1f}" y="{y + 1}" width="{wide - 2:.1f}" height="{high - 2}" rx="2"'
         middle = f'x="{x + wide / 2:.1f}" {MIDDLE}'
         if row["mean"] is None:
             return (
                 f'<g class="{kind} none">{about}<rect {box}/>'
-                f'<text {middle} y="{y + HIGH / 2 + 4}">failed</text></g>'
+                f'<text {middle} y="{y + high / 2 + 4}">failed</text></g>'
             )
-        lower, spread = 5, ""
+        mean, spread = f"{row['mean']:.1f}", ""
+        at = f'{middle} y="{y + high / 2 + 5}"'
         if row["sd"] is not None:
-            lower, text = 1, f"±{NBSP}{row['sd']:.1f}"
-            spread = f'<text {middle} y="{y + HIGH / 2 + 14}">{text}</text>'
+            text = f"±{NBSP}{row['sd']:.1f}"
+            if high == HIGH:
+                at = f'{middle} y="{y + high / 2 + 1}"'
+                spread = f'<text {middle} y="{y + high / 2 + 14}">{text}</text>'
+            else:
+                at = f'x="{x + wide / 2 + 3:.1f}" {END} y="{y + high / 2 + 5}"'
+                spread = f'<text x="{x + wide / 2 + 6:.1f}" y="{y + high / 2 + 5}">{text}</text>'
         return (
             f'<g class="{kind}">{about}<rect {box} fill-opacity="{shade(row["mean"]):.0f}%"/>'
-            f'<text class="value" {middle} y="{y + HIGH / 2 + lower}">{row["mean"]:.1f}</text>'
-            f"{spread}</g>"
+            f'<text class="value" {at}>{mean}</text>{spread}</g>'
         )
 
     def _draw(self, axes: Any) -> None:
@@ -106,6 +116,10 @@ class Heatmap(Figure):
         axes.set_yticks(range(len(lines)), [word(value) for value in lines])
         axes.set_xlabel(self.words[0])
         axes.set_ylabel(self.words[1])
+
+    @property
+    def _high(self) -> int:
+        return HIGH if len(self._values(self.y)) <= MANY else LOW
 
     def _done(self) -> list[Row]:
         return [row for row in self.rows if row["mean"] is not None]
