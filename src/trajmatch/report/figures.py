@@ -91,13 +91,7 @@ class Figure(ABC):
 
     def csv_url(self) -> str:
         """A data: address with the (thinned) rows as CSV, floats to six digits."""
-        rows, _ = self.thinned()
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({key: _cell(value) for key, value in row.items()})
-        return "data:text/csv;base64," + base64.b64encode(text.getvalue().encode()).decode()
+        return csv_url(self.thinned()[0])
 
 
 @dataclass(frozen=True)
@@ -280,6 +274,16 @@ class Curve(Figure):
             high = min(high, usual + 0.35 * (usual - low)) if usual > low else high
         room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
         return low - room, high + room
+
+
+def csv_url(rows: Sequence[Row]) -> str:
+    """A data: address with `rows`, which have the same keys, as CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: _cell(value) for key, value in row.items()})
+    return "data:text/csv;base64," + base64.b64encode(text.getvalue().encode()).decode()
 
 
 def _or_low(value: Real) -> Real:
