@@ -129,7 +129,7 @@ def gallery(
     raw, present = pixels[0].numel() if len(pixels) else 1, sum(map(bool, members))
     each = max(1, min(most, budget // max(1, raw * present)))
     factor = max(1, math.ceil(math.sqrt(raw * present * each / budget)))
-    shown = _smaller(pixels, factor)
+    shown = smaller(pixels, factor)
     groups = []
     for name, found in zip(classes, members, strict=True):
         pictures = []
@@ -144,7 +144,7 @@ def gallery(
     if factor > 1:
         note += f" Shown at 1/{factor} of their resolution."
     target = 96 if len(pixels) <= 24 else 72 if len(pixels) <= 200 else 48
-    width, height = _enlarged(shown, target)
+    width, height = enlarged(shown, target)
     return Gallery(tuple(groups), width, height, note.strip())
 
 
@@ -184,7 +184,7 @@ def timeline(
     for path in every(paths, limit):
         found = _read(path, unreadable)
         if found is not None and len(found[1]) == len(pixels):
-            small = _smaller(found[1][picked], factor)
+            small = smaller(found[1][picked], factor)
             frames.append(Frame(found[0], data_url(png(_sprite(small, columns), colors=256))))
     notes = []
     if len(frames) < len(paths):
@@ -195,8 +195,8 @@ def timeline(
         notes.append("colors reduced to 256")
     if factor > 1:
         notes.append(f"at 1/{factor} of their resolution")
-    small = _smaller(pixels[:1], factor)
-    width, height = _enlarged(small, 80 if len(picked) <= 24 else 56)
+    small = smaller(pixels[:1], factor)
+    width, height = enlarged(small, 80 if len(picked) <= 24 else 56)
     return Timeline(
         tuple(frames),
         tuple(classes[hard[index]] for index in picked),
@@ -247,7 +247,7 @@ def _pick(hard: Int[Tensor, " n"], count: int) -> list[int]:
     return [i for index in present for i in (hard == index).nonzero().flatten().tolist()[:each]]
 
 
-def _smaller(
+def smaller(
     pixels: UInt8[Tensor, "n channels height width"], factor: int
 ) -> UInt8[Tensor, "n channels h w"]:
     """Means over squares of `factor` pixels."""
@@ -268,7 +268,7 @@ def _sprite(
     return sheet.reshape(channels, rows * height, columns * width).contiguous()
 
 
-def _enlarged(pixels: UInt8[Tensor, "n channels height width"], target: int) -> tuple[int, int]:
+def enlarged(pixels: UInt8[Tensor, "n channels height width"], target: int) -> tuple[int, int]:
     """CSS (width, height) near `target`: whole multiples, so that every pixel is equally large."""
     height, width = pixels.shape[2:]
     times = max(1, round(target / max(height, width)))
