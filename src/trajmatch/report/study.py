@@ -13,6 +13,7 @@ from typing import Any
 from trajmatch import __version__
 from trajmatch.errors import FileFormatError
 from trajmatch.report.axes import NBSP, Real, number
+from trajmatch.report.comparison import comparison_context
 from trajmatch.report.facts import cost, origin, say, settings
 from trajmatch.report.figures import Figure, Row
 from trajmatch.report.folder import RunFolder, mapping
@@ -32,7 +33,10 @@ def write_study_report(study: Path | str, out: Path | str | None = None) -> Path
     """
     study = Path(study)
     run = RunFolder.read(study)
-    return write_page(render("study.html.j2", _context(run)), study, out)
+    context, template = _context(run), "study.html.j2"
+    if run.result["study"].get("page") == "comparison":
+        context, template = context | comparison_context(run), "comparison.html.j2"
+    return write_page(render(template, context), study, out)
 
 
 def study_figure(result: Mapping[str, Any]) -> Figure:
@@ -105,7 +109,7 @@ def _context(run: RunFolder) -> dict[str, Any]:
     rows, study = pooled(result), result["study"]
     # A variant that is named as its place on an axis need not say so twice.
     axes = [a for a in study["axes"] if any(row["at"].get(a) != row["variant"] for row in rows)]
-    told = ("cells", "study")
+    told = ("cells", "study", "full")
     plain = dataclasses.replace(
         run, result={name: result[name] for name in result if name not in told}
     )
