@@ -141,8 +141,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert random["scores"]["soft"]["values"] != random["scores"]["hard"]["values"]
     assert {cell["ipc"] for cell in cells} == {1, 2}
     table = capsys.readouterr().out
-    assert "method random" in table
-    assert "method mtt" in table
+    assert "\n| random | " in table
+    assert "\n| mtt | " in table
     assert "images per class" in texts[0]
     losses = [read_json(out / f"mtt-ipc{ipc}" / "seed0" / "cell.json") for ipc in (1, 2)]
     assert [one["key"]["distill"]["ipc"] for one in losses] == [1, 2]

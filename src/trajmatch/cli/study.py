@@ -125,6 +125,7 @@ def carry_out(name: str, study: Study, flags: Variations) -> None:
     from trajmatch import studies
     from trajmatch.cli import shown
     from trajmatch.cli.progress import Bar, task
+    from trajmatch.report.comparison import markdown_table
     from trajmatch.report.study import pooled, write_study_report
 
     began = time.perf_counter()
@@ -167,7 +168,10 @@ def carry_out(name: str, study: Study, flags: Variations) -> None:
             on_progress=on_epoch,
             on_iteration=on_iteration,
         )
-    _table(pooled(result), study)
+    if study.page == "comparison":
+        print(markdown_table(result))
+    else:
+        _table(pooled(result), study)
     try:
         page = f"the page: {write_study_report(flags.out)}"
     except MissingExtraError as error:  # hours of work are done and lie in the folder

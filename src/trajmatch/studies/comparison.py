@@ -61,12 +61,12 @@ def _rule(base: RunConfig) -> str:
     judge = base.evaluate
     return (
         "All methods have the same data, network, experts where they look at any, and validation "
-        "images to choose by, and are tested once, alike: "
-        f"{judge.n} fresh networks a seed, {judge.epochs} epochs, at the learned step size where a "
-        "method learns one, else at 0.01. Each method has the settings listed beside it. Making "
-        "time is that of the images alone: experts, which mtt, herding, k-center and k-means look "
-        "at, are trained once for all, and looks at validation images do not count. Memory is what "
-        "making took beyond what the process held before, at its peak."
+        "images to choose by, and are tested alike: by fresh networks of their own "
+        f"({judge.n} a seed, {judge.epochs} epochs), at the learned step size where a method "
+        "learns one, else at 0.01. What each method changes of the settings is listed below. "
+        "Making time is that of the images alone: experts, which mtt, herding, k-center and "
+        "k-means look at, are trained once for all, and looks at validation images do not count. "
+        "Memory is what making took beyond what the process held before, at its peak."
     )
 
 
