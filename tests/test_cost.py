@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 import tiny
 from trajmatch import pipeline, unroll
@@ -20,14 +21,18 @@ from trajmatch.config import (
     RunConfig,
 )
 from trajmatch.data.sources import SOURCES
-from trajmatch.distillation import walking
+from trajmatch.distillation import MAKERS, Learned, Maker, maker_of, walking
+from trajmatch.distillation.distribution import DistributionMatching
+from trajmatch.errors import SettingError
 from trajmatch.evaluation import protocol
 from trajmatch.experts import train
+from trajmatch.memory import peak_bytes
 from trajmatch.networks import NetworkSpec
-from trajmatch.pipeline import gain, probe
+from trajmatch.pipeline import gain, probe, trial
 from trajmatch.pipeline.cost import PROCESS_BYTES, Cost, Room, Shape, done_in, estimate
 from trajmatch.pipeline.gain import GAIN
 from trajmatch.pipeline.probe import Speed, measure
+from trajmatch.pipeline.trial import Trial, iteration
 
 SHAPE = Shape(channels=3, size=32, classes=10, train=900, val=100, test=300)
 SPEED = Speed(
@@ -166,6 +171,55 @@ def test_what_is_there_costs_nothing() -> None:
     assert done.networks == 3 * 5
 
 
+def test_nothing_costs_nothing_and_is_not_measured() -> None:
+    def probe(*given: object) -> Speed:
+        raise AssertionError("measured")
+
+    known = {"trained": 5, "iterated": 250, "judged": 5}
+    found = estimate(RUN, SHAPE, workers=2, probe=probe, **known)
+    words = ["nothing is left to do: 5 experts, 250 iterations and the test are there"]
+    assert (found.seconds, found.lines()) == (0, words)
+    assert cost(**{**known, "judged": 3}).networks == 3 * 2
+    for name in known:
+        assert cost(**{**known, name: 0}).lines() != words
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_a_method_without_experts_costs_what_its_own_iteration_does(device: str) -> None:
+    trial = Trial(seconds=7.0, peak=5 * 10**9, share=1.0)
+    speed = Speed(image=0.01, judging=0.02, trial=trial)
+    config = changed("distill", method="dm", segments=3)
+    found = cost(config, speed, device=device)
+    assert (found.iteration, found.distill_seconds) == (7.0, 250 * 7.0)
+    assert "250 iterations, 7 s each; dm's own, timed on noise" in found.lines()[2]
+    pixels = 1300 * 3 * 32 * 32
+    assert found.memory == trial.peak + (
+        PROCESS_BYTES + 5 * pixels if device == "cpu" else 4 * pixels
+    )
+    assert found.expert_seconds == cost(device=device).expert_seconds
+    part = dataclasses.replace(speed, trial=dataclasses.replace(trial, share=0.04))
+    assert cost(config, part).walk == "dm's own, timed on noise, 4 % of one"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"method": "dc", "ipc": 3}, "published loops"),
+        ({"method": "dm", "soft_labels": True}, "not learned by dm"),
+        ({"method": "dsa", "augment": "none"}, "use --method dc"),
+    ],
+)
+def test_what_a_method_refuses_is_refused_before_anything_is_measured(
+    settings: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingError, match=words):
+        cost(changed("distill", **settings))
+    config = dataclasses.replace(TINY, distill=dataclasses.replace(tiny.DISTILL, **settings))
+    with pytest.raises(SettingError, match=words):
+        pipeline.run(config, tmp_path / "out", workers=1)
+    assert not (tmp_path / "out").exists()
+
+
 def test_disk_and_memory() -> None:
     spec = NetworkSpec("convnet", 3, 10, 32, RUN.network.options())
     assert cost().disk == 5 * 5 * spec.parameters() * 4
@@ -213,6 +267,13 @@ def test_what_is_compiled_is_taken_to_be_faster_and_that_is_told() -> None:
         "fast compiled as they are without the compiler:"
     )
     assert cost(compiling("distill")).iteration == pytest.approx(cost().iteration / GAIN)
+    # Other methods' walks are compiled like the student's, and nothing else of them is.
+    for method, gain_of in (("dd", GAIN), ("dm", 1)):
+        distill = dataclasses.replace(compiling("distill").distill, method=method)
+        config = dataclasses.replace(compiling("distill"), distill=distill)
+        tried = Speed(image=0.01, judging=0.02, trial=Trial(seconds=3.0, peak=1, share=1.0))
+        assert cost(config, tried).iteration == pytest.approx(3.0 / gain_of)
+        assert ("distillation taken" in cost(config, tried).heading) == (gain_of > 1)
     every = cost(compiling("experts", "distill", "evaluate"))
     assert "experts, distillation and evaluation taken to be" in every.heading
 
@@ -349,3 +410,142 @@ def test_a_run_takes_the_disk_it_was_said_to_take_and_is_found_again(tmp_path: P
     assert found.disk < files < 1.3 * found.disk
     assert math.isfinite(found.seconds)
     assert found.seconds > 0
+
+
+# -- one iteration of a method that matches no experts -------------------------------------------
+
+CPU = torch.device("cpu")
+METHODS = sorted(name for name, maker in MAKERS.items() if not maker.needs_experts)
+
+
+def asked(method: str, **settings: object) -> DistillConfig:
+    settings = {"batch_real": 24, "outer_loop": 2, "inner_loop": 2, **settings}
+    return dataclasses.replace(tiny.DISTILL, method=method, **settings)
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "TIMED_SECONDS", 0.0)
+
+
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Notes classes and real images of what is tried, which takes its work in seconds."""
+    noted: list[tuple[int, int]] = []
+
+    def tried(spec: NetworkSpec, config: DistillConfig, *given: object) -> tuple[float, int]:
+        noted.append((spec.classes, config.batch_real))
+        maker = maker_of(config.method)
+        return float(maker.work(spec, config)), 1000 * maker.held(spec, config)
+
+    monkeypatch.setattr(trial, "_tried", tried)
+    return noted
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("method", METHODS)
+def test_an_iteration_of_every_method_is_tried_whole_where_it_is_short(method: str) -> None:
+    found = iteration(SPEC, asked(method), CPU, threads=1)
+    assert (found.share, 0 < found.seconds < 5) == (1.0, True)
+    # At least the images and their gradient; the small network's graphs are some megabytes.
+    assert 2 * 10 * 64 * 4 < found.peak < 10**8
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_long_iteration_is_tried_in_its_least_part(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "TRIAL_SECONDS", 0.0)
+    found = iteration(SPEC, asked(method, ipc=2, syn_steps=9), CPU, threads=1)
+    assert 0 < found.share < 0.3
+    assert found.seconds > 0
+
+
+def test_as_much_is_tried_as_time_allows(
+    sizes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, config = dataclasses.replace(SPEC, classes=100), asked("dm", batch_real=256)
+    for limit, seen in ((1e9, [(2, 1), (100, 256)]), (3000.0, [(2, 1), (7, 256)])):
+        monkeypatch.setattr(trial, "TRIAL_SECONDS", limit)
+        sizes.clear()
+        found = iteration(spec, config, CPU)
+        assert sizes == seen
+        # Whatever part was tried, what is told is the whole's.
+        assert found.seconds == pytest.approx(100 * 259)
+        assert found.peak == 1000 * 259
+        assert found.share == pytest.approx(seen[-1][0] / 100)
+
+
+def test_steps_are_left_out_before_images_are(
+    sizes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "TRIAL_SECONDS", 10.0 * 12 * 10 + 3 * 24)
+    found = iteration(SPEC, asked("dd", syn_steps=40, gradient="stored"), CPU)
+    assert sizes[-1] == (10, 24)
+    assert found.share == pytest.approx((120 * 10 + 72) / (120 * 40 + 72))
+    assert found.peak == pytest.approx(1000 * (3 * 400 + 24), rel=1e-6)
+
+
+def test_records_that_do_not_fit_are_not_counted(
+    sizes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "TRIAL_SECONDS", 0.0)
+    monkeypatch.setattr(trial, "available_bytes", lambda device: 10**6)
+    assert iteration(SPEC, asked("dd", syn_steps=400), CPU).peak == 5 * 10**5
+    assert iteration(SPEC, asked("dd", syn_steps=400, gradient="stored"), CPU).peak > 10**6
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_method_is_tried_on_the_shapes_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int, tuple[int, ...]]] = []
+
+    class Spy(DistributionMatching):
+        def estimate(self, learned: Learned, iteration: int) -> object:
+            draw = torch.Generator().manual_seed(0)
+            real = [len(self.ground.of_class(c, self.config.batch_real, draw)) for c in range(2)]
+            seen.append((iteration, min(real), tuple(learned.images.shape)))
+            return super().estimate(learned, iteration)
+
+    makers: dict[str, type[Maker]] = {**MAKERS, "dm": Spy}
+    monkeypatch.setattr("trajmatch.distillation.table.MAKERS", makers)
+    config = asked("dm", ipc=3, batch_real=256)
+    iteration(SPEC, config, CPU, of_class=100, threads=1)
+    assert seen[-2:] == [(0, 100, (30, 1, 8, 8)), (1, 100, (30, 1, 8, 8))]
+    run = dataclasses.replace(TINY, distill=config)
+    assert measure(SPEC, run, "cpu", 1, 1000).trial is not None
+    assert seen[-1] == (1, 100, (30, 1, 8, 8))
+
+
+@pytest.mark.usefixtures("hasty", "at_once")
+def test_the_probe_tries_the_method_of_the_run(tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, distill=asked("kip"))
+    found = estimate(config, Shape.of(tiny.digits()), workers=1)
+    assert found.walk == "kip's own, timed on noise"
+    assert 0 < found.iteration < 5
+    assert measure(SPEC, TINY, "cpu", 1).trial is None
+
+
+def test_the_peak_of_memory_is_counted_to_the_byte() -> None:
+    def work() -> None:
+        one = torch.empty(1000, dtype=torch.float64)
+        two = torch.empty(3000, dtype=torch.uint8)
+        view = one.view(10, 100)[2:]
+        del one, two
+        three = torch.empty(500)
+        view.add_(1)
+        del view
+        torch.empty(9000, dtype=torch.uint8)
+        del three
+
+    given = torch.zeros(10**6)
+    assert peak_bytes(lambda: given.add_(1), CPU) == 0, "what was there before"
+    assert peak_bytes(work, CPU) == 8000 + 3000
+    assert peak_bytes(lambda: (given + 1).square(), CPU) == 8 * 10**6
+
+    def graph() -> None:
+        leaf = torch.zeros(1000, requires_grad=True)
+        leaf.sin().cos().sum().backward()
+
+    # The leaf, its sine, their cosine and its sum; then gradients take the place of the last two.
+    assert 12_000 < peak_bytes(graph, CPU) <= 20_100

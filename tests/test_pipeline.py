@@ -500,7 +500,7 @@ def test_experts_labels_are_refused_where_there_are_none(
 ) -> None:
     config = dataclasses.replace(tiny.DISTILL, init_labels="experts", **settings)
     with pytest.raises(SettingError, match="init_labels is experts") as refused:
-        require_method(config, library if experts else None)
+        require_method(config, experts=experts)
     assert words in str(refused.value)
 
 
@@ -509,4 +509,4 @@ def test_experts_labels_are_for_every_method_that_learns_labels(
     library: ExpertLibrary, method: str, soft: bool
 ) -> None:
     settings = {"method": method, "soft_labels": soft, "init_labels": "experts"}
-    require_method(dataclasses.replace(tiny.DISTILL, **settings), library)
+    require_method(dataclasses.replace(tiny.DISTILL, **settings), experts=True)

@@ -14,7 +14,7 @@ import torch
 from trajmatch.config import DistillConfig
 from trajmatch.distillation.ground import Ground
 from trajmatch.distillation.learned import Estimate, Learned
-from trajmatch.distillation.method import Maker
+from trajmatch.distillation.method import FORWARD_AND_BACK, Maker
 from trajmatch.kernels import Convolutional, Dense, Kernel, Regression, centered
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.base import height_width
@@ -79,6 +79,17 @@ class InducingPoints(Maker):
             gradients[1].to(dtype) if len(gradients) > 1 else None,
         )
 
+    @classmethod
+    def work(cls, spec: NetworkSpec, config: DistillConfig) -> int:
+        """Numbers of the kernel, of the set with itself and with the real batch."""
+        each = _kernel_numbers(spec, config)
+        return each * (FORWARD_AND_BACK * config.ipc * spec.classes + config.batch_real)
+
+    @classmethod
+    def held(cls, spec: NetworkSpec, config: DistillConfig) -> int:
+        """Those of the set with itself; the real batch comes in pieces."""
+        return _kernel_numbers(spec, config) * config.ipc * spec.classes + PIECE_NUMBERS
+
     def _batch(
         self, iteration: int
     ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch classes"]]:
@@ -93,6 +104,13 @@ class InducingPoints(Maker):
         """How many real images at a time."""
         each = len(learned.images) * self.kernel.cost(learned.images[0, 0].numel())
         return max(1, PIECE_NUMBERS // each)
+
+
+def _kernel_numbers(spec: NetworkSpec, config: DistillConfig) -> int:
+    """Numbers that one image has with all of the set, a layer."""
+    height, width = height_width(spec.size)
+    count = config.ipc * spec.classes
+    return count * kernel_for(spec, count).cost(height * width)
 
 
 def kernel_for(spec: NetworkSpec, count: int) -> Kernel:

@@ -12,7 +12,11 @@ from trajmatch.data.augment import DSA
 from trajmatch.distillation.ground import Ground
 from trajmatch.distillation.learned import Estimate, Learned
 from trajmatch.errors import SettingError
+from trajmatch.networks import NetworkSpec
 from trajmatch.types import Tensor
+
+FORWARD_AND_BACK = 3
+"""Forward passes that a forward and a backward pass take as long as."""
 
 
 class Maker(ABC):
@@ -51,6 +55,17 @@ class Maker(ABC):
     def threads(self, learned: Learned) -> int:
         """How many threads there is work for on a CPU."""
         return torch.get_num_threads()
+
+    @classmethod
+    def work(cls, spec: NetworkSpec, config: DistillConfig) -> int:
+        """How much there is to do in an iteration, in a unit of the method's own: twice as much
+        takes twice as long. By it a small iteration tells what a large one costs."""
+        return spec.classes * (config.batch_real + FORWARD_AND_BACK * config.ipc)
+
+    @classmethod
+    def held(cls, spec: NetworkSpec, config: DistillConfig) -> int:
+        """What an iteration holds in memory at its peak, in such a unit; here one class."""
+        return config.batch_real + FORWARD_AND_BACK * config.ipc
 
 
 def require_hard_labels(config: DistillConfig) -> None:

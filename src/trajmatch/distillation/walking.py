@@ -11,7 +11,8 @@ from trajmatch.config import DistillConfig
 from trajmatch.data.canvas import Window
 from trajmatch.distillation.ground import Ground
 from trajmatch.distillation.learned import Estimate, Learned, mean_estimate
-from trajmatch.distillation.method import Maker
+from trajmatch.distillation.method import FORWARD_AND_BACK, Maker
+from trajmatch.networks import NetworkSpec
 from trajmatch.networks.base import Network
 from trajmatch.passes import Passes, passes
 from trajmatch.pieces import piece_length
@@ -94,6 +95,23 @@ class Walker(Maker):
         small = self.batch(learned) * WORK_PER_THREAD <= self.piece
         return 1 if small else super().threads(learned)
 
+    @classmethod
+    def work(cls, spec: NetworkSpec, config: DistillConfig) -> int:
+        """Passes of an image through the network: the steps before the window, those in it and
+        their way back, and a real batch at the end."""
+        last = config.window or config.syn_steps
+        before = (config.syn_steps - last) // 2  # of walks of all lengths from `last` on, the mean
+        walk = FORWARD_AND_BACK * before + PASSES * last
+        real = FORWARD_AND_BACK * config.batch_real
+        return config.segments * (_batch(spec.classes, config) * walk + real)
+
+    @classmethod
+    def held(cls, spec: NetworkSpec, config: DistillConfig) -> int:
+        """The same of records, of all steps that are gone back through unless they are made again,
+        and of the real batch."""
+        steps = 1 if config.gradient in ("reverse", "tesla") else config.window or config.syn_steps
+        return _batch(spec.classes, config) * steps * FORWARD_AND_BACK + config.batch_real
+
     def _passes(self, learned: Learned) -> Passes:
         """Compiled or not: decided once a run, by how much there is to do."""
         if "compile" not in self.decisions:
@@ -102,6 +120,12 @@ class Walker(Maker):
         return passes(
             self.module, precision=self.config.precision, compile=self.decisions["compile"]
         )
+
+
+def _batch(classes: int, config: DistillConfig) -> int:
+    """How many images a student sees at a step."""
+    count = config.ipc * classes
+    return min(config.batch_syn or count, count) * config.samples
 
 
 def walking_work(module: Network, config: DistillConfig, batch: int, device: torch.device) -> Work:

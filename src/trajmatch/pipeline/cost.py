@@ -8,22 +8,26 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from trajmatch.config import DataConfig, RunConfig
+from trajmatch.config import DataConfig, RunConfig, to_dict
 from trajmatch.coresets import BASELINES
 from trajmatch.data import ImageDataset
 from trajmatch.distillation.loop import CHECKPOINT, KIND, VERSION
-from trajmatch.errors import SettingError
+from trajmatch.errors import FileFormatError, SettingError
 from trajmatch.experts.library import present
 from trajmatch.files import open_tensors
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.base import height_width
 from trajmatch.pipeline.gain import GAIN, compiled_stages, known
 from trajmatch.pipeline.probe import Probe, Speed, measure
+from trajmatch.pipeline.rounds import FREE
 from trajmatch.pipeline.training import cores
+from trajmatch.pipeline.trial import require_made
+from trajmatch.track import read_result
 from trajmatch.types import Size
 
 PROCESS_BYTES = 350 * 10**6
@@ -138,7 +142,7 @@ class Cost:
     heading: str
     """What is estimated, and on what."""
     walk: str
-    """How the student's walk will be gone back."""
+    """How the student's walk will be gone back, or how an iteration without one was timed."""
     room: Room | None = None
     """Where the experts go; None: not looked at."""
 
@@ -150,6 +154,11 @@ class Cost:
     def seconds(self) -> float:
         """Of everything."""
         return self.expert_seconds + self.distill_seconds + self.evaluate_seconds
+
+    @property
+    def nothing(self) -> bool:
+        """Whether all of it is there already."""
+        return not (self.experts or self.iterations or self.networks)
 
     @property
     def shortage(self) -> str:
@@ -174,7 +183,9 @@ class Cost:
 
     def lines(self) -> list[str]:
         """For a person to read: a heading, a row for each stage and for all, and a warning where
-        the disk is too small."""
+        the disk is too small. Of a finished run the heading alone."""
+        if self.nothing:
+            return [self.heading]
         from trajmatch.report.facts import duration  # the page's words for a time
 
         rows = [
@@ -216,16 +227,19 @@ def estimate(
     threads: int | None = None,
     trained: int = 0,
     iterated: int = 0,
+    judged: int = 0,
     room: Room | None = None,
     probe: Probe | None = None,
 ) -> Cost:
     """What a run of `config` on data of `shape` will cost, after a probe of a few seconds.
 
     trained, iterated: experts and iterations that are there already (`done_in`).
+    judged: networks that have judged each of the sets at the end (`judged_in`).
     room: the disk they go to, to be compared with what they need.
     probe: what measures; None: `measure`.
 
-    Raises SettingError for a network that does not fit the images.
+    Raises SettingError for a network that does not fit the images, and for settings that the method
+    refuses.
     """
     spec = NetworkSpec(
         config.network.network or "convnet",
@@ -234,10 +248,16 @@ def estimate(
         shape.size,
         config.network.options(),
     )
-    speed = (probe or measure)(spec, config, device, threads)
+    experts, distill, judge = config.experts, config.distill, config.evaluate
+    require_made(spec, distill)
+    final = (1 + len(BASELINES)) * max(0, judge.n - judged)
+    if trained >= experts.experts and iterated >= distill.iterations and not final:
+        speed = Speed(image=0.0, judging=0.0)  # nothing to be done, however fast
+    else:
+        speed = (probe or measure)(spec, config, device, threads, shape.train)
     stages = compiled_stages(spec, config, shape.train) if known(spec, device) else None
     speed = _compiled(speed, stages or [])
-    experts, distill, judge = config.experts, config.distill, config.evaluate
+    trial = speed.trial
     parallel = cores() if device == "cpu" else 1
 
     missing = max(0, experts.experts - trained)
@@ -249,7 +269,6 @@ def estimate(
     iterations = max(0, distill.iterations - iterated)
     choices = -(-distill.iterations // distill.eval_every) - iterated // distill.eval_every
     choices = choices if iterations else 0
-    final = (1 + len(BASELINES)) * judge.n
     crew = judge.workers or parallel
     training = judge.epochs * -(-distill.ipc * shape.classes // judge.batch) * speed.judging
     network = training + shape.test * looking
@@ -257,6 +276,12 @@ def estimate(
 
     parameters = spec.parameters()
     number = 2 if experts.storage == "bf16" else 4  # bytes
+    heading = _heading(config, device, trained, iterated, stages)
+    if not (missing or iterations or choices or final):
+        heading = (
+            f"nothing is left to do: {trained:,} experts, {iterated:,} iterations and the test are "
+            "there"
+        )
     return Cost(
         experts=missing,
         epochs=experts.epochs,
@@ -264,14 +289,16 @@ def estimate(
         workers=workers,
         expert_seconds=-(-missing // workers) * each,
         iterations=iterations,
-        iteration=distill.segments * distill.syn_steps * speed.step,
+        iteration=trial.seconds if trial else distill.segments * distill.syn_steps * speed.step,
         networks=choices * distill.eval_networks + final,
         network=network,
         evaluate_seconds=rounds[0] * (training + shape.val * looking) + rounds[1] * network,
         disk=experts.experts * (experts.epochs + 1) * parameters * number,
         memory=_memory(shape, speed, distill.syn_steps, parameters, device, workers),
-        heading=_heading(config, device, trained, iterated, stages),
-        walk=f"keeping {speed.keep} of {distill.syn_steps} step records "
+        heading=heading,
+        walk=trial.describe(distill.method)
+        if trial
+        else f"keeping {speed.keep} of {distill.syn_steps} step records "
         f"({_size(speed.record)} each)",
         room=room,
     )
@@ -286,6 +313,29 @@ def done_in(out: Path) -> tuple[int, int]:
     return trained, open_tensors(checkpoint, kind=KIND, version=VERSION).metadata["iteration"]
 
 
+def judged_in(out: Path, config: RunConfig) -> int:
+    """How many networks have judged each set at the end of a run of `config` in the folder `out`:
+    none where it has not come to that, or was of other settings."""
+    try:
+        result = read_result(out)
+    except FileFormatError:
+        return 0
+    if result.get("command") != "run" or result["last_iteration"] < config.distill.iterations:
+        return 0
+    before, now = result["settings"], to_dict(config)
+    if _determining(before) != _determining(now):
+        return 0
+    return int(before["evaluate"]["n"])
+
+
+def _determining(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that decide which networks judge: not how many, nor how fast they come there."""
+    own = ("data", "network", "experts", "distill", "evaluate")
+    free = {*FREE, "data_root", "iterations", "checkpoint_every", "experts"} - {"lr"}
+    parts = {name: {k: v for k, v in settings[name].items() if k not in free} for name in own}
+    return {**parts, "seed": settings["seed"]}
+
+
 def _memory(
     shape: Shape, speed: Speed, steps: int, parameters: int, device: str, workers: int
 ) -> int:
@@ -293,6 +343,8 @@ def _memory(
     walk = speed.keep * speed.record + (steps - speed.keep + 4) * 4 * parameters
     if speed.keep < steps:
         walk += speed.piece
+    if speed.trial is not None:
+        walk = speed.trial.peak
     if device == "cpu":
         return PROCESS_BYTES + 5 * shape.pixels + max(walk, workers * PROCESS_BYTES)
     return 4 * shape.pixels + walk
@@ -303,8 +355,13 @@ def _compiled(speed: Speed, stages: Sequence[str]) -> Speed:
     image, step, judging = (
         GAIN if stage in stages else 1 for stage in ("experts", "distillation", "evaluation")
     )
+    trial = speed.trial and dataclasses.replace(speed.trial, seconds=speed.trial.seconds / step)
     return dataclasses.replace(
-        speed, image=speed.image / image, step=speed.step / step, judging=speed.judging / judging
+        speed,
+        image=speed.image / image,
+        step=speed.step / step,
+        judging=speed.judging / judging,
+        trial=trial,
     )
 
 

@@ -66,7 +66,7 @@ def distill(
     where = torch.device(device)
     if isinstance(experts, (str, Path)):
         experts = ExpertLibrary.open(Path(experts))
-    require_method(config, experts)
+    require_method(config, experts=experts is not None)
     ground = _ground(data, experts, network, whitening, where)
     require_sound(data, config, evaluation, experts.epochs if experts else None)
     require_texture(data, config, ground.whitening.name)
@@ -172,11 +172,11 @@ def initial_images(
     return Learned.begin(images, classes, step_size=config.step_size, soft=soft)
 
 
-def require_method(config: DistillConfig, experts: ExpertLibrary | None) -> None:
+def require_method(config: DistillConfig, *, experts: bool) -> None:
     """Refuse an unknown method, one that matches experts where there are none, and settings that
     are not the method's."""
     maker = maker_of(config.method)
-    if maker.needs_experts and experts is None:
+    if maker.needs_experts and not experts:
         raise SettingError(
             f"{config.method} matches experts; give --experts a library of `trajmatch experts`"
         )
@@ -187,7 +187,7 @@ def require_method(config: DistillConfig, experts: ExpertLibrary | None) -> None
             raise SettingError(
                 "init_labels is experts and no labels are learned; add --soft-labels"
             )
-        if experts is None:
+        if not experts:
             raise SettingError(
                 f"init_labels is experts and {config.method} has none; give --experts a library of "
                 "`trajmatch experts`, or leave it out"

@@ -11,7 +11,8 @@ from trajmatch.chain import Chain
 from trajmatch.compiling import wanted
 from trajmatch.config import RunConfig
 from trajmatch.coresets import BASELINES
-from trajmatch.distillation.walking import walking_work
+from trajmatch.distillation import maker_of
+from trajmatch.distillation.walking import Walker, walking_work
 from trajmatch.evaluation import SmallSet, training_work
 from trajmatch.experts.train import expert_work
 from trajmatch.networks import NetworkSpec
@@ -30,7 +31,7 @@ def known(spec: NetworkSpec, device: str) -> bool:
 
 def compiled_stages(spec: NetworkSpec, config: RunConfig, images: int) -> list[str]:
     """Which of experts, distillation and evaluation a run on the CPU will compile; `images` are
-    those that experts are trained on."""
+    those that experts are trained on. Of methods without a walk nothing was seen."""
     module, cpu = spec.build(seed=0), torch.device("cpu")
     experts, distill, judge = config.experts, config.distill, config.evaluate
     count = distill.ipc * spec.classes
@@ -41,4 +42,6 @@ def compiled_stages(spec: NetworkSpec, config: RunConfig, images: int) -> list[s
         "distillation": (distill.compile, walking_work(module, distill, batch, cpu)),
         "evaluation": (judge.compile, training_work(spec, judge, [small] * (1 + len(BASELINES)))),
     }
+    if not issubclass(maker_of(distill.method), Walker):
+        del stages["distillation"]
     return [stage for stage, (choice, work) in stages.items() if wanted(choice, work)]

@@ -15,6 +15,7 @@ import torch
 
 from trajmatch.config import RunConfig
 from trajmatch.data.augment import DSA
+from trajmatch.distillation import maker_of
 from trajmatch.distillation.walking import WORK_PER_THREAD
 from trajmatch.evaluation.train import train_network
 from trajmatch.experts.train import gradient_step
@@ -25,6 +26,7 @@ from trajmatch.networks.functional import parameter_vector
 from trajmatch.parallel import limited_threads
 from trajmatch.passes import passes
 from trajmatch.pieces import piece_length, piece_sizes
+from trajmatch.pipeline.trial import Trial, iteration
 from trajmatch.schedule import Schedule
 from trajmatch.student import Student
 from trajmatch.types import Float, Int, Tensor
@@ -45,28 +47,43 @@ class Speed:
 
     image: float
     """Seconds for one real image of an expert's epoch, on one worker."""
-    step: float
-    """Seconds for one student step, out and back."""
     judging: float
     """Seconds for one SGD step of a fresh network on the small set, on one worker."""
-    record: int
+    step: float = 0.0
+    """Seconds for one student step, out and back, of a method that matches experts."""
+    record: int = 0
     """Bytes of what the way back needs of one student step."""
-    piece: int
+    piece: int = 0
     """Bytes of the part of a record that is made at a time where it is not kept."""
-    keep: int
+    keep: int = 0
     """Records that are kept from the way out."""
+    trial: Trial | None = None
+    """Of any other method: its own iteration."""
 
 
-Probe = Callable[[NetworkSpec, RunConfig, str, int | None], Speed]
-"""(network, settings, device, threads of the student's walk) -> Speed."""
+Probe = Callable[[NetworkSpec, RunConfig, str, int | None, int | None], Speed]
+"""(network, settings, device, threads of the distillation, training images) -> Speed."""
 
 
-def measure(spec: NetworkSpec, config: RunConfig, device: str, threads: int | None) -> Speed:
-    """Do a little of each kind of work, on random images. Seconds; more for large networks."""
+def measure(
+    spec: NetworkSpec,
+    config: RunConfig,
+    device: str,
+    threads: int | None,
+    images: int | None = None,
+) -> Speed:
+    """Do a little of each kind of work, on random images. Seconds; more for large networks.
+
+    images: how many there are to train on; None: as many as a method asks for.
+    """
     where = torch.device(device)
     with limited_threads(1):
         image = _image_seconds(spec, config, where)
         judging = _judging_seconds(spec, config, where)
+    if not maker_of(config.distill.method).needs_experts:
+        of_class = images and max(1, images // spec.classes)
+        trial = iteration(spec, config.distill, where, of_class=of_class, threads=threads)
+        return Speed(image=image, judging=judging, trial=trial)
     return _walking(spec, config, where, threads, image=image, judging=judging)
 
 

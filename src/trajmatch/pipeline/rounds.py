@@ -26,7 +26,7 @@ Progress = Callable[[str, int, int], None]
 
 log = logging.getLogger("trajmatch")
 
-_FREE = ("n", "lr", "workers", "compile")
+FREE = ("n", "lr", "workers", "compile")
 """Settings that do not determine what network i comes to: how many there are, by whom and how the
 same numbers are computed. The rate is told apart from them."""
 
@@ -140,7 +140,7 @@ class Rounds:
 
     def _determined_by(self, part: Round, entry: Entry) -> str:
         """A digest of all that determines what a round's networks on one entry come to."""
-        settings = {k: v for k, v in to_dict(part.config).items() if k not in _FREE}
+        settings = {k: v for k, v in to_dict(part.config).items() if k not in FREE}
         images = [entry.content, self._data.fingerprint, part.split]
         text = json.dumps([images, part.spec.to_json(), settings, part.rate(entry), part.seed])
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

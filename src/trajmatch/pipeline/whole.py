@@ -16,11 +16,12 @@ from trajmatch.distillation import Outcome
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.networks import NetworkSpec
-from trajmatch.pipeline.checks import load, require_sound
-from trajmatch.pipeline.distilling import distill, require_texture
+from trajmatch.pipeline.checks import load, network_for, require_sound
+from trajmatch.pipeline.distilling import distill, require_method, require_texture
 from trajmatch.pipeline.rounds import Progress as Judging
 from trajmatch.pipeline.scoring import compare_on_test
 from trajmatch.pipeline.training import Progress, full_data_score, train_experts
+from trajmatch.pipeline.trial import require_made
 from trajmatch.track import write_result
 
 
@@ -41,7 +42,8 @@ def run(
     """Experts, distillation, its test accuracy, and random and herding beside it, in one folder.
 
     `out`/experts is the library; `out` itself is the run that `report` draws. Every stage continues
-    where an earlier call stopped. Returns what result.json holds.
+    where an earlier call stopped. Returns what result.json holds. A method that matches no experts
+    has `config.experts` trained all the same: herding and the accuracy of the full data are theirs.
 
     data: what `config.data` names, where it is loaded already. `cost.estimate` says beforehand what
     a run will take.
@@ -49,6 +51,8 @@ def run(
     began = time.perf_counter()
     out = Path(out)
     data = data or load(config.data)
+    require_method(config.distill, experts=True)
+    require_made(network_for(data, config.network), config.distill)
     require_sound(data, config.distill, config.evaluate, config.experts.epochs)
     require_texture(data, config.distill, config.data.whitening)
     library = train_experts(

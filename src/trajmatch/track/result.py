@@ -14,7 +14,7 @@ import torch
 
 from trajmatch.errors import FileFormatError
 from trajmatch.files import read_json, write_json
-from trajmatch.memory import peak_bytes
+from trajmatch.memory import resident_peak
 from trajmatch.track.jsonl import jsonable
 
 FORMAT = 1
@@ -98,7 +98,7 @@ def peak_memory() -> dict[str, float]:
     child process if there was one, and of tensors on the GPU if it was used."""
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB on Linux
     child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
-    peak = {"peak_memory_mb": round(peak_bytes() / 1e6, 1)}
+    peak = {"peak_memory_mb": round(resident_peak() / 1e6, 1)}
     if child:
         peak["peak_memory_child_mb"] = round(child / 1e6, 1)
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
