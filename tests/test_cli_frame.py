@@ -457,6 +457,17 @@ def test_iterations_are_timed_from_the_first_one_on(
     assert lines[1] == "distill: 205/400, loss 0.7, step size 0.01, 2 s/it, ETA 6 min"
 
 
+def test_a_step_size_that_is_not_learned_is_not_shown(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trajmatch.cli import shown
+
+    with shown.iteration_progress(DistillConfig(method="dm", iterations=400)) as progress:
+        clock.now += 1800.0
+        progress(1, {"loss": 0.7, "grad_norm": 3.0})
+    assert capsys.readouterr().err == "distill: 1/400, loss 0.7\n"
+
+
 def test_experts_that_are_there_count_as_done(
     clock: Clock, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -325,6 +326,17 @@ def test_inspect(run: Path, library: Path, capsys: pytest.CaptureFixture[str]) -
     holds(told, "2 experts x 3 epochs", "lr=0.05", "verified: 2 experts")
     succeed(f"inspect {run}")
     holds(capsys.readouterr().out, "10 of 1x8x8, 1 per class, hard labels", "mtt", "verified")
+
+
+def test_inspect_tells_of_no_step_size_where_none_was_learned(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = SyntheticSet.load(run / "best")
+    for step_size in (made.step_size, None):
+        place = tmp_path / str(step_size)
+        dataclasses.replace(made, step_size=step_size).save(place)
+        succeed(f"inspect {place}")
+        assert ("step size" in capsys.readouterr().out) == (step_size is not None)
 
 
 def test_a_run_that_holds_its_experts_is_inspected_whole(

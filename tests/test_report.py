@@ -363,6 +363,71 @@ def other_run(out: Path, command: str, settings: dict, method: str) -> Parsed:
     return Parsed(write_report(out).read_text())
 
 
+def logged_run(out: Path, method: str, **changes: object) -> str:
+    """The page of a finished run of `method` whose log holds 20 losses around 1."""
+    tracker = JsonlTracker(out / "log.jsonl")
+    for step in range(1, 21):
+        line = {"loss": 1 + 0.1 * math.sin(step), "skipped": 0, **changes}
+        tracker.log(step, line)
+    tracker.close()
+    settings = {"distill": {"method": method, "lr_lr": 0.0}, "methods": {"other": {"lr_img": 7.5}}}
+    write_result(
+        out, command="run", settings=settings, seed=0, scores=[score(method, 74.4, 1.6)],
+        data=None, seconds=1.0, extra={"library": {"experts": 10, "epochs": 20}},
+    )  # fmt: skip
+    return write_report(out).read_text()
+
+
+@pytest.mark.parametrize(
+    ("method", "loss"),
+    [
+        ("mtt", "Loss: distance left to the expert"),
+        ("dm", "Loss: squared distance of mean embeddings, all classes"),
+        ("dc", "Loss: distance of the gradients, all classes"),
+        ("dsa", "Loss: distance of the gradients, all classes"),
+        ("dd", "Loss: cross-entropy of real images after the walk"),
+        ("kip", "Loss: squared error of the kernel’s regression"),
+        ("another", "Loss"),
+    ],
+)
+def test_the_loss_is_called_what_it_is(tmp_path, method, loss):
+    page = logged_run(tmp_path, method)
+    assert f"<h3>{loss}</h3>" in page
+    # The matching loss alone is 1 where the student has come no nearer.
+    assert ("as far as at the start" in page) == (method == "mtt")
+    assert "step size" not in page
+    assert ("Experts (not matched)" in page) == (method not in ("mtt", "another"))
+    name = "another" if method == "another" else method.upper()
+    assert f"distilled by {name}" in page
+    assert "7.5" not in page, "what the recipe says of other methods"
+
+
+def test_a_loss_is_not_the_experts_where_nothing_tells_the_method(tmp_path):
+    tracker = JsonlTracker(tmp_path / "log.jsonl")
+    for step in range(1, 9):
+        tracker.log(step, {"loss": 15.0 / step, "skipped": 0})
+    tracker.close()
+    page = write_report(tmp_path).read_text()
+    assert "<h3>Loss</h3>" in page
+    assert "MTT" not in page
+
+
+def test_a_step_size_that_is_held_fixed_is_no_curve(tmp_path):
+    assert "Learned step size" not in logged_run(tmp_path, "dd", step_size=0.1)
+
+
+def test_page_of_learned_labels_says_that_the_images_stay(tmp_path):
+    scores = [score("ld", 72.3, 1.7), score("random", 69.7, 2.7)]
+    out = fake_run(tmp_path / "ld", scores=scores, soft=True)
+    first, *others = sorted((out / "snapshots").iterdir())
+    for other in others:
+        other.write_bytes(first.read_bytes())
+    words = Parsed(write_report(out).read_text()).words
+    assert "each trained on these 10 real images alone, with learned labels" in words
+    assert "The labels were learned, and the images stay as they were: under each" in words
+    assert "How they changed" not in words
+
+
 @pytest.mark.parametrize("method", ["herding", "k-center", "forgetting"])
 def test_page_of_select(tmp_path, run, method):
     SyntheticSet.load(run / "best").save(tmp_path / "best")

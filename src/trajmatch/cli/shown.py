@@ -101,7 +101,8 @@ def iteration_progress(
                 bar.start(iteration)
                 if iteration > 1:
                     say(f"continuing after iteration {iteration - 1} of {config.iterations}")
-            bar.advance(iteration - bar.done, loss=values["loss"], step_size=values["step_size"])
+            told = {name: values[name] for name in ("loss", "step_size") if name in values}
+            bar.advance(iteration - bar.done, **told)
 
         yield progress
 
@@ -247,7 +248,8 @@ def distilled(place: Path, made: SyntheticSet) -> None:
     print(f"  images    {len(made)} of {shape}, {made.ipc} per class, "
           f"{'soft' if made.is_soft else 'hard'} labels")  # fmt: skip
     print(f"  classes   {', '.join(made.classes)}")
-    print(f"  step size {made.step_size}")
+    if made.step_size is not None:
+        print(f"  step size {made.step_size}")
     print(f"  whitening {made.whitening.name}")
     for name in ("method", "seed", "iteration"):
         if name in made.info:

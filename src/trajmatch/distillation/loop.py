@@ -197,6 +197,8 @@ def _iterate(method: Method, state: State, config: DistillConfig) -> dict[str, f
         ]
     ).tolist()
     values = dict(zip(("loss", "step_size", "grad_norm", "finite"), numbers, strict=True))
+    if "log_step_size" not in gradients:  # no part of what is learned
+        del values["step_size"]
     state.iteration += 1
     if not values.pop("finite"):
         # Back to where this iteration began, without the momentum that led out.
@@ -219,11 +221,15 @@ def _skip(state: State, values: dict[str, float], config: DistillConfig) -> None
     values["skipped"] = 1.0
     state.skipped_in_a_row += 1
     if state.skipped_in_a_row >= SKIPS_IN_A_ROW:
+        step = f", step size {values['step_size']:.3g}" if "step_size" in values else ""
+        mend = f"--lr-img (now {config.lr_img:g})"
+        if step:
+            mend += " or --step-size"
         raise SettingError(
             f"{SKIPS_IN_A_ROW} updates in a row were skipped, the last at iteration "
-            f"{state.iteration} with loss {values['loss']:.3g} (skip_loss {config.skip_loss:g}, "
-            f"step size {values['step_size']:.3g}): the run has diverged; start again with a lower "
-            f"--lr-img (now {config.lr_img:g}) or --step-size, or a higher --skip-loss"
+            f"{state.iteration} with loss {values['loss']:.3g} (skip_loss {config.skip_loss:g}"
+            f"{step}): the run has diverged; start again with a lower {mend}, or a higher "
+            "--skip-loss"
         )
 
 

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from trajmatch.distillation import MAKERS
 from trajmatch.report.axes import Real, number, percent
 from trajmatch.report.folder import RunFolder, is_number, mapping, optional
 
@@ -57,11 +58,15 @@ def origin(run: RunFolder) -> list[tuple[str, str]]:
             text += f", accuracy {accuracy} % (n = {library.get('n', library.get('experts'))})"
         if isinstance(library.get("bytes"), int):
             text += f", {library['bytes'] / 1e6:,.1f} MB"
-        facts += [("Experts", text), ("Expert library", str(library.get("path", "not recorded")))]
+        maker = MAKERS.get(str(run.setting("distill", "method")))
+        name = "Experts" if maker is None or maker.needs_experts else "Experts (not matched)"
+        facts += [(name, text), ("Expert library", str(library.get("path", "not recorded")))]
     if run.small is not None:
         facts.append(("Whitening", run.small.whitening.name))
     if run.small is not None and run.small.step_size is not None:
-        facts.append(("Learned step size", number(run.small.step_size, 4)))
+        fixed = run.setting("distill", "lr_lr") == 0
+        name = "Step size, held fixed" if fixed else "Learned step size"
+        facts.append((name, number(run.small.step_size, 4)))
     for name, key in (("Chosen iteration", "best_iteration"), ("Last iteration", "last_iteration")):
         if isinstance(result.get(key), int):
             facts.append((name, f"{result[key]:,}"))
@@ -79,6 +84,8 @@ def settings(run: RunFolder) -> list[tuple[str, list[tuple[str, str]]]]:
     """All settings by table; then what else the result records."""
     info = run.small.info if run.small is not None else {}
     values = mapping(run.result.get("settings")) or mapping(info.get("settings"))
+    if run.command == "run":  # `methods` are settings of other runs of the recipe than this one
+        values = {name: value for name, value in values.items() if name != "methods"}
     tables = [(name, list(_flat(value))) for name, value in values.items() if mapping(value)]
     plain = [(name, say(value)) for name, value in values.items() if not mapping(value)]
     rest = list(_flat({k: v for k, v in run.result.items() if k not in _SHOWN}))

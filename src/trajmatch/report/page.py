@@ -39,6 +39,15 @@ _METHODS = {
     "kip": "kernel inducing points (KIP)",
     "random": "random choice",
 }
+_LOSSES = {
+    "mtt": "Loss: distance left to the expert",
+    "dd": "Loss: cross-entropy of real images after the walk",
+    "ld": "Loss: cross-entropy of real images after the walk",
+    "dc": "Loss: distance of the gradients, all classes",
+    "dsa": "Loss: distance of the gradients, all classes",
+    "dm": "Loss: squared distance of mean embeddings, all classes",
+    "kip": "Loss: squared error of the kernel’s regression",
+}
 
 
 def write_report(run: Path | str, out: Path | str | None = None) -> Path:
@@ -73,7 +82,8 @@ def _context(run: RunFolder) -> dict[str, Any]:
         strip = timeline(run.folder / "snapshots", run.classes)
     if strip is not None:
         problems += strip.unreadable
-        strip = strip if len(strip.frames) > 1 else None
+        # Of a method that learns labels alone all frames are one.
+        strip = strip if len({frame.url for frame in strip.frames}) > 1 else None
     return {
         "run": run,
         "version": __version__,
@@ -98,11 +108,10 @@ def _context(run: RunFolder) -> dict[str, Any]:
 def _title(run: RunFolder) -> dict[str, str]:
     main = run.main or {}
     made = run.small.info if run.small is not None else {}
+    method = _method(run)
     data = mapping(run.result.get("data")).get("name") or mapping(made.get("data")).get("name")
     data = data or run.setting("data", "data")
     ipc = main.get("ipc") or (run.small.ipc if run.small else run.setting("distill", "ipc"))
-    method = main.get("method") or made.get("method")
-    method = str(method or ("mtt" if run.distills else run.command))
     network = run.result.get("network") or main.get("model") or made.get("network")
     network = network or run.setting("network", "network")
     title = str(data or run.folder.resolve().name)
@@ -115,17 +124,26 @@ def _title(run: RunFolder) -> dict[str, str]:
     }
 
 
+def _method(run: RunFolder) -> str:
+    """What made or chose the images, or what else was done; empty where nothing tells."""
+    made = run.small.info if run.small is not None else {}
+    method = (run.main or {}).get("method") or made.get("method")
+    method = method or (run.setting("distill", "method") if run.distills else None)
+    return str(method or ("" if run.distills else run.command))
+
+
 def _lead(run: RunFolder, curves: list[Curve]) -> dict[str, str]:
     """The number everybody looks for, what it is, and what it is to be compared with."""
     main = run.main
     if main is None:
         return _lead_by_validation(curves)
     n, method = main.get("n"), main.get("method")
-    kind = "real" if is_chosen(method) else "synthetic"
+    kind = "real" if is_chosen(method) or method == "ld" else "synthetic"
     count = len(run.small) if run.small is not None else None
     label = f"{main.get('split') or 'test'} accuracy of "
     label += f"{n} fresh networks, each" if n and n > 1 else "one fresh network"
     label += f" trained on {_all_images(run) if method == 'full data' else _these(count, kind)}"
+    label += ", with learned labels" if method == "ld" else ""
     spread = "mean ± standard deviation" if main.get("sd") is not None else "no spread: one network"
     return {
         "lead": percent(main["mean"], main.get("sd")),
@@ -231,14 +249,17 @@ def _curves(run: RunFolder) -> list[Curve]:
     skipped = tuple(step for step, line in lines.items() if line.get("skipped"))
     curves = []
     if any("loss" in line for line in lines.values()):
-        level = (1.0, "as far as at the start")
+        method = _method(run)
+        level = (1.0, "as far as at the start") if method == "mtt" else None
         values = tuple(number_or_nan(line.get("loss")) for line in lines.values())
-        title = "Loss: distance left to the expert"
+        title = _LOSSES.get(method, "Loss")
         loss = Curve("loss", title, tuple(lines), values, skipped=skipped, chosen=chosen)
         curves.append(dataclasses.replace(loss, noisy=True, level=level))
     if any("step_size" in line for line in lines.values()):
         values = tuple(number_or_nan(line.get("step_size")) for line in lines.values())
-        curves.append(Curve("step_size", "Learned step size", tuple(lines), values, chosen=chosen))
+        if len(set(values)) > 1 or len(values) == 1:  # else it was held fixed
+            title = "Learned step size"
+            curves.append(Curve("step_size", title, tuple(lines), values, chosen=chosen))
     judged = run.by_step("val_mean")
     if judged:
         counts = {line.get("val_n") for line in judged.values()}
@@ -277,7 +298,13 @@ def _pictures_intro(run: RunFolder) -> str:
     elif run.place is not None and run.place.name == "best" and best is not None:
         text += f"Taken from iteration {best:,}, the best on the validation split. "
     if small.is_soft:
-        text += "The labels were learned too: under each image, its two likeliest classes. "
+        alone = _method(run) == "ld"
+        text += (
+            "The labels were learned, and the images stay as they were"
+            if alone
+            else ("The labels were learned too")
+        )
+        text += ": under each image, its two likeliest classes. "
     text += f"Shown with the whitening ({small.whitening.name}) undone and values clipped to what "
     return text + "a screen can show; networks train on the whitened, unclipped numbers."
 
@@ -296,7 +323,8 @@ def _snippet(run: RunFolder) -> str:
         f"small.labels     # class {labels}; names in small.classes",
     ]
     if small.step_size is not None:
-        lines.append(f"small.step_size  # {number(small.step_size)}: the learning rate learned")
+        rate = "to train at" if run.setting("distill", "lr_lr") == 0 else "learned"
+        lines.append(f"small.step_size  # {number(small.step_size)}: the learning rate {rate}")
     lines += [
         "loader = DataLoader(small, batch_size=256, shuffle=True)",
         "",

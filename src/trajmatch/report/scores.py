@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from trajmatch.distillation import MAKERS
 from trajmatch.report.axes import END, NBSP, WIDTH, Scale, every, percent
 from trajmatch.report.figures import Figure, Row
 from trajmatch.report.folder import BASELINES, RunFolder, is_chosen, mapping
@@ -125,7 +126,7 @@ def score_name(score: Row) -> str:
     method = str(score.get("method") or "unnamed")
     if is_chosen(method):
         return BASELINES.get(method, f"real images, {method}")
-    return f"distilled by {method.upper() if method == 'mtt' else method}"
+    return f"distilled by {method.upper() if method in MAKERS else method}"
 
 
 def network_name(value: Any) -> str:
