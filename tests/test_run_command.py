@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,15 +12,18 @@ import pytest
 from PIL import Image
 
 import tiny
+from trajmatch.cli import distill
 from trajmatch.cli import run as command
 from trajmatch.cli.flags import parse
 from trajmatch.cli.frame import Command, dispatch
 from trajmatch.config import NetworkConfig, PublishedConfig, RunConfig
+from trajmatch.distillation import MAKERS
 from trajmatch.networks import NETWORKS
 from trajmatch.pipeline import cost
 from trajmatch.pipeline.probe import Speed
+from trajmatch.pipeline.trial import Trial
 from trajmatch.recipes import load_recipe, recipe_names
-from trajmatch.track import read_result
+from trajmatch.track import read_log, read_result
 
 COMMANDS = {
     "run": Command(command.Flags, command.run, "run it", "trajmatch run cifar10-ipc1 --dry-run")
@@ -46,7 +50,12 @@ def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture(autouse=True)
 def _known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     speed = Speed(image=1e-3, step=0.1, judging=0.01, record=10**6, piece=10**6, keep=5)
-    monkeypatch.setattr(cost, "measure", lambda *given: speed)
+    other = Speed(image=1e-3, judging=0.01, trial=Trial(seconds=0.5, peak=10**6, share=0.25))
+
+    def measure(spec: object, config: RunConfig, *given: object) -> Speed:
+        return speed if config.distill.method == "mtt" else other
+
+    monkeypatch.setattr(cost, "measure", measure)
 
 
 Line = Callable[[str], list[str]]
@@ -129,11 +138,52 @@ def test_what_is_published_holds_for_the_recipe_alone() -> None:
 
 def test_the_folder_is_named_after_the_recipe(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("[distill]\niterations = 3\n")
-    for word, folder in (("cifar10-ipc1", "cifar10-ipc1"), (f"{tmp_path}/mine.toml", "mine")):
-        flags = parse(command.Flags, [word], program="trajmatch run", description="")
+    for words, folder in (
+        ("cifar10-ipc1", "cifar10-ipc1"),
+        ("cifar10-ipc1 --method mtt", "cifar10-ipc1"),
+        ("cifar10-ipc1 --method dm", "cifar10-ipc1-dm"),
+        (f"{tmp_path}/mine.toml", "mine"),
+    ):
+        flags = parse(command.Flags, words.split(), program="trajmatch run", description="")
         assert flags.out == Path("runs") / folder
     flags = parse(command.Flags, ["mine.toml", "--out", "x"], program="", description="")
     assert flags.out == Path("x")
+
+
+def test_a_method_takes_its_table_of_the_recipe_and_the_line_wins() -> None:
+    recipe = load_recipe("digits-ipc1")
+    assert settings("digits-ipc1 --method mtt") == recipe
+    run = settings("digits-ipc1 --method=dm")
+    assert run.distill == recipe.by("dm")
+    assert (run.distill.lr_img, run.distill.iterations) == (1.0, 200)
+    run = settings("--method dm digits-ipc1 --lr-img 3")
+    assert (run.distill.method, run.distill.lr_img, run.distill.iterations) == ("dm", 3.0, 200)
+    assert settings("cifar10-ipc1 --method dm").published == PublishedConfig()
+
+
+def test_distill_takes_a_methods_table_as_well(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("[distill]\nipc = 3\n[methods.dm]\nlr_img = 4.5\n")
+    for words, lr_img in (("--method dm", 4.5), ("--method dm --lr-img 6", 6.0), ("", 10.0)):
+        line = f"--config mine.toml {words}".split()
+        flags = parse(distill.Flags, line, program="trajmatch distill", description="")
+        assert flags is not None
+        assert (flags.distill.ipc, flags.distill.lr_img) == (3, lr_img)
+
+
+def test_without_a_walk_beside_them_few_experts_are_trained() -> None:
+    """Herding and the full data's accuracy need as many as networks judge, not mtt's library."""
+    recipe = load_recipe("cifar10-ipc1")
+    assert recipe.experts.experts > recipe.evaluate.n
+    run = settings("cifar10-ipc1 --method dm")
+    assert run.experts == dataclasses.replace(recipe.experts, experts=recipe.evaluate.n)
+    assert settings("cifar10-ipc1 --method dm --experts.experts 9").experts.experts == 9
+    assert settings("cifar10-ipc1 --method mtt").experts == recipe.experts
+
+
+def test_a_table_may_give_other_settings_of_a_method_a_name(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('[methods.slow]\nmethod = "dm"\niterations = 77\n')
+    run = settings("mine.toml --method slow --ipc 2")
+    assert (run.distill.method, run.distill.iterations, run.distill.ipc) == ("dm", 77, 2)
 
 
 # -- what it costs -------------------------------------------------------------------------------
@@ -165,6 +215,10 @@ def test_every_recipe_says_what_it_costs(name: str, succeed: Line, tmp_path: Pat
         ("--augment colr", "did you mean 'color'?"),
         ("--evaluate.augment colr", "did you mean 'color'?"),
         ("--texture --whitening zca", "--texture learns"),
+        ("--method kipp", "unknown method 'kipp'; did you mean 'kip'"),
+        ("--method dm --texture", "--texture is made by mtt"),
+        ("--method dm --soft-labels", "not learned by dm"),
+        ("--method dc --ipc 3", "dc has published loops for"),
     ],
 )
 def test_a_dry_run_refuses_what_a_run_would(
@@ -181,6 +235,20 @@ def test_a_dry_run_refuses_what_is_known_of_the_data_alone(mistake: Callable[[st
     assert "unknown data 'photos'" in mistake("run cifar10-ipc1 --data photos --dry-run")
     assert "training images" in mistake("run digits-ipc1 --ipc 1000 --dry-run")
     assert "canvas is 4" in mistake("run digits-ipc1 --texture --canvas 4 --dry-run")
+
+
+def test_a_method_is_told_of_and_its_own_iteration_counted(succeed: Line) -> None:
+    told = "dm matches no experts; 5 are trained for herding and the full data's accuracy"
+    said = succeed("run digits-ipc1 --method dm --dry-run --device cpu")
+    assert said[0] == told
+    assert "200 iterations, 0.5 s each; dm's own, timed on noise, 25 % of one" in said[4]
+    said = succeed("run cifar10-ipc1 --method dm --dry-run --device cpu --data-root .")
+    assert said[0].startswith(
+        "the recipe has no [methods.dm]: what is not given here is as for mtt"
+    )
+    assert said[1] == told
+    said = succeed("run digits-ipc1 --method mtt --dry-run --device cpu")
+    assert said[0].startswith("digits: ")
 
 
 def test_a_run_that_cannot_fit_on_the_disk_is_refused_and_a_dry_run_warns(
@@ -232,6 +300,40 @@ def test_a_run_goes_all_the_way_and_continues(succeed: Line, tmp_path: Path) -> 
     assert read_result(out)["last_iteration"] == 6
     experts = [path for path in before if path.name.startswith("expert_")]
     assert [path.stat().st_mtime_ns for path in experts] == [before[path] for path in experts]
+
+
+@pytest.mark.parametrize("method", sorted(set(MAKERS) - {"mtt"}))
+def test_every_method_goes_all_the_way(method: str, succeed: Line, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    line = f"run digits-ipc1 {TINY} --method {method} --window none --batch-real 16 --out out"
+    succeed(line)
+    out = tmp_path / "out"
+    result = read_result(out)
+    assert [score["method"] for score in result["scores"]] == [
+        method, "random", "herding", "full data",
+    ]  # fmt: skip
+    assert (result["last_iteration"], result["library"]["experts"]) == (4, 2)
+    page = (out / "report.html").read_text()
+    learns = MAKERS[method].learns_step_size
+    assert ("small.step_size" in page) == learns
+    iterations = [entry for entry in read_log(out / "log.jsonl") if "loss" in entry]
+    assert [("step_size" in entry) == learns for entry in iterations] == [True] * 4
+
+
+def test_nothing_is_left_of_a_finished_run(succeed: Line, tmp_path: Path) -> None:
+    line = f"run digits-ipc1 {TINY} --out out"
+    succeed(line)
+    nothing = "nothing is left to do: 2 experts, 4 iterations and the test are there"
+    for words in ("", " --evaluate.workers 2", " --data-root .", " --evaluate.n 1"):
+        assert succeed(f"{line}{words} --dry-run")[1:] == [nothing]
+    assert nothing in succeed(line)
+    # Five networks for each of three sets, of which two are there.
+    assert "9 networks" in succeed(f"{line} --evaluate.n 5 --dry-run")[4]
+    assert "6 networks" in succeed(f"{line} --evaluate.epochs 3 --dry-run")[4]
+    assert "6 networks" in succeed(f"{line} --lr-img 3 --dry-run")[4]
+    assert "8 networks" in succeed(f"{line} --iterations 5 --dry-run")[4]
+    (tmp_path / "out" / "result.json").unlink()
+    assert "6 networks" in succeed(f"{line} --dry-run")[4]
 
 
 @pytest.mark.parametrize("splits", [(("train", 6), ("test", 3)), (("", 8),)], ids=["", "plain"])

@@ -265,7 +265,7 @@ class RunConfig:
     distill: DistillConfig = DistillConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     methods: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    """What methods change of `distill` where they are compared, by name: [methods.dm] in TOML, and
+    """What methods change of `distill` where they are asked for, by name: [methods.dm] in TOML, and
     [methods.dm.ipc10] for ten images per class alone. A table of another name gives its own
     `method`."""
 

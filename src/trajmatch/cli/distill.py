@@ -13,6 +13,7 @@ from trajmatch.config import DataConfig, DistillConfig, EvaluateConfig, NetworkC
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags(Common):
     """Make --ipc images per class: --method mtt by matching the experts' training trajectories.
+    --config takes what its table [methods.NAME] changes for the --method given, where it has one.
 
     Network and whitening are the experts', where there are any. The set that scores best on
     validation images is kept in OUT/best, the newest in OUT/last. Run the same command again to

@@ -185,7 +185,10 @@ def settings_of(kind: type[Common], run: RunConfig, arguments: Sequence[str]) ->
     """What a file of settings gives a dataclass of flags: its configs and the seed.
 
     The options of its network are left out where `arguments` ask for another: they are not its.
+    Where they ask for a method, `run.by` says what the file changes for it.
     """
+    if (method := _value_of("--method", arguments)) is not None:
+        run = dataclasses.replace(run, distill=run.by(method))
     network = _value_of("--network", arguments)
     if network not in (None, run.network.network or "convnet"):
         run = dataclasses.replace(run, network=NetworkConfig(network=network))

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from trajmatch.cli.flags import Common, Flat, Positional, first_word, pick_device, settings_of
+from trajmatch.cli.flags import (
+    Common,
+    Flat,
+    Positional,
+    _value_of,
+    first_word,
+    pick_device,
+    settings_of,
+)
 from trajmatch.config import (
     DataConfig,
     DistillConfig,
@@ -31,7 +39,10 @@ if TYPE_CHECKING:
 class Flags(Common):
     """Train experts, distill, test the result beside random and herding images, and draw the page,
     with the settings of a recipe (`trajmatch recipes` lists them) or of a TOML file of your own.
-    Options given here win over it; with --data it runs on any data set.
+    Options given here win over it; with --data it runs on any data set. --method NAME takes what
+    the recipe's table [methods.NAME] changes, where it has one. A method that matches no experts
+    has as many trained as networks judge (--evaluate.n of the recipe), unless --experts.experts
+    says how many: herding and the accuracy of the full data come from them.
 
     It begins with what it will cost on this machine; --dry-run stops there. Run the same command
     again to continue a killed run.
@@ -40,7 +51,7 @@ class Flags(Common):
     recipe: Annotated[Positional[str], tyro.conf.arg(metavar="RECIPE")]
     """Name of a recipe, or a file that ends in .toml."""
     out: Path = Path("runs/RECIPE")
-    """Folder of the run."""
+    """Folder of the run; runs/RECIPE-METHOD for another method than the recipe's."""
     data: Flat[DataConfig] = DataConfig()
     network: Flat[NetworkConfig] = NetworkConfig()
     experts: ExpertConfig = ExpertConfig()
@@ -59,12 +70,22 @@ class Flags(Common):
 
     @classmethod
     def base(cls, arguments: Sequence[str]) -> dict[str, Any]:
-        """The recipe's settings."""
+        """The recipe's settings, for the method asked for."""
         word = first_word(cls, arguments)
         if word is None:
             return {}
-        values = settings_of(cls, load_recipe(word), arguments)
-        return {**values, "out": Path("runs") / Path(word).stem}
+        recipe, folder = load_recipe(word), Path(word).stem
+        asked = _value_of("--method", arguments)
+        if asked not in (None, recipe.distill.method):
+            from trajmatch.distillation import maker_of
+
+            folder = f"{folder}-{asked}"
+            if not maker_of(recipe.by(asked).method).needs_experts:
+                few = min(recipe.experts.experts, recipe.evaluate.n)
+                experts = dataclasses.replace(recipe.experts, experts=few)
+                recipe = dataclasses.replace(recipe, experts=experts)
+        values = settings_of(cls, recipe, arguments)
+        return {**values, "out": Path("runs") / folder}
 
 
 def run(flags: Flags) -> None:
@@ -75,6 +96,7 @@ def run(flags: Flags) -> None:
         )
     config = settings(flags)
     device = pick_device(flags.device)
+    _tell_method(config, load_recipe(flags.recipe), flags.distill.method)
     if flags.dry_run:
         tell_cost(
             config,
@@ -100,10 +122,33 @@ def settings(flags: Flags) -> RunConfig:
     recipe = load_recipe(flags.recipe)
     parts = ("data", "network", "experts", "distill", "evaluate")
     config = dataclasses.replace(recipe, **{name: getattr(flags, name) for name in parts})
+    asked = flags.distill.method
+    if asked in recipe.methods:  # a table may give another of a method's settings a name
+        distill = dataclasses.replace(config.distill, method=recipe.by(asked).method)
+        config = dataclasses.replace(config, distill=distill)
     here = dataclasses.replace(config.data, data_root=recipe.data.data_root)
     if dataclasses.replace(config, data=here) != recipe:
         config = dataclasses.replace(config, about="", published=PublishedConfig())
     return dataclasses.replace(config, seed=flags.seed)
+
+
+def _tell_method(config: RunConfig, recipe: RunConfig, asked: str) -> None:
+    """Say what a person who asks for a method may not expect."""
+    from trajmatch.cli import shown
+    from trajmatch.distillation import maker_of
+
+    own, method = recipe.distill.method, config.distill.method
+    if asked != own and asked not in recipe.methods:
+        shown.say(
+            f"the recipe has no [methods.{asked}]: what is not given here is as for {own} (lr_img "
+            f"{config.distill.lr_img:g}, {config.distill.iterations:,} iterations); see "
+            "docs/methods.md"
+        )
+    if not maker_of(method).needs_experts:
+        shown.say(
+            f"{method} matches no experts; {config.experts.experts} are trained for herding and "
+            "the full data's accuracy"
+        )
 
 
 def carry_out(
@@ -168,7 +213,7 @@ def tell_cost(
 ) -> Cost:
     """Print what the run, or what is left of it in `out`, will cost."""
     from trajmatch.cli import shown
-    from trajmatch.pipeline.cost import Room, done_in, estimate
+    from trajmatch.pipeline.cost import Room, done_in, estimate, judged_in
 
     trained, iterated = done_in(out)
     cost = estimate(
@@ -179,6 +224,7 @@ def tell_cost(
         threads=threads,
         trained=trained,
         iterated=iterated,
+        judged=judged_in(out, config),
         room=Room.of(out),
     )
     for line in cost.lines():
@@ -191,7 +237,7 @@ def _shape(config: RunConfig) -> Shape:
     from trajmatch.cli import shown
     from trajmatch.pipeline.checks import require_settings
     from trajmatch.pipeline.cost import Shape
-    from trajmatch.pipeline.distilling import require_texture_whitening
+    from trajmatch.pipeline.distilling import require_method, require_texture_whitening
 
     try:
         data = shown.load(config.data)
@@ -203,6 +249,7 @@ def _shape(config: RunConfig) -> Shape:
         epochs = config.experts.epochs
         require_settings(known.classes, config.distill, config.evaluate, epochs)
         require_texture_whitening(config.distill, config.data.whitening)
+        require_method(config.distill, experts=True)
         return known
     _require_sound(data, config)
     return Shape.of(data)
@@ -211,7 +258,8 @@ def _shape(config: RunConfig) -> Shape:
 def _require_sound(data: ImageDataset, config: RunConfig) -> None:
     """Refuse at once what the run would refuse later."""
     from trajmatch.pipeline.checks import require_sound
-    from trajmatch.pipeline.distilling import require_texture
+    from trajmatch.pipeline.distilling import require_method, require_texture
 
+    require_method(config.distill, experts=True)
     require_sound(data, config.distill, config.evaluate, config.experts.epochs)
     require_texture(data, config.distill, config.data.whitening)
