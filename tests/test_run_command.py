@@ -170,6 +170,15 @@ def test_distill_takes_a_methods_table_as_well(tmp_path: Path) -> None:
         assert (flags.distill.ipc, flags.distill.lr_img) == (3, lr_img)
 
 
+def test_a_methods_table_for_a_number_of_images(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("[methods.dm.ipc10]\nlr_img = 4.5\n")
+    for words, lr_img in (("--ipc 10", 4.5), ("--ipc 10 --lr-img 6", 6.0), ("--ipc 2", 10.0)):
+        line = f"--config mine.toml --method dm {words}".split()
+        flags = parse(distill.Flags, line, program="trajmatch distill", description="")
+        assert flags is not None
+        assert (str(flags.distill.ipc), flags.distill.lr_img) == (words.split()[1], lr_img)
+
+
 def test_without_a_walk_beside_them_few_experts_are_trained() -> None:
     """Herding and the full data's accuracy need as many as networks judge, not mtt's library."""
     recipe = load_recipe("cifar10-ipc1")

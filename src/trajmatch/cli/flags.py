@@ -188,7 +188,9 @@ def settings_of(kind: type[Common], run: RunConfig, arguments: Sequence[str]) ->
     Where they ask for a method, `run.by` says what the file changes for it.
     """
     if (method := _value_of("--method", arguments)) is not None:
-        run = dataclasses.replace(run, distill=run.by(method))
+        ipc = _value_of("--ipc", arguments) or ""
+        own = run.by(method, ipc=int(ipc) if ipc.isdecimal() else None)
+        run = dataclasses.replace(run, distill=own)
     network = _value_of("--network", arguments)
     if network not in (None, run.network.network or "convnet"):
         run = dataclasses.replace(run, network=NetworkConfig(network=network))
