@@ -20,59 +20,46 @@ import torch
 from torch import nn
 
 from trajmatch.config import DistillConfig
+from trajmatch.distillation.companion import BATCH, Companion
 from trajmatch.distillation.ground import Ground, classes_of
 from trajmatch.distillation.learned import Estimate, Learned
-from trajmatch.distillation.method import Maker, require_hard_labels
 from trajmatch.distillation.siamese import alike
 from trajmatch.errors import SettingError
-from trajmatch.networks.functional import parameter_vector, split_vector
-from trajmatch.passes import arithmetic, passes
-from trajmatch.pieces import piece_length
+from trajmatch.networks.functional import split_vector
+from trajmatch.passes import arithmetic
 from trajmatch.rng import stream
 from trajmatch.schedule import Schedule
-from trajmatch.student import Student
 from trajmatch.types import Float, Tensor
 
 LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 """Published for so many images per class: updates of the images for one network, and its passes
 over the images between two of them."""
-BATCH = 256
-"""Synthetic images per step of the network."""
 TINY = 1e-6
 """Published: added to the product of two rows' norms, so that a row without gradient has cosine 0.
 It shrinks the cosine of all rows whose norms are small, too."""
 
 
-class GradientMatching(Maker):
+class GradientMatching(Companion):
     """DC: estimates the distance between real and synthetic gradients along a network's training.
 
-    Iteration i stands at position i % outer of network i // outer. Every network begins fresh, and
-    takes `inner` SGD steps on the synthetic images before each position but the first; `carried`
-    holds where it has come to. The images are matched as they are, whatever `augment` says.
-
-    An iteration costs a gradient of `batch_real` images per class, a gradient of the synthetic ones
-    and the way back through it, and the network's steps. Raises SettingError for soft labels, for
-    ipc without published loops where none are given, and for a network that is not a function of
-    its parameters.
+    The images are matched as they are, whatever `augment` says. An iteration costs a gradient of
+    `batch_real` images per class, a gradient of the synthetic ones and the way back through it, and
+    the network's steps. Raises SettingError for ipc without published loops where none are given,
+    and for what no `Companion` takes.
     """
 
     name = "dc"
+    draws = "gradient"
     siamese: ClassVar[bool] = False
     """Whether images are augmented."""
 
     def __init__(self, ground: Ground, config: DistillConfig, *, seed: int) -> None:
         super().__init__(ground, config, seed=seed)
-        require_hard_labels(config)
         if not self.siamese:
             self.augment = None
         elif self.augment is None:
             raise SettingError("augment is none, and dsa without it is dc; use --method dc")
         self.outer, self.inner = loops(config, config.ipc * ground.spec.classes)
-        self.module = ground.fresh(0)
-        self.piece = piece_length(self.module, self.module.image_shape, self.device)
-        # One compilation a shape, and classes differ in size: only where it is asked for.
-        compile = config.compile == "yes"
-        self.passes = passes(self.module, precision=config.precision, compile=compile)
 
     def estimate(self, learned: Learned, iteration: int) -> Estimate:
         """Loss and gradient of one iteration, summed over the classes."""
@@ -87,26 +74,6 @@ class GradientMatching(Maker):
                 )
                 losses.append(loss)
         return Estimate(torch.stack(losses).sum(), gradient)
-
-    def _network(self, learned: Learned, iteration: int) -> Tensor:
-        """The parameters that gradients are matched at."""
-        number, position = divmod(iteration, self.outer)
-        if position == 0:
-            fresh = self.ground.fresh(self.seed, "distill", "gradient", "network", number)
-            return parameter_vector(fresh)
-        schedule = Schedule.make(
-            learned.images,
-            steps=self.inner,
-            batch_syn=BATCH if len(learned.images) > BATCH else None,
-            augment=self.augment,
-            seed=self.seed,
-            names=("distill", "gradient", "walk", iteration),
-        )
-        student = self._student(learned.images, learned.classes, schedule)
-        vector = self.carried["network"]
-        for step in range(self.inner):
-            vector = vector - self.config.lr_net * student.step(step, vector)
-        return vector
 
     def _of_class(
         self, vector: Tensor, images: Tensor, label: int, iteration: int
@@ -129,11 +96,6 @@ class GradientMatching(Maker):
         if mine is not leaf:
             (back,) = torch.autograd.grad(mine, leaf, back)
         return loss.detach(), back
-
-    def _student(self, images: Tensor, labels: Tensor | int, schedule: Schedule) -> Student:
-        if isinstance(labels, int):
-            labels = torch.full((len(images),), labels, device=images.device)
-        return Student(self.passes, images, labels, self.augment, schedule, self.piece)
 
 
 class SiameseGradientMatching(GradientMatching):
