@@ -105,6 +105,47 @@ def test_embed_is_what_the_classifier_sees(name):
     torch.testing.assert_close(module.classifier(features), module(images))
 
 
+LAYERS = {
+    "convnet": [(8, 8, 8), (8, 4, 4), (32,)],
+    "mlp": [(8,), (8,)],
+    "lenet": [(6, 8, 8), (16, 4, 4), (120,), (84,)],
+    "alexnet": [
+        (128, 8, 8), (192, 4, 4), (256, 2, 2), (192, 2, 2), (192, 2, 2), (192,)
+    ],
+    "vgg11": [
+        (4, 8, 8), (8, 4, 4), *[(16, 2, 2)] * 2, *[(32, 2, 2)] * 4, (32,)
+    ],
+    "resnet18": [*[(4, 8, 8)] * 3, *[(8, 4, 4)] * 2, *[(16, 2, 2)] * 2, *[(32, 2, 2)] * 2, (32,)],
+    "vit": [(16, 8), (16, 8), (8,)],
+}  # fmt: skip
+
+
+@every_network
+def test_layers_are_the_blocks_before_pooling_and_the_embedding(name):
+    module = small(name)
+    images = draw(2, 3, 8, 8)
+    found = module.layers(images)
+    assert [tuple(layer.shape[1:]) for layer in found] == LAYERS[name]
+    torch.testing.assert_close(found[-1], module.embed(images), rtol=0, atol=0)
+    with pytest.raises(SettingError, match="1x8x8"):
+        module.layers(draw(1, 1, 8, 8))
+
+
+def test_layers_of_a_convnet_by_hand():
+    module = small("convnet", norm="none")
+    first, second = (part for part in module.features if isinstance(part, torch.nn.Conv2d))
+    images = draw(2, 3, 8, 8)
+    one = F.relu(first(images))
+    two = F.relu(second(F.avg_pool2d(one, 2)))
+    for found, wanted in zip(
+        module.layers(images), [one, two, F.avg_pool2d(two, 2).flatten(1)], strict=True
+    ):
+        torch.testing.assert_close(found, wanted)
+    # Where nothing is pooled the last block is the embedding, and there once.
+    bare = small("convnet", pooling="none", depth=2)
+    assert [tuple(layer.shape) for layer in bare.layers(images)] == [(2, 8, 8, 8), (2, 512)]
+
+
 @every_network
 def test_stateless_and_no_image_sees_another(name):
     module = small(name).train()

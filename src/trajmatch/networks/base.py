@@ -21,6 +21,8 @@ class Network(nn.Module):
 
     features: nn.Sequential
     classifier: nn.Linear
+    ends: tuple[type[nn.Module], ...] = (nn.ReLU, nn.LeakyReLU, nn.Sigmoid)
+    """The parts of `features` that end a block; what follows (pooling) belongs to the next."""
 
     def __init__(
         self, *, channels: int, classes: int, size: Size, options: dict[str, int | str]
@@ -39,20 +41,42 @@ class Network(nn.Module):
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch features"]:
         """What the last linear layer sees."""
-        if tuple(images.shape[1:]) != self.image_shape:
-            raise SettingError(
-                f"images are {_shape(*images.shape[1:])} (channels x height x width) and the "
-                f"network was built for {_shape(*self.image_shape)}; build the network with the "
-                "images' channels and size, or resize the images"
-            )
+        self._require_shape(images)
         features: Tensor = self.features(images).flatten(1)
         return features
+
+    def layers(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> list[Float[Tensor, "batch ..."]]:
+        """What each block makes of the images, before it is pooled; the last is `embed`.
+
+        Where nothing follows the last block it is the embedding, and given once. Costs what
+        `embed` costs, and all of it is held.
+        """
+        self._require_shape(images)
+        found: list[Tensor] = []
+        seen = images
+        for part in self.features:
+            seen = part(seen)
+            if isinstance(part, self.ends):
+                found.append(seen)
+        if found and found[-1] is seen:
+            found.pop()
+        return [*found, seen.flatten(1)]
 
     def forward(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch classes"]:
         logits: Tensor = self.classifier(self.embed(images))
         return logits
+
+    def _require_shape(self, images: Tensor) -> None:
+        if tuple(images.shape[1:]) != self.image_shape:
+            raise SettingError(
+                f"images are {_shape(*images.shape[1:])} (channels x height x width) and the "
+                f"network was built for {_shape(*self.image_shape)}; build the network with the "
+                "images' channels and size, or resize the images"
+            )
 
 
 def height_width(size: Size) -> tuple[int, int]:

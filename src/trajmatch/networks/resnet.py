@@ -52,6 +52,7 @@ class ResNet18(Network):
             layers.append(_Block(channels, units * width, stride, norm, (height, breadth)))
             channels = units * width
             layers.append(_Block(channels, channels, 1, norm, (height, breadth)))
+        self.ends = (nn.ReLU, _Block)
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1))
         self.classifier = nn.Linear(channels, classes)
 

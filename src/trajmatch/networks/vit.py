@@ -63,6 +63,7 @@ class ViT(Network):
             options={"depth": depth, "width": width, "heads": heads, "patch": patch},
         )
         tokens = -(-height // patch) * -(-breadth // patch)
+        self.ends = (_Block,)
         self.features = nn.Sequential(
             _Patches(channels, width, patch, tokens),
             *(_Block(width, heads) for _ in range(depth)),
