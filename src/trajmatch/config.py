@@ -123,7 +123,8 @@ class DistillConfig:
     """How images are made. mtt: trajectories of experts are matched. dd: a walk from a fresh start
     should end well on real images; ld: the same of soft labels for real images that stay. dc:
     gradients of fresh networks; dsa: dc, augmented on both sides. dm: mean embeddings in random
-    networks. kip: kernel inducing points, for which no network is trained."""
+    networks. cafe: features of every layer in networks that train along. kip: kernel inducing
+    points, for which no network is trained."""
     ipc: int = 1
     """Images per class."""
     iterations: int = 300
@@ -178,14 +179,16 @@ class DistillConfig:
     checkpoint_every: int = 10
     """Iterations between checkpoints."""
     batch_real: int = 256
-    """Real images per iteration that methods without experts look at: of each class (dc, dsa, dm)
-    or of all together (dd, ld, kip)."""
+    """Real images per iteration that methods without experts look at: of each class (dc, dsa, cafe,
+    dm) or of all together (dd, ld, kip)."""
     lr_net: float = 0.01
-    """dc, dsa: learning rate of the network that gradients are matched along."""
+    """dc, dsa, cafe: learning rate of the network that trains along on the images."""
     outer_loop: int | None = None
-    """dc, dsa: updates of the images for one network. None: published for --ipc (1, 10, 50)."""
+    """dc, dsa, cafe: updates of the images for one network. None: published for --ipc (1, 10, 50);
+    cafe: until its accuracy on real images has settled."""
     inner_loop: int | None = None
-    """dc, dsa: the network's steps between two of them. None: published for --ipc (1, 50, 10)."""
+    """dc, dsa, cafe: the network's steps between two of them. None: published for --ipc (1, 50,
+    10); cafe: until its accuracy has moved."""
     window: int | None = None
     """dd, ld: the last steps of a walk that are differentiated through. None: all."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trajmatch.config import DistillConfig
+from trajmatch.distillation.alignment import FeatureAlignment
 from trajmatch.distillation.descent import Descent, LabelDescent
 from trajmatch.distillation.distribution import DistributionMatching
 from trajmatch.distillation.gradient import GradientMatching, SiameseGradientMatching
@@ -19,6 +20,7 @@ MAKERS: dict[str, type[Maker]] = {
         DistributionMatching,
         GradientMatching,
         SiameseGradientMatching,
+        FeatureAlignment,
         Descent,
         LabelDescent,
         InducingPoints,

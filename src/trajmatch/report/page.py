@@ -36,6 +36,7 @@ _METHODS = {
     "dc": "gradient matching (DC)",
     "dsa": "gradient matching, augmented (DSA)",
     "dm": "distribution matching (DM)",
+    "cafe": "feature alignment (CAFE)",
     "kip": "kernel inducing points (KIP)",
     "random": "random choice",
 }
