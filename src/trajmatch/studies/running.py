@@ -19,6 +19,7 @@ import torch
 
 from trajmatch import pipeline
 from trajmatch.config import RunConfig, to_dict
+from trajmatch.coresets import CORESETS
 from trajmatch.data import ImageDataset
 from trajmatch.distillation import MAKERS
 from trajmatch.errors import SettingError, TrajmatchError
@@ -133,7 +134,11 @@ def run_study(
                 "axes": dict(study.axes),
                 "measured": study.measured,
                 "counted": study.counted,
-                "base": [variant.name for variant in variants if variant.config == base],
+                "base": [
+                    variant.name
+                    for variant in variants
+                    if variant.config == base and variant.source not in CORESETS
+                ],
             },
             "network": libraries[variants[0].name].spec.describe(),
             "library": libraries[variants[0].name].summary(),
