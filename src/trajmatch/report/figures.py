@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import math
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class Figure(ABC):
             raise MissingExtraError("plot", "report") from error
         canvas = Canvas(figsize=(4.4, 2.9), layout="constrained")
         axes = canvas.subplots()
-        axes.set_title(self.title, loc="left", fontsize=10)
+        axes.set_title(textwrap.fill(self.title, 52), loc="left", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         self._draw(axes)
         return canvas
