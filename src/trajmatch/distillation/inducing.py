@@ -14,7 +14,7 @@ import torch
 from trajmatch.config import DistillConfig
 from trajmatch.distillation.ground import Ground
 from trajmatch.distillation.learned import Estimate, Learned
-from trajmatch.distillation.method import FORWARD_AND_BACK, Maker
+from trajmatch.distillation.method import Maker
 from trajmatch.kernels import Convolutional, Dense, Kernel, Regression, centered
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.base import height_width
@@ -83,7 +83,7 @@ class InducingPoints(Maker):
     def work(cls, spec: NetworkSpec, config: DistillConfig) -> int:
         """Numbers of the kernel, of the set with itself and with the real batch."""
         each = _kernel_numbers(spec, config)
-        return each * (FORWARD_AND_BACK * config.ipc * spec.classes + config.batch_real)
+        return each * (config.ipc * spec.classes + config.batch_real)
 
     @classmethod
     def held(cls, spec: NetworkSpec, config: DistillConfig) -> int:

@@ -11,7 +11,7 @@ from trajmatch.config import DistillConfig
 from trajmatch.data.canvas import Window
 from trajmatch.distillation.ground import Ground
 from trajmatch.distillation.learned import Estimate, Learned, mean_estimate
-from trajmatch.distillation.method import FORWARD_AND_BACK, Maker
+from trajmatch.distillation.method import Maker
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.base import Network
 from trajmatch.passes import Passes, passes
@@ -21,6 +21,8 @@ from trajmatch.unroll import Question, Schedule, Student, plan, walk
 
 PASSES = 12
 """Of a network's convolutions, in one student step and its way back."""
+FORWARD_AND_BACK = 3
+"""Forward passes that a forward and a backward pass take as long as."""
 WORK_PER_THREAD = 16
 """A second thread is started from a 16th of a cache-sized piece on: half a megabyte."""
 

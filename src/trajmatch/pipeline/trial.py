@@ -94,10 +94,11 @@ def iteration(
 
     of_class: real images of a class, where it may have fewer than `batch_real`.
 
-    The smallest iteration is tried first: one step, two classes, one real image. Then, as long as
-    the method's `work` says that a larger one takes no more than `TRIAL_SECONDS`, the largest such.
-    So it takes some seconds in all, and less memory than the run will. What was not tried whole is
-    counted by the method's `work` and `held`.
+    The smallest iteration is tried first: of a walk one step, of other work two classes. Then, as
+    long as the method's `work` says that a larger one takes no more than `TRIAL_SECONDS`, the
+    largest such. So it takes some seconds in all, or two or three of the smallest iterations where
+    these take longer, and less memory than the run will. What was not tried whole is counted by
+    the method's `work` and `held`.
 
     Raises SettingError for what the method refuses.
     """
