@@ -46,6 +46,13 @@ def test_everything_there_is_can_be_compared() -> None:
     assert len({variant.name for variant in variants}) == len(known(BASE))
 
 
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_method_can_be_told_of(name: str) -> None:
+    assert name.upper() in MAKERS[name].title
+    assert MAKERS[name].objective
+    assert MAKERS[name].name == name
+
+
 @pytest.mark.parametrize(
     ("methods", "ipcs", "said"),
     [

@@ -62,6 +62,8 @@ class FeatureAlignment(Companion):
     """
 
     name = "cafe"
+    title = "feature alignment (CAFE)"
+    objective = "distance of mean features and cross-entropy, all classes"
     draws = "alignment"
 
     def __init__(self, ground: Ground, config: DistillConfig, *, seed: int) -> None:

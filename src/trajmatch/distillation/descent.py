@@ -32,6 +32,8 @@ class Descent(Walker):
     """
 
     name = "dd"
+    title = "dataset distillation (DD)"
+    objective = "cross-entropy of real images after the walk"
 
     def __init__(self, ground: Ground, config: DistillConfig, *, seed: int) -> None:
         super().__init__(ground, config, seed=seed)
@@ -59,6 +61,8 @@ class LabelDescent(Descent):
     """
 
     name = "ld"
+    title = "label distillation (LD)"
+    objective = "cross-entropy of real images after the walk"
     learns_labels = True
 
     def estimate(self, learned: Learned, iteration: int) -> Estimate:

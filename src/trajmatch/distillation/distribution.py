@@ -38,6 +38,8 @@ class DistributionMatching(Maker):
     """
 
     name = "dm"
+    title = "distribution matching (DM)"
+    objective = "squared distance of mean embeddings, all classes"
 
     def __init__(self, ground: Ground, config: DistillConfig, *, seed: int) -> None:
         super().__init__(ground, config, seed=seed)

@@ -49,6 +49,8 @@ class GradientMatching(Companion):
     """
 
     name = "dc"
+    title = "gradient matching (DC)"
+    objective = "distance of the gradients, all classes"
     draws = "gradient"
     siamese: ClassVar[bool] = False
     """Whether images are augmented."""
@@ -106,6 +108,8 @@ class SiameseGradientMatching(GradientMatching):
     """
 
     name = "dsa"
+    title = "gradient matching, augmented (DSA)"
+    objective = "distance of the gradients, all classes"
     siamese = True
 
 

@@ -41,6 +41,8 @@ class InducingPoints(Maker):
     """
 
     name = "kip"
+    title = "kernel inducing points (KIP)"
+    objective = "squared error of the kernel’s regression"
 
     def __init__(self, ground: Ground, config: DistillConfig, *, seed: int) -> None:
         super().__init__(ground, config, seed=seed)

@@ -28,6 +28,8 @@ class TrajectoryMatching(Walker):
     """
 
     name = "mtt"
+    title = "trajectory matching (MTT)"
+    objective = "distance left to the expert"
     needs_experts = True
     normalized = True
 

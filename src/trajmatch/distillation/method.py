@@ -25,6 +25,10 @@ class Maker(ABC):
     """
 
     name: str
+    title: ClassVar[str]
+    """What it is called on a page."""
+    objective: ClassVar[str]
+    """What its loss is, in a few words."""
     needs_experts: ClassVar[bool] = False
     """Whether it cannot do without a library."""
     learns_step_size: ClassVar[bool] = False

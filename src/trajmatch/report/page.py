@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trajmatch import __version__
+from trajmatch.distillation import MAKERS
 from trajmatch.report.axes import NBSP, number, percent
 from trajmatch.report.evaluations import Evaluations
 from trajmatch.report.facts import cost, origin, settings
@@ -28,27 +29,6 @@ from trajmatch.report.networks import network_tables
 from trajmatch.report.pictures import gallery, pictures_of, snapshot_paths, timeline
 from trajmatch.report.scores import network_name, score_plot, score_rows
 from trajmatch.report.template import render, write_page
-
-_METHODS = {
-    "mtt": "trajectory matching (MTT)",
-    "dd": "dataset distillation (DD)",
-    "ld": "label distillation (LD)",
-    "dc": "gradient matching (DC)",
-    "dsa": "gradient matching, augmented (DSA)",
-    "dm": "distribution matching (DM)",
-    "cafe": "feature alignment (CAFE)",
-    "kip": "kernel inducing points (KIP)",
-    "random": "random choice",
-}
-_LOSSES = {
-    "mtt": "Loss: distance left to the expert",
-    "dd": "Loss: cross-entropy of real images after the walk",
-    "ld": "Loss: cross-entropy of real images after the walk",
-    "dc": "Loss: distance of the gradients, all classes",
-    "dsa": "Loss: distance of the gradients, all classes",
-    "dm": "Loss: squared distance of mean embeddings, all classes",
-    "kip": "Loss: squared error of the kernel’s regression",
-}
 
 
 def write_report(run: Path | str, out: Path | str | None = None) -> Path:
@@ -120,9 +100,15 @@ def _title(run: RunFolder) -> dict[str, str]:
         title += f", {ipc} image{'s' if ipc != 1 else ''} per class"
     return {
         "title": title,
-        "method": _METHODS.get(method, method),
+        "method": _words(method),
         "network": network_name(network),
     }
+
+
+def _words(method: str) -> str:
+    if method in MAKERS:
+        return MAKERS[method].title
+    return "random choice" if method == "random" else method
 
 
 def _method(run: RunFolder) -> str:
@@ -253,7 +239,7 @@ def _curves(run: RunFolder) -> list[Curve]:
         method = _method(run)
         level = (1.0, "as far as at the start") if method == "mtt" else None
         values = tuple(number_or_nan(line.get("loss")) for line in lines.values())
-        title = _LOSSES.get(method, "Loss")
+        title = f"Loss: {MAKERS[method].objective}" if method in MAKERS else "Loss"
         loss = Curve("loss", title, tuple(lines), values, skipped=skipped, chosen=chosen)
         curves.append(dataclasses.replace(loss, noisy=True, level=level))
     if any("step_size" in line for line in lines.values()):
