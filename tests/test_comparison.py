@@ -8,15 +8,19 @@ from typing import Any
 import pytest
 from tests import tiny
 
-from trajmatch.cli import main
+from trajmatch.cli import compare, main
+from trajmatch.cli.flags import parse
+from trajmatch.cli.study import settings
 from trajmatch.config import DistillConfig, NetworkConfig, RunConfig, from_dict, read_toml
 from trajmatch.coresets import CORESETS
 from trajmatch.distillation import MAKERS
 from trajmatch.errors import SettingError
 from trajmatch.evaluation.ranking import augmentation_robust, label_robust
 from trajmatch.files import read_json
+from trajmatch.recipes import load_recipe
 from trajmatch.studies.comparison import comparison, known
 from trajmatch.studies.judged import ranked
+from trajmatch.studies.table import quick
 
 BASE = RunConfig(
     distill=tiny.DISTILL,
@@ -160,6 +164,18 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_other_networks_are_known_before_anything_is_made() -> None:
     with pytest.raises(SettingError, match="unknown network 'resnet81'; did you mean 'resnet18'"):
         comparison(["mtt"], [1], [NetworkConfig(network="resnet81")])
+
+
+def test_a_quick_look_makes_fewer_iterations_by_every_method() -> None:
+    tables = {"dm": {"iterations": 200, "lr_img": 1.0, "ipc10": {"iterations": 40, "ema": 0.5}}}
+    base = dataclasses.replace(BASE, methods=tables)
+    cut = quick(base)
+    assert cut.by("dm").iterations == 50
+    assert (cut.by("dm", ipc=10).iterations, cut.by("dm", ipc=10).ema) == (10, 0.5)
+    assert cut.by("mtt").iterations == max(1, tiny.DISTILL.iterations // 4)
+    flags = parse(compare.Flags, ["--quick"], program="trajmatch compare", description="")
+    assert flags is not None
+    assert settings(flags).methods == quick(load_recipe("digits-ipc1")).methods
 
 
 # -- the scores of DD-Ranking --------------------------------------------------------------------

@@ -181,6 +181,11 @@ def carry_out(name: str, study: Study, flags: Variations) -> None:
 
 def settings(flags: Variations) -> RunConfig:
     """What the variants are variants of."""
+    recipe = load_recipe(DEMO if flags.config is None else str(flags.config))
+    if flags.quick:
+        from trajmatch.studies.table import quick
+
+        recipe = quick(recipe)
     return RunConfig(
         name=flags.config.stem if flags.config is not None else DEMO,
         seed=flags.seed,
@@ -189,7 +194,7 @@ def settings(flags: Variations) -> RunConfig:
         experts=flags.train,
         distill=flags.distill,
         evaluate=flags.evaluate,
-        methods=load_recipe(DEMO if flags.config is None else str(flags.config)).methods,
+        methods=recipe.methods,
     )
 
 

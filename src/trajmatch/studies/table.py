@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from trajmatch.config import RunConfig
@@ -142,6 +143,10 @@ def _whitened(base: RunConfig, name: Any) -> RunConfig:
     return dataclasses.replace(base, data=dataclasses.replace(base.data, whitening=name))
 
 
+QUICKER = 4
+"""Of so many iterations, one is made for a first look."""
+
+
 def quick(base: RunConfig) -> RunConfig:
     """Cut down to about a fifth of the time, for a first look."""
     experts, distill, judge = base.experts, base.distill, base.evaluate
@@ -150,8 +155,20 @@ def quick(base: RunConfig) -> RunConfig:
         experts=dataclasses.replace(experts, experts=min(5, experts.experts)),
         distill=dataclasses.replace(
             distill,
-            iterations=max(1, distill.iterations // 4),
-            eval_every=max(1, distill.eval_every // 4),
+            iterations=max(1, distill.iterations // QUICKER),
+            eval_every=max(1, distill.eval_every // QUICKER),
         ),
         evaluate=dataclasses.replace(judge, n=min(3, judge.n), epochs=max(1, judge.epochs // 5)),
+        methods={name: _quicker(table) for name, table in base.methods.items()},
     )
+
+
+def _quicker(table: Mapping[str, Any]) -> dict[str, Any]:
+    """What a method changes, and of that what it changes for a number of images."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            found[key] = _quicker(value)
+        else:
+            found[key] = max(1, value // QUICKER) if key in ("iterations", "eval_every") else value
+    return found
