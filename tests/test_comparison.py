@@ -120,10 +120,11 @@ def test_settings_of_a_method_for_a_number_of_images(tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Twice: the second finds every cell where the first left it."""
-    out = tmp_path / "compared"
+    out, plain = tmp_path / "compared", tmp_path / "plain.toml"
+    plain.write_text('name = "plain"\n', encoding="utf-8")
     words = (
         f"compare --methods random,mtt --ipc 1,2 --networks mlp --experts {tiny.library().path} "
-        f"--out {out} --device cpu {tiny.JUDGE_WORDS} "
+        f"--out {out} --config {plain} --device cpu {tiny.JUDGE_WORDS} "
         + tiny.DISTILL_WORDS.replace("--", "--distill.")
     ).split()
     texts = []

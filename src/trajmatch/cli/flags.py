@@ -185,9 +185,10 @@ def settings_of(kind: type[Common], run: RunConfig, arguments: Sequence[str]) ->
     """What a file of settings gives a dataclass of flags: its configs and the seed.
 
     The options of its network are left out where `arguments` ask for another: they are not its.
-    Where they ask for a method, `run.by` says what the file changes for it.
+    Where they ask for another method, `run.by` says what the file changes for it.
     """
-    if (method := _value_of("--method", arguments)) is not None:
+    if (method := _value_of("--method", arguments)) not in (None, run.distill.method):
+        assert method is not None
         ipc = _value_of("--ipc", arguments) or ""
         own = run.by(method, ipc=int(ipc) if ipc.isdecimal() else None)
         run = dataclasses.replace(run, distill=own)

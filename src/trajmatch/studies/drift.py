@@ -156,7 +156,7 @@ COMPARED = ("mtt", "dsa", "random", "herding")
 
 
 def compared(base: RunConfig) -> list[Variant]:
-    """A set distilled here, one whose gradients match those of real images (each with what
+    """A set distilled here, one whose gradients match those of real images (with what
     `base.methods` says of it), and random and herding ones of as many images."""
     if base.experts.experts < 2:
         raise SettingError(
@@ -167,7 +167,7 @@ def compared(base: RunConfig) -> list[Variant]:
     variants = []
     for name in COMPARED:
         own = config
-        if name in MAKERS:
+        if name in MAKERS and name != base.distill.method:
             own = dataclasses.replace(config, distill=base.by(name))
         variants.append(Variant(name, own, {"set": name}, name))
     return variants
