@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import ROOT
-from trajmatch.files import write_json
+from trajmatch.storage.files import write_json
 
 RESULTS = ROOT / "benchmarks" / "results"
 MIB = 2**20

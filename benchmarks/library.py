@@ -29,9 +29,9 @@ from trajmatch.config import ExpertConfig, to_dict
 from trajmatch.data.whiten import Normalize
 from trajmatch.experts import Recording, open_experts, save_trajectory
 from trajmatch.experts.library import FORMAT, digest, expert_path
-from trajmatch.files import write_json
 from trajmatch.networks import NetworkSpec
 from trajmatch.rng import stream
+from trajmatch.storage.files import write_json
 from trajmatch.types import Tensor
 
 LENGTH = 2

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from trajmatch import __version__
+from trajmatch._version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")

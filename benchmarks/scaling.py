@@ -22,7 +22,7 @@ import torch
 from benchmarks import harness, machine
 from benchmarks.unroll import peak
 from benchmarks.walks import CASES, Case, Inputs, ours, theirs
-from trajmatch.files import read_json
+from trajmatch.storage.files import read_json
 
 WHO = ("stored", "reverse", "twin")
 AXES: dict[str, tuple[int, ...]] = {

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks import harness, machine
 from benchmarks.walks import Case
-from trajmatch.files import atomic_write, read_json
+from trajmatch.storage.files import atomic_write, read_json
 
 README = machine.ROOT / "benchmarks" / "README.md"
 BEGIN = "<!-- results: written by `python -m benchmarks.summary`, do not edit -->"

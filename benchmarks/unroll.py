@@ -22,7 +22,7 @@ import torch
 
 from benchmarks import convolutions, harness, machine
 from benchmarks.walks import CASES, LONG, SMALL, Case, Inputs, agreement, cosine, ours, theirs
-from trajmatch import compiling
+from trajmatch.runtime import compiling
 from trajmatch.unroll import EXACT
 
 FIT = 0.6

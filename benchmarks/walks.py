@@ -11,11 +11,11 @@ import torch
 from benchmarks import twin
 from trajmatch.data.augment import CHANGES, DSA
 from trajmatch.networks import NetworkSpec, parameter_vector
-from trajmatch.passes import passes
-from trajmatch.pieces import piece_length
 from trajmatch.rng import stream
+from trajmatch.runtime.micro_batches import piece_length
 from trajmatch.types import Tensor
 from trajmatch.unroll import EXACT, Schedule, SegmentDistance, Student, WalkGradient, plan, walk
+from trajmatch.unroll.gradient import passes
 
 STEP_SIZE = 0.01
 PUBLISHED = DSA()

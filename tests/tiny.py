@@ -14,8 +14,8 @@ from trajmatch import pipeline
 from trajmatch.config import DistillConfig, EvaluateConfig, ExpertConfig, NetworkConfig
 from trajmatch.data import ImageDataset, load_data
 from trajmatch.data.whiten import fit_whitening
-from trajmatch.distillation import Ground
 from trajmatch.experts import ExpertLibrary
+from trajmatch.methods import Ground
 from trajmatch.networks.base import Network
 from trajmatch.pipeline.checks import network_for
 

@@ -8,20 +8,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from trajmatch._version import __version__
 
 _HOMES = {
     "ImageDataset": "trajmatch.data",
     "build_network": "trajmatch.networks",
-    "distill": "trajmatch.pipeline",
-    "evaluate": "trajmatch.pipeline",
+    "distill": "trajmatch.pipeline.distill",
+    "evaluate": "trajmatch.pipeline.evaluate",
     "load_data": "trajmatch.data",
     "load_distilled": "trajmatch.synthetic",
     "match_segment": "trajmatch.unroll",
     "open_experts": "trajmatch.experts",
     "parameter_vector": "trajmatch.networks.functional",
-    "select_coreset": "trajmatch.pipeline",
-    "train_experts": "trajmatch.pipeline",
+    "select_coreset": "trajmatch.pipeline.select",
+    "train_experts": "trajmatch.pipeline.experts",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from trajmatch.experts import open_experts
     from trajmatch.networks import build_network
     from trajmatch.networks.functional import parameter_vector
-    from trajmatch.pipeline import distill, evaluate, select_coreset, train_experts
+    from trajmatch.pipeline.distill import distill
+    from trajmatch.pipeline.evaluate import evaluate
+    from trajmatch.pipeline.experts import train_experts
+    from trajmatch.pipeline.select import select_coreset
     from trajmatch.synthetic import load_distilled
     from trajmatch.unroll import match_segment
 

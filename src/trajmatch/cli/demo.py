@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trajmatch.cli.flags import Common, pick_device
 from trajmatch.cli.run import carry_out
-from trajmatch.recipes import load_recipe
+from trajmatch.config.recipes import load_recipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

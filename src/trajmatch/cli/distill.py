@@ -43,8 +43,8 @@ def run(flags: Flags) -> None:
     from trajmatch import pipeline
     from trajmatch.cli import shown
     from trajmatch.config import to_dict
-    from trajmatch.distillation import maker_of
     from trajmatch.experts import ExpertLibrary
+    from trajmatch.methods import maker_of
 
     began = time.perf_counter()
     device = pick_device(flags.device)

@@ -59,8 +59,8 @@ def run(flags: Flags) -> None:
 
     from trajmatch import pipeline
     from trajmatch.cli import shown
-    from trajmatch.pipeline.judging import own_network
-    from trajmatch.pipeline.record import require_own_folder
+    from trajmatch.evaluation.evaluator import own_network
+    from trajmatch.evaluation.resume import require_own_folder
     from trajmatch.synthetic import load_distilled
 
     began = time.perf_counter()

@@ -38,9 +38,9 @@ class Flags(Common):
 def run(flags: Flags) -> None:
     import time
 
-    from trajmatch import export
     from trajmatch.cli import shown
     from trajmatch.experts import ExpertLibrary
+    from trajmatch.synthetic import formats as export
     from trajmatch.synthetic import load_distilled
 
     began = time.perf_counter()
@@ -73,7 +73,7 @@ def _score(folder: Path, made: SyntheticSet) -> Score | None:
     """What the set scored on test images at the end of its run, where it lies in its run."""
     from trajmatch.errors import FileFormatError
     from trajmatch.evaluation import Score
-    from trajmatch.track import read_result
+    from trajmatch.storage import read_result
 
     if folder.name != "best" or not (folder.parent / "result.json").is_file():
         return None
@@ -87,7 +87,7 @@ def _score(folder: Path, made: SyntheticSet) -> Score | None:
 
 def _shipped_accuracy(folder: Path) -> str:
     """The same of a set that was given by its name in the zoo; empty for any other."""
-    from trajmatch import zoo
+    from trajmatch.synthetic import zoo
 
     if folder.exists() or str(folder) not in zoo.names():
         return ""

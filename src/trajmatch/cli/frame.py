@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from trajmatch import __version__
+from trajmatch._version import __version__
 from trajmatch.cli.flags import Common, parse
 from trajmatch.errors import TrajmatchError
 

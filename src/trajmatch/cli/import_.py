@@ -49,8 +49,8 @@ def run(flags: Flags) -> None:
 
     from torch import Tensor
 
-    from trajmatch import export
     from trajmatch.cli import shown
+    from trajmatch.synthetic import formats as export
 
     began = time.perf_counter()
     device = pick_device(flags.device)
@@ -73,7 +73,7 @@ Told = tuple[dict[str, Any] | None, dict[str, Any]]
 
 
 def _import_npz(flags: Flags) -> Told:
-    from trajmatch import export
+    from trajmatch.synthetic import formats as export
 
     path = _only_one(flags)
     made = export.read_npz(path)
@@ -83,8 +83,9 @@ def _import_npz(flags: Flags) -> Told:
 
 
 def _import_set(flags: Flags) -> Told:
-    from trajmatch import export, pipeline
+    from trajmatch import pipeline
     from trajmatch.cli import shown
+    from trajmatch.synthetic import formats as export
 
     path = _only_one(flags)
     labels = flags.labels or path.with_name(path.name.replace("images", "labels", 1))
@@ -116,9 +117,10 @@ def _import_set(flags: Flags) -> Told:
 
 
 def _import_buffers(flags: Flags, device: str) -> Told:
-    from trajmatch import export, pipeline
+    from trajmatch import pipeline
     from trajmatch.cli import shown
     from trajmatch.cli.progress import task
+    from trajmatch.synthetic import formats as export
 
     if flags.labels is not None or flags.step_size is not None:
         raise SettingError("--labels and --step-size belong to a set; leave them out for buffers")
@@ -168,7 +170,7 @@ def _only_one(flags: Flags) -> Path:
 
 
 def _whitening(flags: Flags, data: ImageDataset) -> Whitening:
-    from trajmatch import export
+    from trajmatch.synthetic import formats as export
 
     return export.fit_released_whitening(
         data,

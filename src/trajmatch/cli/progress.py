@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from trajmatch.units import rough_duration
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -67,7 +69,7 @@ class Bar:
         if pace is not None:
             parts.append(f"{pace:.2g} s/it" if pace < 100 else f"{pace:.0f} s/it")
             if self.done < self.total:
-                parts.append(f"ETA {duration(pace * (self.total - self.done))}")
+                parts.append(f"ETA {rough_duration(pace * (self.total - self.done))}")
         return ", ".join(parts)
 
     def _show(self) -> None:
@@ -148,21 +150,6 @@ def _display() -> Progress:
         TimeElapsedColumn(),
         console=Console(file=sys.stderr),
     )
-
-
-def duration(seconds: float) -> str:
-    """`42 s`, `5 min`, `1 h 12 min`, `2 d 3 h`."""
-    whole = round(seconds)
-    if whole < 90:
-        return f"{whole} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h" if hours else f"{days} d"
 
 
 def _brief(value: Value) -> str:

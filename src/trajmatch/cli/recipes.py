@@ -9,7 +9,7 @@ import tyro
 
 from trajmatch.cli.flags import Common, Positional
 from trajmatch.config import RunConfig
-from trajmatch.recipes import load_recipe, recipe_names, recipe_text
+from trajmatch.config.recipes import load_recipe, recipe_names, recipe_text
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

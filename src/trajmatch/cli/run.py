@@ -27,12 +27,12 @@ from trajmatch.config import (
     PublishedConfig,
     RunConfig,
 )
+from trajmatch.config.recipes import load_recipe
 from trajmatch.errors import DataError, MissingExtraError, SettingError
-from trajmatch.recipes import load_recipe
 
 if TYPE_CHECKING:
     from trajmatch.data import ImageDataset
-    from trajmatch.pipeline.cost import Cost, Shape
+    from trajmatch.pipeline.cost.estimate import Cost, Shape
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class Flags(Common):
         recipe, folder = load_recipe(word), Path(word).stem
         asked = _value_of("--method", arguments)
         if asked not in (None, recipe.distill.method):
-            from trajmatch.distillation import maker_of
+            from trajmatch.methods import maker_of
 
             folder = f"{folder}-{asked}"
             if not maker_of(recipe.by(asked).method).needs_experts:
@@ -135,7 +135,7 @@ def settings(flags: Flags) -> RunConfig:
 def _tell_method(config: RunConfig, recipe: RunConfig, asked: str) -> None:
     """Say what a person who asks for a method may not expect."""
     from trajmatch.cli import shown
-    from trajmatch.distillation import maker_of
+    from trajmatch.methods import maker_of
 
     own, method = recipe.distill.method, config.distill.method
     if asked != own and asked not in recipe.methods:
@@ -165,7 +165,7 @@ def carry_out(
 
     from trajmatch import pipeline
     from trajmatch.cli import shown
-    from trajmatch.pipeline.cost import Shape
+    from trajmatch.pipeline.cost.estimate import Shape
     from trajmatch.report import write_report
 
     began = time.perf_counter()
@@ -213,7 +213,7 @@ def tell_cost(
 ) -> Cost:
     """Print what the run, or what is left of it in `out`, will cost."""
     from trajmatch.cli import shown
-    from trajmatch.pipeline.cost import Room, done_in, estimate, judged_in
+    from trajmatch.pipeline.cost.estimate import Room, done_in, estimate, judged_in
 
     trained, iterated = done_in(out)
     cost = estimate(
@@ -236,8 +236,8 @@ def _shape(config: RunConfig) -> Shape:
     """Of the data, or of what is known of them where they are not there; refuses as a run would."""
     from trajmatch.cli import shown
     from trajmatch.pipeline.checks import require_settings
-    from trajmatch.pipeline.cost import Shape
-    from trajmatch.pipeline.distilling import require_method, require_texture_whitening
+    from trajmatch.pipeline.cost.estimate import Shape
+    from trajmatch.pipeline.distill import require_method, require_texture_whitening
 
     try:
         data = shown.load(config.data)
@@ -258,7 +258,7 @@ def _shape(config: RunConfig) -> Shape:
 def _require_sound(data: ImageDataset, config: RunConfig) -> None:
     """Refuse at once what the run would refuse later."""
     from trajmatch.pipeline.checks import require_sound
-    from trajmatch.pipeline.distilling import require_method, require_texture
+    from trajmatch.pipeline.distill import require_method, require_texture
 
     require_method(config.distill, experts=True)
     require_sound(data, config.distill, config.evaluate, config.experts.epochs)

@@ -13,12 +13,12 @@ from trajmatch.cli.flags import Common
 from trajmatch.cli.progress import Bar, task
 from trajmatch.config import DataConfig, DistillConfig, ExpertConfig, RunConfig, to_dict
 from trajmatch.data import ImageDataset
-from trajmatch.distillation import Outcome
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.experts.library import present
+from trajmatch.methods import Outcome
+from trajmatch.storage import Tracker, open_tracker, write_result
 from trajmatch.synthetic import SyntheticSet
-from trajmatch.track import Tracker, open_tracker, write_result
 
 
 def say(line: str) -> None:

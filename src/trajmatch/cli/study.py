@@ -27,8 +27,8 @@ from trajmatch.config import (
     NetworkConfig,
     RunConfig,
 )
+from trajmatch.config.recipes import load_recipe
 from trajmatch.errors import MissingExtraError, SettingError, suggest
-from trajmatch.recipes import load_recipe
 
 if TYPE_CHECKING:
     from trajmatch.studies import Study
@@ -125,8 +125,8 @@ def carry_out(name: str, study: Study, flags: Variations) -> None:
     from trajmatch import studies
     from trajmatch.cli import shown
     from trajmatch.cli.progress import Bar, task
-    from trajmatch.report.comparison import markdown_table
-    from trajmatch.report.study import pooled, write_study_report
+    from trajmatch.report.pages.comparison import markdown_table
+    from trajmatch.report.pages.study import pooled, write_study_report
 
     began = time.perf_counter()
     device, base = pick_device(flags.device), settings(flags)

@@ -15,7 +15,7 @@ class Flags(Common):
 
 
 def run(flags: Flags) -> None:
-    from trajmatch import zoo
+    from trajmatch.synthetic import zoo
 
     if not zoo.names():
         print("no sets ship with this version")

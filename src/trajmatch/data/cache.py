@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trajmatch.errors import TrajmatchError
-from trajmatch.files import TensorFile, open_tensors, save_tensors
+from trajmatch.storage.files import TensorFile, open_tensors, save_tensors
 from trajmatch.types import Tensor
 
 KIND = "images"

@@ -15,14 +15,14 @@ from types import MappingProxyType
 import torch
 
 from trajmatch import rng
-from trajmatch.compiling import Work, forward_flop, wanted
 from trajmatch.config import EvaluateConfig
 from trajmatch.data.augment import DSA
 from trajmatch.errors import MismatchError
 from trajmatch.evaluation.score import Score, Trained
 from trajmatch.evaluation.train import accuracy, is_finite, train_network
 from trajmatch.networks import NetworkSpec
-from trajmatch.parallel.local import emit, run_tasks
+from trajmatch.runtime.compiling import Work, forward_flop, wanted
+from trajmatch.runtime.executor import emit, run_tasks
 from trajmatch.types import Float, Int, Tensor
 
 DEFAULT_LR = 0.01

@@ -13,12 +13,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from trajmatch import rng
-from trajmatch.chain import Chain
-from trajmatch.compiling import compiled
 from trajmatch.data.augment import DSA
 from trajmatch.networks.functional import parameter_vector
-from trajmatch.pieces import piece_length
+from trajmatch.runtime.compiling import compiled
+from trajmatch.runtime.micro_batches import piece_length
 from trajmatch.types import Float, Int, Tensor
+from trajmatch.unroll.convnet import Chain
 
 
 def train_network(

@@ -21,7 +21,6 @@ from typing import IO, Any
 
 import torch
 
-from trajmatch.compiling import log
 from trajmatch.config import ExpertConfig, to_dict
 from trajmatch.data.augment import DSA
 from trajmatch.data.dataset import ImageDataset, Split
@@ -32,7 +31,8 @@ from trajmatch.experts.train import expert_accuracy, train_expert
 from trajmatch.experts.trajectory import Recording, save_trajectory
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.functional import require_stateless
-from trajmatch.parallel import emit, run_tasks
+from trajmatch.runtime.compiling import log
+from trajmatch.runtime.executor import emit, run_tasks
 from trajmatch.types import Float, Int, Tensor
 
 SAVE_SECONDS = 20.0

@@ -20,13 +20,13 @@ from typing import Any, Literal
 
 import torch
 
-from trajmatch import __version__
+from trajmatch._version import __version__
 from trajmatch.config import ExpertConfig, from_dict, to_dict
 from trajmatch.data.whiten import Whitening, load_whitening
 from trajmatch.errors import FileFormatError, MismatchError, SettingError
 from trajmatch.experts.trajectory import Trajectory
-from trajmatch.files import read_json, write_json
 from trajmatch.networks import NetworkSpec
+from trajmatch.storage.files import read_json, write_json
 from trajmatch.types import Float, Tensor
 
 FORMAT = 1

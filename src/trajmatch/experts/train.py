@@ -17,7 +17,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from trajmatch import rng
-from trajmatch.compiling import Work, compiled, forward_flop, wanted
 from trajmatch.config import ExpertConfig, Precision
 from trajmatch.data.augment import DSA
 from trajmatch.errors import SettingError, TrajmatchError
@@ -25,10 +24,11 @@ from trajmatch.experts.trajectory import Recording
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.base import Network
 from trajmatch.networks.functional import FunctionalNetwork, parameter_vector
-from trajmatch.parallel import emit
-from trajmatch.passes import Classifier, classifier
-from trajmatch.pieces import piece_length, piece_sizes
+from trajmatch.runtime.compiling import Work, compiled, forward_flop, wanted
+from trajmatch.runtime.executor import emit
+from trajmatch.runtime.micro_batches import piece_length, piece_sizes
 from trajmatch.types import Float, Int, Tensor
+from trajmatch.unroll.gradient import Classifier, classifier
 
 Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """(vector, images, labels) -> (gradient of the mean loss, that loss, which were right)."""

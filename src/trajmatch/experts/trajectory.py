@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from trajmatch.errors import FileFormatError, SettingError
-from trajmatch.files import open_tensors, save_tensors
+from trajmatch.storage.files import open_tensors, save_tensors
 from trajmatch.types import Float, Tensor
 
 KIND = "trajectory"

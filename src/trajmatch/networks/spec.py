@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from trajmatch.config import NetworkConfig
+from trajmatch.data import ImageDataset
 from trajmatch.errors import SettingError, suggest
 from trajmatch.networks.alexnet import AlexNet
 from trajmatch.networks.base import Network, height_width
@@ -139,3 +141,10 @@ class NetworkSpec:
         """The network without numbers: milliseconds and no memory, whatever its width."""
         with torch.device("meta"):
             return self.build()
+
+
+def network_for(data: ImageDataset, config: NetworkConfig) -> NetworkSpec:
+    """The network a config names, for images and classes of `data`."""
+    return NetworkSpec(
+        config.network or "convnet", data.channels, data.num_classes, data.size, config.options()
+    )

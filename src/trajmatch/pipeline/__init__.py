@@ -6,13 +6,14 @@ together and refuse what does not fit before anything starts; the work is done i
 
 from __future__ import annotations
 
-from trajmatch.distillation import Outcome
-from trajmatch.pipeline.checks import load, network_for, require_fit
-from trajmatch.pipeline.choosing import select_coreset, training_like
-from trajmatch.pipeline.distilling import distill, initial_images
-from trajmatch.pipeline.scoring import QUICK_EPOCHS, compare_on_test, evaluate
-from trajmatch.pipeline.training import Progress, full_data_score, train_experts
-from trajmatch.pipeline.whole import run, write_run
+from trajmatch.methods import Outcome
+from trajmatch.networks.spec import network_for
+from trajmatch.pipeline.checks import load, require_fit
+from trajmatch.pipeline.distill import distill, initial_images
+from trajmatch.pipeline.evaluate import QUICK_EPOCHS, compare_on_test, evaluate
+from trajmatch.pipeline.experts import Progress, full_data_score, train_experts
+from trajmatch.pipeline.run import run, write_run
+from trajmatch.pipeline.select import select_coreset, training_like
 
 __all__ = [
     "QUICK_EPOCHS",

@@ -15,10 +15,11 @@ from trajmatch.config import (
 )
 from trajmatch.data import ImageDataset, load_data
 from trajmatch.data.augment import DSA
-from trajmatch.distillation.matching import require_long_enough
 from trajmatch.errors import MismatchError, SettingError
 from trajmatch.experts import ExpertLibrary
+from trajmatch.methods.mtt import require_long_enough
 from trajmatch.networks import NetworkSpec
+from trajmatch.networks.spec import network_for
 from trajmatch.types import Tensor
 
 
@@ -31,13 +32,6 @@ def load(config: DataConfig, progress: Callable[[int, int], None] | None = None)
         progress=progress,
         data_root=config.data_root,
         classes=config.classes,
-    )
-
-
-def network_for(data: ImageDataset, config: NetworkConfig) -> NetworkSpec:
-    """The network a config names, for images and classes of `data`."""
-    return NetworkSpec(
-        config.network or "convnet", data.channels, data.num_classes, data.size, config.options()
     )
 
 

@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from trajmatch.distillation import MAKERS
-from trajmatch.report.axes import Real, number, percent
+from trajmatch.methods import MAKERS
 from trajmatch.report.folder import RunFolder, is_number, mapping, optional
+from trajmatch.units import duration, number, percent
 
 _SHOWN = {
     "format", "command", "settings", "seed", "versions", "data", "scores", "started", "seconds",
@@ -109,15 +109,3 @@ def say(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(say, value)) or "none"
     return str(value)
-
-
-def duration(seconds: Real) -> str:
-    """`0.31 s`, `42 s`, `4 min 12 s`, `2 h 5 min`."""
-    if seconds < 10:
-        return f"{number(seconds, 2)} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60} min"

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trajmatch.coresets import CORESETS
 from trajmatch.errors import DataError, FileFormatError
-from trajmatch.report.figures import Row
+from trajmatch.methods.coresets import CORESETS
+from trajmatch.report.figures.figure import Row
+from trajmatch.storage import read_log, read_result
 from trajmatch.synthetic import SyntheticSet
-from trajmatch.track import read_log, read_result
 
 BASELINES = {
     "random": "real images, random",

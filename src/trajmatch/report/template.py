@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trajmatch.errors import MissingExtraError
-from trajmatch.files import atomic_write
+from trajmatch.storage.files import atomic_write
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:

@@ -13,15 +13,15 @@ import torch
 from trajmatch import pipeline
 from trajmatch.config import to_dict
 from trajmatch.data import ImageDataset
-from trajmatch.distillation import MAKERS
 from trajmatch.errors import FileFormatError, MismatchError
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
-from trajmatch.files import read_json, write_json
-from trajmatch.memory import added
+from trajmatch.methods import MAKERS
+from trajmatch.runtime.memory import added
+from trajmatch.storage.files import read_json, write_json
+from trajmatch.storage.jsonl import jsonable
 from trajmatch.studies.study import Made, Row, Study, Variant, is_own
 from trajmatch.synthetic import SyntheticSet, load_distilled
-from trajmatch.track.jsonl import jsonable
 
 
 @dataclasses.dataclass(frozen=True)

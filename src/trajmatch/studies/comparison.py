@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 
 from trajmatch.config import DistillConfig, NetworkConfig, RunConfig, to_dict
-from trajmatch.coresets import CORESETS
-from trajmatch.distillation import MAKERS
 from trajmatch.errors import SettingError, suggest
+from trajmatch.methods import MAKERS
+from trajmatch.methods.coresets import CORESETS
 from trajmatch.networks import NETWORKS
 from trajmatch.studies.judged import judged, ranked
 from trajmatch.studies.study import Study, Variant

@@ -25,14 +25,14 @@ import torch
 
 from trajmatch.config import RunConfig
 from trajmatch.data.augment import DSA
-from trajmatch.distillation import MAKERS
 from trajmatch.errors import MismatchError, SettingError
-from trajmatch.passes import arithmetic, passes
-from trajmatch.pieces import piece_length
-from trajmatch.schedule import Schedule
-from trajmatch.student import Student
+from trajmatch.methods import MAKERS
+from trajmatch.runtime.micro_batches import piece_length
 from trajmatch.studies.study import Made, Row, Variant, trained_with
 from trajmatch.types import Float, Tensor
+from trajmatch.unroll.gradient import arithmetic, passes
+from trajmatch.unroll.schedule import Schedule
+from trajmatch.unroll.student import Student
 
 STRETCH = 2
 """A student may take this many times the steps that matching allows for as many epochs."""

@@ -10,11 +10,11 @@ import torch
 
 from trajmatch import pipeline
 from trajmatch.config import NetworkConfig
-from trajmatch.coresets import CORESETS
-from trajmatch.distillation import Ground
 from trajmatch.evaluation import Score
 from trajmatch.evaluation.ranking import augmentation_robust, label_robust
 from trajmatch.experts import ExpertLibrary
+from trajmatch.methods import Ground
+from trajmatch.methods.coresets import CORESETS
 from trajmatch.networks import NetworkSpec
 from trajmatch.studies.study import Made, Row
 from trajmatch.synthetic import SyntheticSet

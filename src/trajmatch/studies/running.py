@@ -19,18 +19,18 @@ import torch
 
 from trajmatch import pipeline
 from trajmatch.config import RunConfig, to_dict
-from trajmatch.coresets import CORESETS
 from trajmatch.data import ImageDataset
-from trajmatch.distillation import MAKERS
 from trajmatch.errors import SettingError, TrajmatchError
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
+from trajmatch.methods import MAKERS
+from trajmatch.methods.coresets import CORESETS
 from trajmatch.pipeline.checks import require_sound
+from trajmatch.storage import write_result
 from trajmatch.studies.cell import Cell
 from trajmatch.studies.libraries import as_in, libraries_of
 from trajmatch.studies.study import Row, Study, Variant, is_own, reach
 from trajmatch.synthetic import load_distilled
-from trajmatch.track import write_result
 
 
 def run_study(

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from trajmatch.config import RunConfig
-from trajmatch.coresets import CORESETS
 from trajmatch.data import ImageDataset
-from trajmatch.distillation import MAKERS
 from trajmatch.experts import ExpertLibrary
+from trajmatch.methods import MAKERS
+from trajmatch.methods.coresets import CORESETS
 from trajmatch.synthetic import SyntheticSet
 
 Row = dict[str, Any]

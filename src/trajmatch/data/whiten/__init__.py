@@ -19,7 +19,7 @@ from trajmatch.data.whiten.compact import CompactZCA
 from trajmatch.data.whiten.normalize import Normalize
 from trajmatch.data.whiten.zca import ZCA
 from trajmatch.errors import DataError, FileFormatError, SettingError, suggest
-from trajmatch.files import open_tensors
+from trajmatch.storage.files import open_tensors
 
 __all__ = [
     "WHITENINGS",

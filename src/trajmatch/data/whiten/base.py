@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 
 from trajmatch.data.dataset import Split
-from trajmatch.files import TensorFile, save_tensors
+from trajmatch.storage.files import TensorFile, save_tensors
 from trajmatch.types import Float, Shaped, Tensor, UInt8
 
 KIND = "whitening"

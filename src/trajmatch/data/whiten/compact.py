@@ -11,7 +11,7 @@ import torch
 from trajmatch.data.whiten.linear import LinearWhitening
 from trajmatch.data.whiten.zca import EPS, ZCA
 from trajmatch.errors import DataError, SettingError
-from trajmatch.files import TensorFile
+from trajmatch.storage.files import TensorFile
 from trajmatch.types import Float, Int, Tensor
 
 PAIRS = 20_000

@@ -9,7 +9,7 @@ import torch
 from trajmatch.data.dataset import Split
 from trajmatch.data.whiten.base import Whitening
 from trajmatch.errors import MismatchError
-from trajmatch.files import TensorFile
+from trajmatch.storage.files import TensorFile
 from trajmatch.types import Float, Tensor
 
 

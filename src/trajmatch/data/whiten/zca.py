@@ -9,7 +9,7 @@ import torch
 from trajmatch.data.dataset import Split
 from trajmatch.data.whiten.linear import LinearWhitening
 from trajmatch.errors import SettingError
-from trajmatch.files import TensorFile
+from trajmatch.storage.files import TensorFile
 from trajmatch.types import Float, Tensor, UInt8
 
 EPS = 0.1

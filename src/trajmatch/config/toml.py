@@ -1,0 +1,85 @@
+"""Settings as plain values: read from TOML or JSON with checks, written as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from trajmatch.errors import SettingError, suggest
+
+C = TypeVar("C")
+
+
+def from_dict(kind: type[C], values: Mapping[str, Any], where: str = "") -> C:
+    """Build a config from plain values (TOML or JSON); nested tables become nested configs.
+
+    Raises SettingError for an unknown key (with the nearest known one) or a value of a wrong type.
+    """
+    hints = get_type_hints(kind)
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise SettingError(f"unknown setting '{where}{key}'; {suggest(key, hints)}")
+        hint = hints[key]
+        if get_origin(hint) is Mapping:
+            arguments[key] = _tables(value, f"{where}{key}")
+        elif dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            arguments[key] = from_dict(hint, table_of(value, f"{where}{key}"), f"{where}{key}.")
+        else:
+            arguments[key] = _typed(value, hint, f"{where}{key}")
+    return kind(**arguments)
+
+
+def table_of(value: Any, name: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise SettingError(f"'{name}' is a table of settings, not {value!r}")
+    return value
+
+
+def _tables(value: Any, name: str) -> dict[str, Mapping[str, Any]]:
+    """Tables by name, whose entries are checked where it is known what they set."""
+    return {key: table_of(part, f"{name}.{key}") for key, part in table_of(value, name).items()}
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain values for JSON, nested as the config is."""
+    return dataclasses.asdict(config)
+
+
+def read_toml(path: Path, kind: type[C]) -> C:
+    """Read a config from a TOML file; SettingError names the file and what is wrong in it."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingError(f"cannot read settings from {path}: {error}") from error
+    try:
+        return from_dict(kind, values)
+    except SettingError as error:
+        raise SettingError(f"{path}: {error}") from error
+
+
+def _typed(value: Any, hint: Any, name: str) -> Any:
+    """Check one plain value against a field's type; whole numbers pass for floats."""
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for option in options:
+        if get_origin(option) is Literal:
+            if value in get_args(option):
+                return value
+        elif option is NoneType:
+            if value is None:
+                return None
+        elif option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        elif isinstance(option, type) and type(value) is option:
+            return value
+    literals = [c for o in options if get_origin(o) is Literal for c in get_args(o)]
+    if literals and isinstance(value, str):
+        raise SettingError(f"{name} is '{value}'; {suggest(value, literals)}")
+    wanted = " or ".join(getattr(o, "__name__", str(o)) for o in options).replace(
+        "NoneType", "none"
+    )
+    raise SettingError(f"{name} is {value!r}; it must be {wanted}")

@@ -1,0 +1,7 @@
+"""KIP: kernel inducing points, and the kernels of infinitely wide networks it stands on."""
+
+from __future__ import annotations
+
+from trajmatch.methods.kip.kip import InducingPoints
+
+__all__ = ["InducingPoints"]

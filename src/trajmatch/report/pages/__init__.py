@@ -1,0 +1,1 @@
+"""Whole pages: of a run, of a study, of methods side by side."""

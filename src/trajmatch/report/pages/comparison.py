@@ -1,0 +1,201 @@
+"""Methods side by side: the page that `trajmatch compare` leaves, and its table as markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from trajmatch.report.figures.figure import Row
+from trajmatch.report.figures.heatmap import accuracy_words
+from trajmatch.report.figures.scatter import Scatter
+from trajmatch.report.figures.scores import network_name
+from trajmatch.report.folder import RunFolder, is_number, mapping
+from trajmatch.report.pages.across import Across
+from trajmatch.report.pages.sheet import Sheet, contact_sheet
+from trajmatch.report.tables.standings import FULL, StandingsTable
+from trajmatch.units import NBSP, number, percent
+
+_SOFT = (
+    "Soft labels give each class a probability: those a set was made with or, of chosen real "
+    "images, what trained experts say."
+)
+_LRS = (
+    "LRS, the label-robust score of DD-Ranking (arXiv 2505.13300, w = 0.5), weighs equally how "
+    "near a set under class labels comes to all training images, and what it gains over as many "
+    "random images under labels of its own kind; higher is better."
+)
+_ARS = (
+    "ARS, its augmentation-robust score, weighs equally what a set gains over as many random "
+    "images with augmentation and without; a set that is worth as much as random images has 26.9."
+)
+
+
+def comparison_context(run: RunFolder) -> dict[str, Any]:
+    """What the page of a comparison says beyond what that of any study does."""
+    result = run.result
+    table = StandingsTable.of(result)
+    sheet = _sheet(run.folder, result, table)
+    return {
+        "meta": _meta(result, table),
+        "lead": _lead(table),
+        "standings": table,
+        "groups": _groups(table),
+        "full": None if table.full is None else _whole(table.full),
+        "words": {ipc: per_class(ipc) for ipc in table.ipcs},
+        "explained": _explained(table),
+        "scatters": _scatters(table),
+        "across": Across.of(result["cells"]),
+        "sheet": sheet,
+        "problems": sheet.problems if sheet is not None else (),
+    }
+
+
+def markdown_table(result: Mapping[str, Any]) -> str:
+    """The main table of a comparison's result as GitHub has tables, n and seeds told above it."""
+    table = StandingsTable.of(result)
+    heads = [
+        f"{per_class(ipc)}: {column.title}" if column is table.columns[0] else column.title
+        for ipc in table.ipcs
+        for column in table.columns
+    ]
+    lines = [
+        _plain(f"{table.counted()} {table.about_full()}"),
+        "",
+        _line("method", heads),
+        "|---|" + "---:|" * len(heads),
+    ]
+    for group in _groups(table):
+        lines.append(_line(f"*{group['words']}*", [""] * len(heads)))
+        for row in group["rows"]:
+            cells = []
+            for cell in row["cells"]:
+                text = f"**{cell['text']}**" if cell["best"] else cell["text"]
+                cells.append(f"{text} ({cell['apart']})" if cell["apart"] else text)
+            lines.append(_line(_plain(row["method"]), cells))
+    if table.full is not None:
+        hard = [column.name == "hard" for _ in table.ipcs for column in table.columns]
+        whole = _whole(table.full)
+        lines.append(_line(f"*{FULL}*", [whole if is_hard else "" for is_hard in hard]))
+    return "\n".join(lines).replace(NBSP, " ") + "\n"
+
+
+def per_class(ipc: Any) -> str:
+    """`10 images per class`."""
+    count = number(ipc) if is_number(ipc) else str(ipc)
+    return f"{count} image{'s' if ipc != 1 else ''} per class"
+
+
+def _groups(table: StandingsTable) -> list[dict[str, Any]]:
+    """The table's rows, a cell for each column of each number of images."""
+    best = table.best
+    groups = []
+    for words, methods in table.groups:
+        rows = []
+        for method, places in methods:
+            cells: list[Row] = []
+            for one in places:
+                for column in table.columns:
+                    text = "–" if one is None else column.say(one)
+                    apart = "" if one is None else table.apart(one, column)
+                    is_best = column.name == "hard" and one is not None and one.place in best
+                    first = column is table.columns[0]
+                    cells.append({"text": text, "apart": apart, "best": is_best, "first": first})
+            rows.append({"method": method, "cells": cells})
+        groups.append({"words": words, "rows": rows})
+    return groups
+
+
+def _whole(full: Row) -> str:
+    return percent(full["mean"], full.get("sd"))
+
+
+def _explained(table: StandingsTable) -> list[str]:
+    """What the columns mean, a sentence each."""
+    said = {column.name for column in table.columns}
+    parts = ["In bold: the highest accuracy under hard labels, which are the class alone."]
+    parts += [_SOFT] * ("soft" in said)
+    parts += [_LRS] * ("lrs" in said)
+    parts += [_ARS] * ("ars" in said)
+    if "seconds" in said:
+        over = ", the mean of the seeds," if table.several else ""
+        parts.append(f"Making time{over} is without the training of experts.")
+    if "bytes" in said:
+        over = ", the largest of the seeds," if table.several else ""
+        parts.append(f"Memory{over} is the peak above what the process held before.")
+    return parts
+
+
+def _scatters(table: StandingsTable) -> list[Scatter]:
+    """Accuracy against making time and against memory, where these were measured."""
+    found = []
+    for name, column, words, unit, least in (
+        ("time", "seconds", "making time, s", 1.0, 0.1),
+        ("memory", "bytes", "peak memory, MB", 1e6, 1.0),
+    ):
+        series: dict[str, tuple[Row, ...]] = {}
+        for ipc in table.ipcs:
+            rows = [
+                {"at": one.at, column: getattr(one, column) / unit, **one.hard}
+                for one in table.standings
+                if one.ipc == ipc
+                and one.hard["mean"] is not None
+                and getattr(one, column) is not None
+            ]
+            if rows:
+                series[per_class(ipc) if len(table.ipcs) > 1 else ""] = tuple(rows)
+        if series:
+            title = f"Accuracy under hard labels, %, against {words.partition(',')[0]}"
+            found.append(Scatter(name, title, column, words, "method", series, least))
+    return found
+
+
+def _sheet(folder: Path, result: Mapping[str, Any], table: StandingsTable) -> Sheet | None:
+    """The images of the first seed, all methods of a number of images together."""
+    seed = min(cell["seed"] for cell in result["cells"])
+    # A folder of the study's own: a name is not a way out of it.
+    places = [
+        (per_class(ipc), one.method, folder / one.variant / f"seed{seed}" / "best")
+        for ipc in table.ipcs
+        for one in table.standings
+        if one.ipc == ipc and Path(one.variant).name == one.variant
+    ]
+    return contact_sheet(places)
+
+
+def _meta(result: Mapping[str, Any], table: StandingsTable) -> str:
+    *most, last = [number(ipc) if is_number(ipc) else str(ipc) for ipc in table.ipcs]
+    count = len({one.method for one in table.standings})
+    seeds = mapping(result["settings"]).get("seeds", 1)
+    parts = [
+        str(mapping(result.get("data")).get("name")),
+        f"{count} method{'s' if count != 1 else ''}",
+        f"{', '.join(most)} and {last} images per class" if most else per_class(table.ipcs[0]),
+        network_name(result.get("network")),
+        f"{seeds} seed{'s' if seeds != 1 else ''}",
+    ]
+    return " · ".join(filter(None, parts))
+
+
+def _lead(table: StandingsTable) -> str:
+    """Who is best, for each number of images: `With 1 image per class dm: 62.1 ± 0.8 %`."""
+    parts = []
+    for ipc in table.ipcs:
+        best = [one for one in table.standings if one.place in table.best and one.ipc == ipc]
+        if best:
+            names = " and ".join(one.method for one in best)
+            parts.append(f"with {per_class(ipc)} {names}, {accuracy_words(best[0].hard)}")
+    return f"Highest under hard labels: {'; '.join(parts)}."
+
+
+def _line(name: str, cells: list[str]) -> str:
+    return "| " + " | ".join([name, *cells]) + " |"
+
+
+def _plain(text: str) -> str:
+    """Any text as one line of markdown, or one cell of a table, that says just that."""
+    plain = escape(" ".join(text.split()), quote=False)
+    for sign in "\\`*_[]|":
+        plain = plain.replace(sign, f"\\{sign}")
+    return plain

@@ -1,0 +1,1 @@
+"""What a computation asks of the machine: processes, threads, memory, compiler, batch sizes."""

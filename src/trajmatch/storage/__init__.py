@@ -1,0 +1,27 @@
+"""What lies on disk: tensor files, checksums, JSON, logs, results; and where numbers go beside."""
+
+from __future__ import annotations
+
+from trajmatch.storage.jsonl import JsonlTracker, read_log
+from trajmatch.storage.result import read_result, write_result
+from trajmatch.storage.trackers import (
+    TRACKERS,
+    TensorboardTracker,
+    Tracker,
+    Trackers,
+    WandbTracker,
+    open_tracker,
+)
+
+__all__ = [
+    "TRACKERS",
+    "JsonlTracker",
+    "TensorboardTracker",
+    "Tracker",
+    "Trackers",
+    "WandbTracker",
+    "open_tracker",
+    "read_log",
+    "read_result",
+    "write_result",
+]

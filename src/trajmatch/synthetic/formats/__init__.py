@@ -1,0 +1,64 @@
+"""Files that other people's programs write and read.
+
+`released.py` and `buffers.py` speak the format of the method's released code, `arrays.py` NumPy's,
+`pictures.py` writes an image folder and `hub.py` a data set folder for the Hugging Face hub.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from trajmatch.errors import SettingError, suggest
+from trajmatch.synthetic.formats.arrays import read_npz, write_npz
+from trajmatch.synthetic.formats.buffers import Imported, export_buffers, import_buffers
+from trajmatch.synthetic.formats.hub import write_hub
+from trajmatch.synthetic.formats.pictures import write_pictures
+from trajmatch.synthetic.formats.released import (
+    fit_released_whitening,
+    read_number,
+    read_pt,
+    read_released,
+    write_released,
+)
+from trajmatch.synthetic.set import SyntheticSet
+
+__all__ = [
+    "FORMATS",
+    "Imported",
+    "export_buffers",
+    "export_set",
+    "fit_released_whitening",
+    "import_buffers",
+    "read_npz",
+    "read_number",
+    "read_pt",
+    "read_released",
+    "write_hub",
+    "write_npz",
+    "write_pictures",
+    "write_released",
+]
+
+FORMATS = ("pt", "folder", "npz", "hub")
+"""What a set can be exported to."""
+
+
+def export_set(
+    made: SyntheticSet, to: str, out: str | Path, *, title: str = "", accuracy: str = ""
+) -> dict[str, Any]:
+    """Write a set to the folder `out` in one of FORMATS; returns what was written, as plain values.
+
+    `title` and `accuracy` are for the card of "hub". Raises SettingError for an unknown format,
+    DataError when a file it would write is there already.
+    """
+    out = Path(out)
+    if to == "pt":
+        return write_released(made, out)
+    if to == "folder":
+        return write_pictures(made, out)
+    if to == "npz":
+        return write_npz(made, out)
+    if to == "hub":
+        return write_hub(made, out, title=title, accuracy=accuracy)
+    raise SettingError(f"cannot export to '{to}'; {suggest(to, FORMATS)}")

@@ -1,0 +1,59 @@
+"""Numbers, percentages, durations and bytes as text, for tables, pages and messages."""
+
+from __future__ import annotations
+
+import math
+
+Real = int | float
+"""beartype does not accept an int where a float is annotated; both are fine here."""
+NBSP = "\N{NO-BREAK SPACE}"
+
+
+def number(value: Real, digits: int = 3) -> str:
+    """`value` to `digits` significant digits, without trailing zeros: 0.0107, 88.7, 1,297."""
+    if not math.isfinite(value):
+        return "not finite"
+    if value != 0 and not 1e-4 <= abs(value) < 1e7:
+        return f"{value:.{digits - 1}e}".replace("e-0", "e-").replace("e+0", "e")
+    decimals = max(0, digits - 1 - (math.floor(math.log10(abs(value))) if value else 0))
+    text = f"{value:,.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def percent(mean: Real, sd: Real | None = None) -> str:
+    """An accuracy in percent with one decimal, `88.7 ± 1.2`, with no-break spaces."""
+    return f"{mean:.1f}" if sd is None else f"{mean:.1f}{NBSP}±{NBSP}{sd:.1f}"
+
+
+def duration(seconds: Real) -> str:
+    """A measured time: `0.31 s`, `42 s`, `4 min 12 s`, `2 h 5 min`."""
+    if seconds < 10:
+        return f"{number(seconds, 2)} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+
+
+def rough_duration(seconds: Real) -> str:
+    """A predicted time, in its one or two largest units: `42 s`, `5 min`, `1 h 12 min`,
+    `2 d 3 h`."""
+    whole = round(seconds)
+    if whole < 90:
+        return f"{whole} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if hours else f"{days} d"
+
+
+def byte_size(count: int) -> str:
+    """Bytes in decimal units: `3.1 MB`, `12 GB`."""
+    value, unit = (count / 1e9, "GB") if count >= 1e9 else (count / 1e6, "MB")
+    return f"{value:.2g} {unit}" if value < 10 else f"{value:,.0f} {unit}"

@@ -1,0 +1,235 @@
+"""Numbers out: the log survives what happens to runs; adapters are tested with stub libraries."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+
+import pytest
+import torch
+
+from trajmatch.errors import FileFormatError, MissingExtraError, SettingError
+from trajmatch.storage import (
+    JsonlTracker,
+    TensorboardTracker,
+    Tracker,
+    Trackers,
+    WandbTracker,
+    open_tracker,
+    read_log,
+    read_result,
+    write_result,
+)
+
+
+def without_time(path):
+    return [{k: v for k, v in record.items() if k != "time"} for record in read_log(path)]
+
+
+def test_a_line_is_on_disk_before_the_call_returns(tmp_path):
+    tracker = JsonlTracker(tmp_path / "run" / "log.jsonl")
+    tracker.log(3, {"loss": 0.5, "grad_norm": torch.tensor(2.0)})
+    tracker.event("resumed", iteration=3)
+    assert without_time(tracker.path) == [
+        {"step": 3, "loss": 0.5, "grad_norm": 2.0},
+        {"event": "resumed", "iteration": 3},
+    ]
+    tracker.close()
+
+
+def test_numbers_that_json_lacks_become_null(tmp_path):
+    tracker = JsonlTracker(tmp_path / "log.jsonl")
+    tracker.log(
+        0, {"loss": float("nan"), "list": [1.0, float("inf")], "t": torch.tensor(-torch.inf)}
+    )
+    tracker.close()
+    assert without_time(tracker.path) == [{"step": 0, "loss": None, "list": [1.0, None], "t": None}]
+    assert "NaN" not in tracker.path.read_text()
+
+
+def test_a_line_torn_by_a_kill_is_not_read_and_is_cut_on_reopening(tmp_path):
+    path = tmp_path / "log.jsonl"
+    tracker = JsonlTracker(path)
+    tracker.log(1, {"loss": 1.0})
+    tracker.close()
+    with path.open("a") as file:
+        file.write('{"time": 2, "step": 2, "lo')
+    assert [r["step"] for r in read_log(path)] == [1]
+    tracker = JsonlTracker(path, append=True)
+    tracker.log(2, {"loss": 0.5})
+    tracker.close()
+    assert without_time(path) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_resuming_drops_the_steps_that_will_be_logged_again(tmp_path):
+    path = tmp_path / "log.jsonl"
+    tracker = JsonlTracker(path)
+    for step in range(5):
+        tracker.log(step, {"loss": float(step)})
+    tracker.event("started")
+    tracker.close()
+    JsonlTracker(path, append=True, until=2).close()
+    assert without_time(path) == [
+        *({"step": s, "loss": float(s)} for s in range(3)),
+        {"event": "started"},
+    ]
+    JsonlTracker(path, append=False).close()
+    assert read_log(path) == []
+
+
+@pytest.mark.parametrize("line", [b"not json", b"[1, 2]", b"\xff\xfe", b""])
+def test_a_damaged_line_is_named(tmp_path, line):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"step": 0}\n' + line + b'\n{"step": 2}\n')
+    with pytest.raises(FileFormatError, match=r"line 2 of .*log\.jsonl"):
+        read_log(path)
+
+
+def test_a_missing_log_is_named(tmp_path):
+    with pytest.raises(FileFormatError, match=r"absent\.jsonl: No such file"):
+        read_log(tmp_path / "absent.jsonl")
+
+
+class Recorder:
+    """Stands in for whatever a tracking library hands out; remembers the calls."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        return lambda *args, **kwargs: self.calls.append((name, args, kwargs))
+
+
+@pytest.fixture
+def libraries(monkeypatch):
+    """Stub tensorboard and wandb modules."""
+    writer, run = Recorder(), Recorder()
+    run.summary = {}
+    starts = []
+
+    def start(value):
+        return lambda *args, **kwargs: (starts.append((args, kwargs)), value)[1]
+
+    tensorboard = types.ModuleType("torch.utils.tensorboard")
+    tensorboard.SummaryWriter = start(writer)
+    wandb = types.ModuleType("wandb")
+    wandb.init = start(run)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", tensorboard)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    return types.SimpleNamespace(writer=writer, run=run, starts=starts)
+
+
+def test_tensorboard_gets_numbers_and_events(tmp_path, libraries):
+    tracker = TensorboardTracker(tmp_path)
+    tracker.log(7, {"loss": 0.5, "note": "not a number"})
+    tracker.event("best", val=61.0)
+    tracker.close()
+    assert libraries.starts == [((str(tmp_path / "tensorboard"),), {})]
+    assert libraries.writer.calls == [
+        ("add_scalar", ("loss", 0.5, 7), {}),
+        ("add_text", ("best", '{"val": 61.0}', 7), {}),
+        ("close", (), {}),
+    ]
+
+
+def test_wandb_gets_numbers_and_events(tmp_path, libraries, monkeypatch):
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    tracker = WandbTracker(tmp_path / "digits")
+    tracker.log(7, {"loss": 0.5})
+    tracker.event("best", val=61.0)
+    tracker.close()
+    ((_, started),) = libraries.starts
+    assert started == {"project": "mine", "name": "digits", "dir": str(tmp_path / "digits")}
+    assert libraries.run.calls == [("log", ({"loss": 0.5},), {"step": 7}), ("finish", (), {})]
+    assert libraries.run.summary == {"best": {"val": 61.0}}
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_open_tracker_logs_to_both(tmp_path, libraries, name):
+    tracker = open_tracker(tmp_path, name)
+    tracker.log(1, {"loss": 2.0})
+    tracker.event("done")
+    tracker.close()
+    assert isinstance(tracker, Trackers)
+    assert all(isinstance(part, Tracker) for part in (tracker, *tracker.trackers))
+    assert without_time(tmp_path / "log.jsonl") == [{"step": 1, "loss": 2.0}, {"event": "done"}]
+    recorder = libraries.writer if name == "tensorboard" else libraries.run
+    assert recorder.calls[0][0] in ("add_scalar", "log")
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb")]
+)
+def test_a_missing_library_says_what_to_install_and_leaves_the_log(
+    tmp_path, monkeypatch, name, module
+):
+    monkeypatch.setitem(sys.modules, module, None)
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(MissingExtraError, match=rf"pip install 'trajmatch\[{name}\]'"):
+        open_tracker(tmp_path, name, append=False)
+    assert read_log(tmp_path / "log.jsonl") == [{"step": 1}]
+
+
+def test_an_unknown_tracker_is_refused_with_a_suggestion(tmp_path):
+    with pytest.raises(SettingError, match="did you mean 'wandb'"):
+        open_tracker(tmp_path, "wandbb")
+
+
+@pytest.mark.parametrize("extra", [None, "none"])
+def test_without_an_extra_there_is_only_the_log(tmp_path, extra):
+    tracker = open_tracker(tmp_path, extra)
+    assert isinstance(tracker, JsonlTracker)
+    tracker.close()
+
+
+RESULT = {
+    "command": "evaluate",
+    "settings": {"evaluate": {"networks": 5}},
+    "seed": 3,
+    "scores": [{"method": "mtt", "mean": 63.0, "sd": float("nan")}],
+    "data": {"name": "digits", "fingerprint": "ab"},
+    "seconds": 1.5,
+}
+
+
+def test_a_result_carries_its_origin_and_its_cost(tmp_path):
+    written = write_result(tmp_path / "out", **RESULT, extra={"best_iteration": 50})
+    assert written == read_result(tmp_path / "out")
+    assert written["command"] == "evaluate"
+    assert written["settings"] == {"evaluate": {"networks": 5}}
+    assert written["scores"] == [{"method": "mtt", "mean": 63.0, "sd": None}]
+    assert written["best_iteration"] == 50
+    assert written["device"] == "cpu"
+    assert written["threads"] == 1
+    assert written["versions"]["torch"] == torch.__version__
+    assert 20 < written["peak_memory_mb"] < 100_000  # torch alone takes more than 20
+
+
+def test_an_extra_entry_must_not_hide_a_common_one(tmp_path):
+    with pytest.raises(ValueError, match="seed"):
+        write_result(tmp_path, **RESULT, extra={"seed": 4})
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "does not exist"),
+        ('{"format": 1', "not a readable JSON"),
+        ("[]", "not a result"),
+        ('{"a": 1}', "not a result"),
+        ('{"format": 2}', r"newer trajmatch \(format 2, this one reads up to 1\); upgrade"),
+    ],
+)
+def test_what_is_no_result_is_refused(tmp_path, text, reason):
+    if text is not None:
+        (tmp_path / "result.json").write_text(text)
+    with pytest.raises(FileFormatError, match=reason):
+        read_result(tmp_path)
+
+
+def test_a_result_is_valid_json_for_any_reader(tmp_path):
+    write_result(tmp_path, **RESULT)
+    text = (tmp_path / "result.json").read_text()
+    json.loads(text, parse_constant=pytest.fail)

@@ -1,0 +1,225 @@
+"""Methods side by side: which cells there are, whose settings, and the command."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests import tiny
+
+from trajmatch.cli import compare, main
+from trajmatch.cli.flags import parse
+from trajmatch.cli.study import settings
+from trajmatch.config import DistillConfig, NetworkConfig, RunConfig, from_dict, read_toml
+from trajmatch.config.recipes import load_recipe
+from trajmatch.errors import SettingError
+from trajmatch.evaluation.ranking import augmentation_robust, label_robust
+from trajmatch.methods import MAKERS
+from trajmatch.methods.coresets import CORESETS
+from trajmatch.storage.files import read_json
+from trajmatch.studies.comparison import comparison, known
+from trajmatch.studies.judged import ranked
+from trajmatch.studies.table import quick
+
+BASE = RunConfig(
+    distill=tiny.DISTILL,
+    methods={"mtt": {"lr_img": 3.0}, "mtt-soft": {"method": "mtt", "soft_labels": True}},
+)
+
+
+def test_a_cell_for_each_method_and_number_of_images() -> None:
+    variants = comparison(["random", "mtt", "mtt-soft"], [1, 2]).variants(BASE)
+    assert [(v.name, v.source, v.config.distill.ipc) for v in variants] == [
+        ("random-ipc1", "random", 1),
+        ("mtt-ipc1", "mtt", 1),
+        ("mtt-soft-ipc1", "mtt", 1),
+        ("random-ipc2", "random", 2),
+        ("mtt-ipc2", "mtt", 2),
+        ("mtt-soft-ipc2", "mtt", 2),
+    ]
+    assert variants[4].at == {"ipc": 2, "method": "mtt"}
+    plain, soft = (variants[i].config.distill for i in (1, 2))
+    assert plain == dataclasses.replace(tiny.DISTILL, lr_img=3.0)
+    assert soft == dataclasses.replace(tiny.DISTILL, soft_labels=True)
+
+
+def test_everything_there_is_can_be_compared() -> None:
+    assert known(BASE) == [*CORESETS, *MAKERS, "mtt-soft"]
+    variants = comparison(known(BASE), [1]).variants(BASE)
+    assert len({variant.name for variant in variants}) == len(known(BASE))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_method_can_be_told_of(name: str) -> None:
+    assert name.upper() in MAKERS[name].title
+    assert MAKERS[name].objective
+    assert MAKERS[name].name == name
+
+
+@pytest.mark.parametrize(
+    ("methods", "ipcs", "said"),
+    [
+        (["randon"], [1], "unknown method 'randon'; did you mean 'random'"),
+        ([], [1], "nothing to compare"),
+        (["mtt"], [], "nothing to compare"),
+        (["mtt", "mtt"], [1], "method mtt stands twice"),
+        (["mtt"], [1, 10, 1], "ipc 1 stands twice"),
+        (["mtt"], [0, 1], "ipc is 0"),
+    ],
+)
+def test_what_cannot_be_compared(methods: list[str], ipcs: list[int], said: str) -> None:
+    with pytest.raises(SettingError, match=said):
+        comparison(methods, ipcs).variants(BASE)
+
+
+def test_a_table_of_an_unknown_method() -> None:
+    base = dataclasses.replace(BASE, methods={"own": {"lr_img": 3.0}})
+    with pytest.raises(SettingError, match=r"methods\.own is of method 'own'"):
+        comparison(["own"], [1]).variants(base)
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ({"dm": {"lr_imgs": 1.0}}, "unknown setting 'methods.dm.lr_imgs'; did you mean 'lr_img'"),
+        ({"dm": {"lr_img": -1.0}}, "lr_img is -1.0"),
+        ({"dm": 3}, "'methods.dm' is a table"),
+        (3, "'methods' is a table"),
+    ],
+)
+def test_tables_of_methods_are_checked_when_they_are_read(tables: object, said: str) -> None:
+    with pytest.raises(SettingError, match=said):
+        from_dict(RunConfig, {"methods": tables})
+
+
+def test_tables_of_methods_from_toml(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text("[distill]\niterations = 7\n[methods.dm]\nlr_img = 1\n", encoding="utf-8")
+    found = read_toml(path, RunConfig)
+    assert found.by("dm") == DistillConfig(method="dm", iterations=7, lr_img=1.0)
+    assert found.by("mtt", ipc=3) == DistillConfig(iterations=7, ipc=3)
+
+
+def test_settings_of_a_method_for_a_number_of_images(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(
+        "[distill]\niterations = 7\n[methods.dm]\nlr_img = 1\n[methods.dm.ipc10]\nlr_img = 5\n",
+        encoding="utf-8",
+    )
+    found = read_toml(path, RunConfig)
+    assert found.by("dm", ipc=10) == DistillConfig(method="dm", iterations=7, ipc=10, lr_img=5.0)
+    assert found.by("dm", ipc=2) == DistillConfig(method="dm", iterations=7, ipc=2, lr_img=1.0)
+    path.write_text("[methods.dm.ipc10]\nlr_imgs = 5\n", encoding="utf-8")
+    with pytest.raises(SettingError, match=r"unknown setting 'methods\.dm\.lr_imgs'"):
+        read_toml(path, RunConfig)
+    path.write_text("[methods.dm]\nipc10 = 5\n", encoding="utf-8")
+    with pytest.raises(SettingError, match=r"'methods\.dm\.ipc10' is a table"):
+        read_toml(path, RunConfig)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Twice: the second finds every cell where the first left it."""
+    out, plain = tmp_path / "compared", tmp_path / "plain.toml"
+    plain.write_text('name = "plain"\n', encoding="utf-8")
+    words = (
+        f"compare --methods random,mtt --ipc 1,2 --networks mlp --experts {tiny.library().path} "
+        f"--out {out} --config {plain} --device cpu {tiny.JUDGE_WORDS} "
+        + tiny.DISTILL_WORDS.replace("--", "--distill.")
+    ).split()
+    texts = []
+    for _ in range(2):
+        assert main(words) == 0
+        result = read_json(out / "result.json")
+        texts.append((out / "report.html").read_text(encoding="utf-8"))
+    cells = result["cells"]
+    assert [(cell["at"]["method"], cell["at"]["ipc"]) for cell in cells] == [
+        ("random", 1), ("mtt", 1), ("random", 2), ("mtt", 2),
+    ]  # fmt: skip
+    assert all(cell["n"] == 2 and cell["making_seconds"] >= 0 for cell in cells)
+    assert [cell["makes"] for cell in cells] == [False, True, False, True]
+    assert all(cell["making_bytes"] is None or cell["making_bytes"] >= 0 for cell in cells)
+    for cell in cells:
+        scores, found = cell["scores"], cell["ranking"]
+        assert scores["hard"]["mean"] == cell["mean"]
+        assert ", no augmentation" in scores["plain"]["protocol"]
+        assert [score["model"][:3] for score in cell["networks"]] == ["MLP"]
+        assert cell["own"] == "hard"
+        assert 0 < found["lrs"] < found["ars"] < 100
+        assert (scores["soft"] is not None) == (not cell["makes"])
+        assert (out / cell["variant"] / "seed0" / "best" / "distilled.json").exists()
+    random = cells[0]
+    assert random["ranking"]["ars"] == pytest.approx(100 / (math.e + 1))
+    assert random["scores"]["soft"]["values"] != random["scores"]["hard"]["values"]
+    assert {cell["ipc"] for cell in cells} == {1, 2}
+    table = capsys.readouterr().out
+    assert "\n| random | " in table
+    assert "\n| mtt | " in table
+    assert "images per class" in texts[0]
+    losses = [read_json(out / f"mtt-ipc{ipc}" / "seed0" / "cell.json") for ipc in (1, 2)]
+    assert [one["key"]["distill"]["ipc"] for one in losses] == [1, 2]
+    for text in texts:
+        assert text.count('<g class="heat') == 4
+
+
+def test_other_networks_are_known_before_anything_is_made() -> None:
+    with pytest.raises(SettingError, match="unknown network 'resnet81'; did you mean 'resnet18'"):
+        comparison(["mtt"], [1], [NetworkConfig(network="resnet81")])
+
+
+def test_a_quick_look_makes_fewer_iterations_by_every_method() -> None:
+    tables = {"dm": {"iterations": 200, "lr_img": 1.0, "ipc10": {"iterations": 40, "ema": 0.5}}}
+    base = dataclasses.replace(BASE, methods=tables)
+    cut = quick(base)
+    assert cut.by("dm").iterations == 50
+    assert (cut.by("dm", ipc=10).iterations, cut.by("dm", ipc=10).ema) == (10, 0.5)
+    assert cut.by("mtt").iterations == max(1, tiny.DISTILL.iterations // 4)
+    flags = parse(compare.Flags, ["--quick"], program="trajmatch compare", description="")
+    assert flags is not None
+    assert settings(flags).methods == quick(load_recipe("digits-ipc1")).methods
+
+
+# -- the scores of DD-Ranking --------------------------------------------------------------------
+
+
+def test_scores_of_a_set_by_hand() -> None:
+    """exp(0) is what random images that recover all of the data come to."""
+    at = 100 * (1 - math.exp(-1)) / (math.e - math.exp(-1))
+    assert label_robust(full=90.0, hard=90.0, own=20.0, random=20.0) == pytest.approx(at)
+    assert augmentation_robust(own=30.0, random=30.0, plain=7.0, plain_random=7.0) == pytest.approx(
+        at
+    )
+    # 0.5 * 0.30 - 0.5 * 0.40 = -0.05
+    low = 100 * (math.exp(-0.05) - math.exp(-1)) / (math.e - math.exp(-1))
+    assert label_robust(full=90.0, hard=50.0, own=60.0, random=30.0) == pytest.approx(low)
+    # 0.5 * 0.20 + 0.5 * 0.10 = 0.15
+    high = 100 * (math.exp(0.15) - math.exp(-1)) / (math.e - math.exp(-1))
+    found = augmentation_robust(own=50.0, random=30.0, plain=40.0, plain_random=30.0)
+    assert found == pytest.approx(high)
+
+
+def test_scores_stand_beside_random_images_of_the_same_seed() -> None:
+    """A set with soft labels stands beside random images with soft labels."""
+
+    def cell(method: str, seed: int, own: str, **means: float) -> dict[str, Any]:
+        scores = {name.replace("_", " "): {"mean": mean} for name, mean in means.items()}
+        return {"at": {"ipc": 1, "method": method}, "seed": seed, "own": own, "scores": scores}
+
+    random = cell("random", 0, "hard", hard=30.0, soft=50.0, plain=20.0, plain_soft=35.0)
+    hard = cell("mtt", 0, "hard", hard=60.0, plain=45.0)
+    soft = cell("ld", 0, "soft", hard=55.0, soft=70.0, plain=40.0)
+    alone = cell("mtt", 1, "hard", hard=60.0, plain=45.0)
+    failed = {"at": {"ipc": 1, "method": "dm"}, "seed": 0, "error": "diverged"}
+    library = tiny.library()
+    ranked([random, hard, soft, alone, failed], library)
+    full = library.summary()["accuracy_mean"]
+    assert hard["ranking"] == {
+        "lrs": label_robust(full=full, hard=60.0, own=60.0, random=30.0),
+        "ars": augmentation_robust(own=60.0, random=30.0, plain=45.0, plain_random=20.0),
+    }
+    assert soft["ranking"] == {
+        "lrs": label_robust(full=full, hard=55.0, own=70.0, random=50.0),
+        "ars": augmentation_robust(own=70.0, random=50.0, plain=40.0, plain_random=35.0),
+    }
+    assert alone["ranking"] is None
+    assert "ranking" not in failed
