@@ -18,7 +18,7 @@ import torch
 
 from benchmarks import harness, machine, twin
 from trajmatch.config import EvaluateConfig
-from trajmatch.data.augment import DSA
+from trajmatch.data.augment import Augmentation
 from trajmatch.evaluation import evaluate_images
 from trajmatch.evaluation.train import train_network
 from trajmatch.networks import NetworkSpec, load_parameter_vector, parameter_vector
@@ -111,7 +111,7 @@ def twin_network(case: Case, seed: int) -> torch.nn.Module:
 def train_twin(
     module: torch.nn.Module, images: Tensor, labels: Tensor, config: EvaluateConfig, seed: int
 ) -> None:
-    draws, dsa = stream(seed, "augment"), DSA()
+    draws, dsa = stream(seed, "augment"), Augmentation()
     height, width = images.shape[2:]
 
     def order(epoch: int) -> list[int]:
@@ -155,7 +155,7 @@ def agreement() -> float:
                 momentum=config.momentum,
                 weight_decay=config.weight_decay,
                 batch=batch,
-                augment=DSA(),
+                augment=Augmentation(),
                 seed=1,
             )
             train_twin(theirs_module, images, labels, config, 1)

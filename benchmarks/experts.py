@@ -21,9 +21,9 @@ import torch
 
 from benchmarks import harness, machine, twin
 from trajmatch.config import ExpertConfig, from_dict, to_dict
-from trajmatch.data.augment import DSA
+from trajmatch.data.augment import Augmentation
 from trajmatch.experts.train import train_expert
-from trajmatch.experts.trajectory import Recording
+from trajmatch.experts.trajectory import TrainingState
 from trajmatch.networks import NetworkSpec, load_parameter_vector, parameter_vector
 from trajmatch.rng import derive, stream
 from trajmatch.types import Tensor
@@ -71,7 +71,7 @@ class TwinExpert:
         shuffle = stream(SEED, "expert", INDEX, "shuffle", number)
         draws = stream(SEED, "expert", INDEX, "augment", number)
         order = torch.randperm(len(self.images), generator=shuffle).tolist()
-        dsa, (height, width) = DSA(), self.images.shape[2:]
+        dsa, (height, width) = Augmentation(), self.images.shape[2:]
         twin.train(
             self.module,
             self.optimizer,
@@ -97,7 +97,7 @@ def agreement() -> float:
         spec, config = network(8, 4), ExpertConfig(epochs=2, batch=8, lr=0.05)
         images, labels = (t.double() if t.is_floating_point() else t for t in _few())
         recording = train_expert(
-            spec, images, labels, config, seed=SEED, index=INDEX, augment=DSA()
+            spec, images, labels, config, seed=SEED, index=INDEX, augment=Augmentation()
         )
         theirs = TwinExpert(spec, images, labels, config)
         start = parameter_vector(theirs.module)
@@ -128,7 +128,7 @@ def time_row(
     device = images.device
     began = 0.0
 
-    def on_epoch(recording: Recording) -> None:
+    def on_epoch(recording: TrainingState) -> None:
         nonlocal began
         harness.synchronize(device)
         ours = time.perf_counter() - began
@@ -139,7 +139,14 @@ def time_row(
 
     began = harness.now(device)
     train_expert(
-        spec, images, labels, config, seed=SEED, index=INDEX, augment=DSA(), on_epoch=on_epoch
+        spec,
+        images,
+        labels,
+        config,
+        seed=SEED,
+        index=INDEX,
+        augment=Augmentation(),
+        on_epoch=on_epoch,
     )
     rate = len(images) / harness.Spread.of(pairs.ours).median
     return {
@@ -167,7 +174,9 @@ def memory_job(
     train_expert(  # so that the compiler's own memory is not counted
         spec, images[: 2 * batch], labels[: 2 * batch], config, seed=SEED, index=INDEX, augment=None
     )
-    return lambda: train_expert(spec, images, labels, config, seed=SEED, index=INDEX, augment=DSA())
+    return lambda: train_expert(
+        spec, images, labels, config, seed=SEED, index=INDEX, augment=Augmentation()
+    )
 
 
 def show(found: dict[str, Any]) -> str:

@@ -211,10 +211,10 @@ def _measure_here(target: str, threads: int, values: dict[str, Any]) -> Peak:
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-        held = torch.cuda.memory_allocated()
+        saved_tensors = torch.cuda.memory_allocated()
         work()
         torch.cuda.synchronize()
-        return Peak(held / MIB, (torch.cuda.max_memory_allocated() - held) / MIB)
+        return Peak(saved_tensors / MIB, (torch.cuda.max_memory_allocated() - saved_tensors) / MIB)
     _trim()
     base = _reset_peak()
     work()

@@ -27,7 +27,7 @@ import torch
 from benchmarks import harness, machine, twin
 from trajmatch.config import ExpertConfig, to_dict
 from trajmatch.data.whiten import Normalize
-from trajmatch.experts import Recording, open_experts, save_trajectory
+from trajmatch.experts import TrainingState, open_experts, save_trajectory
 from trajmatch.experts.library import FORMAT, digest, expert_path
 from trajmatch.networks import NetworkSpec
 from trajmatch.rng import stream
@@ -68,7 +68,7 @@ def write_both(folder: Path, spec: NetworkSpec, experts: int, epochs: int, twins
     for index in range(experts):
         generator = stream(0, "benchmark", "expert", index)
         rows = torch.randn((epochs + 1, spec.parameters()), generator=generator)
-        recording = Recording(rows, rows[-1], None, [dict(m) for m in metrics])
+        recording = TrainingState(rows, rows[-1], None, [dict(m) for m in metrics])
         save_trajectory(
             expert_path(ours, index), recording, seed=0, index=index, library=digest(made)
         )

@@ -26,7 +26,7 @@ from torch import nn
 from benchmarks import harness, machine
 from benchmarks.walks import apart, cosine
 from trajmatch.config import DataConfig, ExpertConfig
-from trajmatch.data import DSA, ImageDataset, fit_whitening, load_data
+from trajmatch.data import Augmentation, ImageDataset, fit_whitening, load_data
 from trajmatch.data.whiten import Whitening
 from trajmatch.errors import TrajmatchError
 from trajmatch.experts import open_experts, train_expert
@@ -34,7 +34,7 @@ from trajmatch.networks import NetworkSpec
 from trajmatch.pipeline.checks import require_experts, require_fit
 from trajmatch.rng import stream
 from trajmatch.types import Tensor
-from trajmatch.unroll import WalkGradient, match_segment
+from trajmatch.unroll import UnrolledGradient, match_segment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def from_digits(args: argparse.Namespace) -> Real:
     segments = []
     for index in range(args.segments):
         rows = train_expert(
-            spec, images, data.train.labels, config, seed=0, index=index, augment=DSA()
+            spec, images, data.train.labels, config, seed=0, index=index, augment=Augmentation()
         ).parameters
         start = _start_epoch(index, args)
         segments.append((rows[start].float(), rows[start + args.expert_epochs].float()))
@@ -106,7 +106,7 @@ def gradients(
     dtype: torch.dtype,
     precision: str,
     compile: bool,
-) -> list[WalkGradient]:
+) -> list[UnrolledGradient]:
     """The gradient over each segment, in one precision."""
     device = torch.device(args.device)
     module = module.to(device, dtype)
@@ -123,7 +123,7 @@ def gradients(
             real.labels.to(device),
             args.step_size,
             steps=args.steps,
-            augment=DSA(),
+            augment=Augmentation(),
             seed=number,
             precision=precision,
             compile=compile,
@@ -138,7 +138,7 @@ def _form(precision: str, compile: bool) -> str:
     return f"{precision} {'compiled' if compile else 'eager'}"
 
 
-def compare(found: list[WalkGradient], exact: list[WalkGradient]) -> dict[str, Any]:
+def compare(found: list[UnrolledGradient], exact: list[UnrolledGradient]) -> dict[str, Any]:
     """Over the segments: median and worst of each comparison."""
     cosines = [cosine(f.grad_images, e.grad_images) for f, e in zip(found, exact, strict=True)]
     norms = [

@@ -20,7 +20,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from trajmatch.data.augment import DSA, Draw
+from trajmatch.data.augment import Augmentation, Draw
 from trajmatch.types import Tensor
 
 
@@ -56,7 +56,7 @@ def with_flat(module: nn.Module, vector: Tensor, images: Tensor) -> Tensor:
     return logits
 
 
-def augment(images: Tensor, draw: Draw, dsa: DSA) -> Tensor:
+def augment(images: Tensor, draw: Draw, dsa: Augmentation) -> Tensor:
     """One draw of DSA, each change as the published code computes it."""
     v = draw.values
     match draw.name:
@@ -129,7 +129,7 @@ def unrolled(
     step_size: Tensor,
     steps: int,
     draw: Callable[[], Draw] | None,
-    dsa: DSA,
+    dsa: Augmentation,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(loss, d loss / d images, d loss / d step size) by one backward through all the steps."""
     images = images.detach().requires_grad_()
@@ -153,7 +153,7 @@ def train(
     optimizer: torch.optim.Optimizer,
     loader: Iterable[Sequence[Tensor]],
     draw: Callable[[int], Draw] | None,
-    dsa: DSA,
+    dsa: Augmentation,
     device: torch.device,
 ) -> tuple[float, float]:
     """One epoch: (mean loss, share right), read after every batch."""
@@ -207,7 +207,7 @@ def train_small(
     batch: int,
     order: Callable[[int], Sequence[int]],
     draw: Callable[[int], Draw] | None,
-    dsa: DSA,
+    dsa: Augmentation,
 ) -> None:
     """A fresh network on a small set; a tenth of the rate, by a new optimizer, from the middle.
 

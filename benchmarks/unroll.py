@@ -60,9 +60,9 @@ def time_row(
     flop = convolutions.convolution_flop(lambda: eager(0))
     best = convolutions.best_rate(precision, device)
     with _seen_by_the_profiler():
-        seen = ours(case, inputs, method=method, precision=precision, compile=compile)[0]
-        seen(0)
-        spent = convolutions.shares(lambda: seen(0), flop, device)
+        augmented = ours(case, inputs, method=method, precision=precision, compile=compile)[0]
+        augmented(0)
+        spent = convolutions.shares(lambda: augmented(0), flop, device)
     return {
         "case": case.name,
         "method": method,

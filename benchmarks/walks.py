@@ -9,16 +9,17 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks import twin
-from trajmatch.data.augment import CHANGES, DSA
+from trajmatch.data.augment import CHANGES, Augmentation
 from trajmatch.networks import NetworkSpec, parameter_vector
 from trajmatch.rng import stream
-from trajmatch.runtime.micro_batches import piece_length
+from trajmatch.runtime.micro_batches import micro_batch_size
 from trajmatch.types import Tensor
-from trajmatch.unroll import EXACT, Schedule, SegmentDistance, Student, WalkGradient, plan, walk
-from trajmatch.unroll.gradient import passes
+from trajmatch.unroll import EXACT, Schedule, SegmentDistance, Student, UnrolledGradient, plan
+from trajmatch.unroll.gradient import gradient_fn
+from trajmatch.unroll.unroll import unroll
 
 STEP_SIZE = 0.01
-PUBLISHED = DSA()
+PUBLISHED = Augmentation()
 CLASSES = 10
 
 
@@ -74,7 +75,7 @@ class Inputs:
         return Inputs(*(t.to(device) for t in (start, target, images, labels, step_size)))
 
 
-Iteration = Callable[[int], WalkGradient]
+Iteration = Callable[[int], UnrolledGradient]
 
 
 def ours(
@@ -84,14 +85,14 @@ def ours(
     method: str,
     precision: str = "float32",
     compile: bool = False,
-    dsa: DSA = PUBLISHED,
+    dsa: Augmentation = PUBLISHED,
 ) -> tuple[Iteration, str]:
     """Our iteration, as distillation/matching.py puts it together, and what the method decided."""
     device = inputs.images.device
     module = case.spec.build(seed=0).to(inputs.start)
-    piece = piece_length(module, (case.channels, case.size, case.size), device)
+    micro_batch = micro_batch_size(module, (case.channels, case.size, case.size), device)
 
-    found = passes(module, precision=precision, compile=compile)
+    found = gradient_fn(module, precision=precision, compile=compile)
 
     def student(number: int) -> Student:
         schedule = Schedule.make(
@@ -102,21 +103,21 @@ def ours(
             seed=number,
             names=("benchmark",),
         )
-        return Student(found, inputs.images, inputs.labels, dsa, schedule, piece)
+        return Student(found, inputs.images, inputs.labels, dsa, schedule, micro_batch)
 
     # Decided once a run, so not part of an iteration.
     decided = plan(student(0), inputs.start, method)
 
-    def iteration(number: int) -> WalkGradient:
-        question = SegmentDistance(inputs.start, inputs.target)
+    def iteration(number: int) -> UnrolledGradient:
+        outer_loss = SegmentDistance(inputs.start, inputs.target)
         walker = student(number)
-        return walk(walker, inputs.start, inputs.step_size, question, keep=decided.keep)
+        return unroll(walker, inputs.start, inputs.step_size, outer_loss, keep=decided.keep)
 
     return iteration, decided.reason
 
 
 def theirs(
-    case: Case, inputs: Inputs, dsa: DSA = PUBLISHED
+    case: Case, inputs: Inputs, dsa: Augmentation = PUBLISHED
 ) -> Callable[[int], tuple[Tensor, Tensor, Tensor]]:
     """The twin's iteration, with our draws."""
     module = twin.TwinConvNet(case.channels, CLASSES, case.size, case.depth, case.width)
@@ -145,7 +146,7 @@ def agreement(case: Case = SMALL) -> dict[str, float]:
     inputs = Inputs.draw(case, torch.device("cpu"), torch.float64)
     worst = {"loss": 0.0, "images": 0.0, "step_size": 0.0}
     for change in CHANGES:
-        dsa = DSA(change)
+        dsa = Augmentation(change)
         wanted = theirs(case, inputs, dsa)(1)
         for method in EXACT:
             found = ours(case, inputs, method=method, dsa=dsa)[0](1)

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trajmatch.data.augment import DSA, Draw
+from trajmatch.data.augment import Augmentation, Draw
 
 
-def augment(dsa: DSA, images: Tensor, draw: Draw) -> Tensor:
-    """The slow twin of `DSA.apply`."""
+def augment(dsa: Augmentation, images: Tensor, draw: Draw) -> Tensor:
+    """The slow twin of `Augmentation.apply`."""
     changed = []
     for i, image in enumerate(images):
         values = {name: value[i].item() for name, value in draw.values.items()}
@@ -20,7 +20,9 @@ def augment(dsa: DSA, images: Tensor, draw: Draw) -> Tensor:
     return torch.stack(changed)
 
 
-def color(dsa: DSA, image: Tensor, brightness: float, saturation: float, contrast: float) -> Tensor:
+def color(
+    dsa: Augmentation, image: Tensor, brightness: float, saturation: float, contrast: float
+) -> Tensor:
     image = image + brightness
     gray = sum(image[c] for c in range(len(image))) / len(image)
     image = torch.stack([(channel - gray) * saturation + gray for channel in image])
@@ -28,7 +30,7 @@ def color(dsa: DSA, image: Tensor, brightness: float, saturation: float, contras
     return (image - mean) * contrast + mean
 
 
-def crop(dsa: DSA, image: Tensor, rows: int, columns: int) -> Tensor:
+def crop(dsa: Augmentation, image: Tensor, rows: int, columns: int) -> Tensor:
     _, height, width = image.shape
     moved = torch.zeros_like(image)
     for y in range(height):
@@ -38,7 +40,7 @@ def crop(dsa: DSA, image: Tensor, rows: int, columns: int) -> Tensor:
     return moved
 
 
-def cutout(dsa: DSA, image: Tensor, top: int, left: int) -> Tensor:
+def cutout(dsa: Augmentation, image: Tensor, top: int, left: int) -> Tensor:
     # Indices are clamped to the image, as the released code does, not compared with a range.
     _, height, width = image.shape
     image = image.clone()
@@ -48,15 +50,15 @@ def cutout(dsa: DSA, image: Tensor, top: int, left: int) -> Tensor:
     return image
 
 
-def flip(dsa: DSA, image: Tensor, flipped: bool) -> Tensor:
+def flip(dsa: Augmentation, image: Tensor, flipped: bool) -> Tensor:
     return image.flip(2) if flipped else image
 
 
-def scale(dsa: DSA, image: Tensor, horizontal: float, vertical: float) -> Tensor:
+def scale(dsa: Augmentation, image: Tensor, horizontal: float, vertical: float) -> Tensor:
     return sample(image, [[horizontal, 0, 0], [0, vertical, 0]])
 
 
-def rotate(dsa: DSA, image: Tensor, angle: float) -> Tensor:
+def rotate(dsa: Augmentation, image: Tensor, angle: float) -> Tensor:
     cos, sin = math.cos(angle), math.sin(angle)
     return sample(image, [[cos, -sin, 0], [sin, cos, 0]])
 

@@ -15,7 +15,7 @@ SOURCE = ROOT / "src" / "trajmatch"
 MAP = ROOT / "docs" / "architecture.md"
 
 FLOORS: list[set[str]] = [
-    {"_version", "errors", "rng", "types", "units"},
+    {"_version", "errors", "plugins", "rng", "types", "units"},
     {"config", "runtime"},
     {"storage"},
     {"data", "networks"},
@@ -118,7 +118,7 @@ def house(tmp_path: Path) -> Path:
     for name in ("data", "experts"):
         (source / name).mkdir(parents=True)
         (source / name / "__init__.py").write_text("")
-    for name in ("__init__", "errors", "rng", "config"):
+    for name in ("__init__", "errors", "plugins", "rng", "config"):
         (source / f"{name}.py").write_text("")
     (source / "recipes").mkdir()
     (source / "recipes" / "digits.toml").write_text("")

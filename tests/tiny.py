@@ -15,7 +15,7 @@ from trajmatch.config import DistillConfig, EvaluateConfig, ExpertConfig, Networ
 from trajmatch.data import ImageDataset, load_data
 from trajmatch.data.whiten import fit_whitening
 from trajmatch.experts import ExpertLibrary
-from trajmatch.methods import Ground
+from trajmatch.methods import Problem
 from trajmatch.networks.base import Network
 from trajmatch.pipeline.checks import network_for
 
@@ -53,12 +53,12 @@ def library() -> ExpertLibrary:
     return pipeline.train_experts(digits(), path, network=NETWORK, config=EXPERTS, workers=1)
 
 
-def ground(experts: ExpertLibrary | None = None) -> Ground:
+def ground(experts: ExpertLibrary | None = None) -> Problem:
     """The digits and these experts, or the library's."""
-    return Ground.of(digits(), experts or library(), torch.device("cpu"))
+    return Problem.of(digits(), experts or library(), torch.device("cpu"))
 
 
-class DoubleGround(Ground):
+class DoubleProblem(Problem):
     """The same in float64, for finite differences."""
 
     @functools.cached_property
@@ -69,7 +69,7 @@ class DoubleGround(Ground):
         return super().fresh(seed, *names).double()
 
 
-def bare_ground(kind: type[Ground] = Ground) -> Ground:
+def bare_ground(kind: type[Problem] = Problem) -> Problem:
     """The digits and no experts."""
     data = digits()
     fitted = fit_whitening("normalize", data.train)

@@ -495,7 +495,7 @@ def test_networks_are_timed_from_the_first_word_on(
     """It comes when some epochs are done, and the bar is made then."""
     from trajmatch.cli import shown
 
-    with shown.judging_progress() as progress:
+    with shown.evaluation_progress() as progress:
         for what in ("one", "other"):
             for done in range(40, 100, 4):
                 clock.now += 2.0

@@ -18,7 +18,7 @@ from trajmatch.cli.flags import parse
 from trajmatch.cli.frame import Command, dispatch
 from trajmatch.config import NetworkConfig, PublishedConfig, RunConfig
 from trajmatch.config.recipes import load_recipe, recipe_names
-from trajmatch.methods import MAKERS
+from trajmatch.methods import METHODS
 from trajmatch.networks import NETWORKS
 from trajmatch.pipeline.cost import estimate as cost
 from trajmatch.pipeline.cost.microbenchmark import Trial
@@ -311,7 +311,7 @@ def test_a_run_goes_all_the_way_and_continues(succeed: Line, tmp_path: Path) -> 
     assert [path.stat().st_mtime_ns for path in experts] == [before[path] for path in experts]
 
 
-@pytest.mark.parametrize("method", sorted(set(MAKERS) - {"mtt"}))
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"mtt"}))
 def test_every_method_goes_all_the_way(method: str, succeed: Line, tmp_path: Path) -> None:
     pytest.importorskip("jinja2")
     line = f"run digits-ipc1 {TINY} --method {method} --window none --batch-real 16 --out out"
@@ -323,7 +323,7 @@ def test_every_method_goes_all_the_way(method: str, succeed: Line, tmp_path: Pat
     ]  # fmt: skip
     assert (result["last_iteration"], result["library"]["experts"]) == (4, 2)
     page = (out / "report.html").read_text()
-    learns = MAKERS[method].learns_step_size
+    learns = METHODS[method].learns_step_size
     assert ("small.step_size" in page) == learns
     iterations = [entry for entry in read_log(out / "log.jsonl") if "loss" in entry]
     assert [("step_size" in entry) == learns for entry in iterations] == [True] * 4

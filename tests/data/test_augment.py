@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reference_augment
-from trajmatch.data.augment import CHANGES, DSA, Draw
+from trajmatch.data.augment import CHANGES, Augmentation, Draw
 from trajmatch.errors import SettingError
 from trajmatch.rng import stream
 
 
 def drawn(name, batch, height, width, seed=0):
-    return DSA(name).draw(stream(seed, "test", name), batch, height, width)
+    return Augmentation(name).draw(stream(seed, "test", name), batch, height, width)
 
 
 def pictures(*shape, dtype=torch.float64, seed=0):
@@ -29,8 +29,10 @@ def test_equals_the_slow_twin(name, shape):
     images = pictures(*shape)
     for seed in range(3):
         draw = drawn(name, shape[0], *shape[2:], seed=seed)
-        expected = reference_augment.augment(DSA(name), images, draw)
-        torch.testing.assert_close(DSA(name).apply(images, draw), expected, rtol=0, atol=1e-12)
+        expected = reference_augment.augment(Augmentation(name), images, draw)
+        torch.testing.assert_close(
+            Augmentation(name).apply(images, draw), expected, rtol=0, atol=1e-12
+        )
 
 
 @settings(max_examples=25, deadline=None)
@@ -44,8 +46,8 @@ def test_equals_the_slow_twin(name, shape):
 def test_equals_the_slow_twin_at_any_size(name, height, width, channels, seed):
     images = pictures(2, channels, height, width, seed=seed)
     draw = drawn(name, 2, height, width, seed=seed)
-    expected = reference_augment.augment(DSA(name), images, draw)
-    torch.testing.assert_close(DSA(name).apply(images, draw), expected, rtol=0, atol=1e-12)
+    expected = reference_augment.augment(Augmentation(name), images, draw)
+    torch.testing.assert_close(Augmentation(name).apply(images, draw), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -55,9 +57,11 @@ def test_a_draw_can_be_replayed_and_a_seed_gives_the_same_draw(name):
     assert draw != drawn(name, 16, 8, 8, seed=1)
     assert draw.to("cpu") == draw
     before = images.clone()
-    assert torch.equal(DSA(name).apply(images, draw), DSA(name).apply(images, draw))
+    assert torch.equal(
+        Augmentation(name).apply(images, draw), Augmentation(name).apply(images, draw)
+    )
     assert torch.equal(images, before)
-    assert not torch.equal(DSA(name).apply(images, draw), images)
+    assert not torch.equal(Augmentation(name).apply(images, draw), images)
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -65,7 +69,7 @@ def test_images_of_a_batch_do_not_meet(name):
     images, draw = pictures(6, 3, 8, 8), drawn(name, 6, 8, 8)
     alone = Draw(name, {key: value[4:5] for key, value in draw.values.items()})
     torch.testing.assert_close(
-        DSA(name).apply(images, draw)[4:5], DSA(name).apply(images[4:5], alone)
+        Augmentation(name).apply(images, draw)[4:5], Augmentation(name).apply(images[4:5], alone)
     )
 
 
@@ -74,7 +78,7 @@ def test_first_and_second_derivatives(name):
     images, draw = pictures(3, 2, 5, 4), drawn(name, 3, 5, 4)
 
     def curved(x):  # augmentation is linear in the images: curve it, or second derivatives are 0
-        return DSA(name).apply(x.sin(), draw)
+        return Augmentation(name).apply(x.sin(), draw)
 
     images.requires_grad_()
     assert torch.autograd.gradcheck(curved, images)
@@ -87,7 +91,7 @@ def test_torch_func_agrees_with_autograd_through_a_gradient(name):
     weight = pictures(3, 1, 6, 6, seed=1)
 
     def inner(w, x):
-        return (DSA(name).apply(x, draw) * w).pow(3).sum()
+        return (Augmentation(name).apply(x, draw) * w).pow(3).sum()
 
     def outer(x):
         return torch.func.grad(inner)(weight, x).pow(2).sum()
@@ -107,17 +111,17 @@ def test_torch_func_agrees_with_autograd_through_a_gradient(name):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_dtype_follows_the_images(name, dtype):
     images, draw = pictures(8, 3, 16, 16), drawn(name, 8, 16, 16)
-    result = DSA(name).apply(images.to(dtype), draw)
+    result = Augmentation(name).apply(images.to(dtype), draw)
     assert result.dtype == dtype
     tolerance = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 6e-2}[dtype]
-    exact = DSA(name).apply(images.to(dtype).double(), draw)
+    exact = Augmentation(name).apply(images.to(dtype).double(), draw)
     torch.testing.assert_close(result.double(), exact, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_device_follows_the_images(name):
     draw = drawn(name, 4, 8, 8)
-    result = DSA(name).apply(torch.zeros(4, 3, 8, 8, device="meta"), draw)
+    result = Augmentation(name).apply(torch.zeros(4, 3, 8, 8, device="meta"), draw)
     assert (result.device.type, result.shape) == ("meta", (4, 3, 8, 8))
     assert all(value.device.type == "meta" for value in draw.to("meta").values.values())
 
@@ -126,18 +130,18 @@ def test_device_follows_the_images(name):
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_gpu_gives_the_same_images(name):
     images, draw = pictures(8, 3, 32, 32), drawn(name, 8, 32, 32)
-    result = DSA(name).apply(images.cuda(), draw)
+    result = Augmentation(name).apply(images.cuda(), draw)
     assert result.is_cuda
-    torch.testing.assert_close(result.cpu(), DSA(name).apply(images, draw))
+    torch.testing.assert_close(result.cpu(), Augmentation(name).apply(images, draw))
 
 
 def test_one_of_the_six_is_picked_and_all_are():
     generator = stream(0, "pick")
-    names = [DSA().draw(generator, 1, 8, 8).name for _ in range(600)]
+    names = [Augmentation().draw(generator, 1, 8, 8).name for _ in range(600)]
     counts = {name: names.count(name) for name in CHANGES}
     assert sum(counts.values()) == 600
     assert all(60 < count < 140 for count in counts.values()), counts  # 100 +- 4.4 sd
-    picked = {DSA("flip_crop").draw(generator, 1, 8, 8).name for _ in range(50)}
+    picked = {Augmentation("flip_crop").draw(generator, 1, 8, 8).name for _ in range(50)}
     assert picked == {"flip", "crop"}
 
 
@@ -168,13 +172,13 @@ def fills(values, low, high):
 def test_half_of_the_images_are_flipped():
     flipped = drawn("flip", 10_000, 8, 8).values["flipped"]
     assert abs(flipped.double().mean() - 0.5) < 0.02  # 4 sd
-    assert not DSA("flip", flip=0.0).draw(stream(0), 1000, 8, 8).values["flipped"].any()
+    assert not Augmentation("flip", flip=0.0).draw(stream(0), 1000, 8, 8).values["flipped"].any()
 
 
 @pytest.mark.parametrize(("side", "square"), [(32, 16), (8, 4), (7, 4), (6, 3), (5, 3)])
 def test_cutout_clears_a_square_whose_middle_is_anywhere(side, square):
     draw = drawn("cutout", 5000, side, side)
-    kept = DSA("cutout").apply(torch.ones(5000, 1, side, side), draw)[:, 0]
+    kept = Augmentation("cutout").apply(torch.ones(5000, 1, side, side), draw)[:, 0]
     rows = (kept == 0).any(dim=2).sum(dim=1)
     columns = (kept == 0).any(dim=1).sum(dim=1)
     assert (rows.max(), columns.max()) == (square, square)
@@ -191,7 +195,7 @@ def test_what_is_cropped_away_or_cut_out_leaves_no_trace():
     images = torch.ones(2, 1, 4, 4)
     images[:, :, 0] = math.inf
     down = Draw("crop", {"rows": torch.tensor([1, 1]), "columns": torch.tensor([0, 1])})
-    assert DSA("crop").apply(images, down).isfinite().all()
+    assert Augmentation("crop").apply(images, down).isfinite().all()
 
 
 def test_bad_strategies_are_refused():
@@ -202,9 +206,9 @@ def test_bad_strategies_are_refused():
         ("flip_flip", "twice"),
     ):
         with pytest.raises(SettingError, match=hint):
-            DSA(strategy)
+            Augmentation(strategy)
 
 
 def test_a_draw_for_another_batch_is_refused():
     with pytest.raises(SettingError, match=r"5 images was applied to 4; draw with batch=4"):
-        DSA("flip").apply(pictures(4, 3, 8, 8), drawn("flip", 5, 8, 8))
+        Augmentation("flip").apply(pictures(4, 3, 8, 8), drawn("flip", 5, 8, 8))

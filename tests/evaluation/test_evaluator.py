@@ -293,7 +293,7 @@ def test_a_score_that_a_kill_kept_from_the_log_is_told_later(
     """All networks of a round are in the log, and the kill comes before what they came to."""
     whole = judge(out=tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
-        killing(patch, judging.Record, "event", call, lambda _, name: name != "network")
+        killing(patch, judging.EvaluationLog, "event", call, lambda _, name: name != "network")
         with pytest.raises(Kill):
             judge(out=tmp_path / "out")
     del trained[:]

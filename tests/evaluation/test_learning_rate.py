@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from trajmatch.config import EvaluateConfig
-from trajmatch.evaluation import Score, SmallSet, evaluate_sets
+from trajmatch.evaluation import Score, TrainingSet, evaluate_sets
 from trajmatch.evaluation.learning_rate import (
     LR_GRID,
     LR_NETWORKS,
@@ -64,7 +64,7 @@ def test_a_network_that_really_diverges_does_not_win():
     """It says class 0 to all images and is right nine times of ten; the set teaches the reverse."""
     spec = NetworkSpec("convnet", 1, 2, 8, {"width": 4, "depth": 1})
     images = torch.randn(2, 1, 8, 8, generator=torch.manual_seed(0))
-    small = SmallSet(images, torch.tensor([1, 0]))
+    small = TrainingSet(images, torch.tensor([1, 0]))
     sets = [dataclasses.replace(small, lr=lr) for lr in (1e30, 0.05)]
     config = EvaluateConfig(n=2, epochs=12, augment="none", workers=1)
     val, labels = images[[0] * 9 + [1]], torch.tensor([0] * 9 + [1])
@@ -77,7 +77,7 @@ def test_rates_are_tried_as_they_will_be_used():
     """At full length, with every setting of the evaluation but the number of networks."""
     config = EvaluateConfig(n=9, epochs=77, momentum=0.8, weight_decay=0.1, batch=3, augment="flip")
     assert trial_config(config) == dataclasses.replace(config, n=LR_NETWORKS)
-    small = SmallSet(torch.zeros(3, 1, 4, 4), torch.arange(3), 0.5, "mtt", 1)
+    small = TrainingSet(torch.zeros(3, 1, 4, 4), torch.arange(3), 0.5, "mtt", 1)
     sets = trial_sets(small)
     assert [one.lr for one in sets] == list(LR_GRID) == sorted(set(LR_GRID))
     for one in sets:

@@ -12,7 +12,7 @@ from torch import nn
 
 from trajmatch import rng
 from trajmatch.config import EvaluateConfig
-from trajmatch.data.augment import DSA
+from trajmatch.data.augment import Augmentation
 from trajmatch.errors import MismatchError
 from trajmatch.evaluation import (
     Score,
@@ -92,7 +92,10 @@ def test_probabilities_of_certain_labels_train_like_indices():
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(batch):
     images, labels = easy_data(2)
     before = torch.get_rng_state()
-    runs = [trained(images, labels, seed=seed, augment=DSA(), batch=batch) for seed in (1, 1, 2)]
+    runs = [
+        trained(images, labels, seed=seed, augment=Augmentation(), batch=batch)
+        for seed in (1, 1, 2)
+    ]
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
     assert torch.equal(torch.get_rng_state(), before)
@@ -102,7 +105,7 @@ def test_every_batch_is_augmented_with_a_draw_of_its_own():
     """With nothing but noughts left of the images, only biases can learn."""
     drawn = []
 
-    class Spy(DSA):
+    class Spy(Augmentation):
         def draw(self, *args):
             drawn.append(super().draw(*args))
             return drawn[-1]
@@ -292,7 +295,7 @@ def test_soft_labels_reach_the_workers_whole(tmp_path):
 def test_processes_are_started_where_they_pay(monkeypatch, seconds, networks, cores, workers):
     monkeypatch.setattr(protocol.os, "sched_getaffinity", lambda _: range(cores), raising=False)
     monkeypatch.setattr(protocol, "_seconds_per_network", lambda _: seconds)
-    small = protocol.SmallSet(*easy_data(1)[:2])
+    small = protocol.TrainingSet(*easy_data(1)[:2])
     config = EvaluateConfig(n=networks)
     assert protocol._default_workers(SPEC, config, [small], config.n) == workers
 
@@ -323,8 +326,8 @@ def test_sets_together_score_as_each_alone():
     images, labels, test_images, test_labels = easy_data(2)[:2] + easy_data(3)[:2]
     config = dataclasses.replace(CONFIG, epochs=4, n=2, lr=None)
     sets = [
-        protocol.SmallSet(images, labels, 0.02, "one", 1),
-        protocol.SmallSet(images[::2], labels[::2], None, "half", None),
+        protocol.TrainingSet(images, labels, 0.02, "one", 1),
+        protocol.TrainingSet(images[::2], labels[::2], None, "half", None),
     ]
     heard: list[str] = []
     together = protocol.evaluate_sets(

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from trajmatch import rng
 from trajmatch.config import ExpertConfig
-from trajmatch.data.augment import DSA
+from trajmatch.data.augment import Augmentation
 from trajmatch.errors import SettingError, TrajmatchError
 from trajmatch.experts.train import expert_accuracy, gradient_step, sgd_update, train_expert
 from trajmatch.networks import NetworkSpec
@@ -33,7 +33,7 @@ def _data():
 
 
 def _train(config=CONFIG, **keywords):
-    keywords = {"seed": 7, "index": 2, "augment": DSA(), **keywords}
+    keywords = {"seed": 7, "index": 2, "augment": Augmentation(), **keywords}
     return train_expert(SPEC, *_data(), config, **keywords)
 
 
@@ -61,7 +61,7 @@ def _reference(config, augment, seed=7, index=2):
     return torch.stack(rows)
 
 
-@pytest.mark.parametrize("augment", [DSA(), None], ids=["dsa", "plain"])
+@pytest.mark.parametrize("augment", [Augmentation(), None], ids=["dsa", "plain"])
 @pytest.mark.parametrize(
     ("momentum", "weight_decay"), [(0.0, 0.0), (0.5, 1e-2), (0.0, 1e-2), (0.9, 0.0)]
 )

@@ -205,7 +205,7 @@ def _save_state(path, library):
         CONFIG,
         seed=3,
         index=0,
-        augment=filling.DSA(),
+        augment=filling.Augmentation(),
         on_epoch=states.append,
     )
     states[1].save(path, index=0, library=library.digest)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trajmatch.errors import FileFormatError, SettingError
-from trajmatch.experts.trajectory import Recording, Trajectory, save_trajectory
+from trajmatch.experts.trajectory import TrainingState, Trajectory, save_trajectory
 from trajmatch.storage.files import save_tensors
 
 
@@ -16,7 +16,9 @@ def _recording(epochs=3, params=50, dtype=torch.float32, velocity=True):
         {"epoch": e, "train_loss": 1.0 / e, "train_accuracy": 10.0 * e, "seconds": 0.1}
         for e in range(1, epochs + 1)
     ]
-    return Recording(rows.to(dtype), rows[-1].clone(), rows[0] * 2 if velocity else None, metrics)
+    return TrainingState(
+        rows.to(dtype), rows[-1].clone(), rows[0] * 2 if velocity else None, metrics
+    )
 
 
 def test_rows_and_origin_are_read_back(tmp_path):
@@ -57,7 +59,7 @@ def test_bf16_storage_is_half_the_size_and_reads_as_float32(tmp_path):
 def test_an_unfinished_recording_is_read_back_to_the_bit(tmp_path, velocity):
     path, recording = tmp_path / "state.safetensors", _recording(velocity=velocity)
     recording.save(path, index=1, library="abc")
-    found = Recording.load(path, index=1, library="abc")
+    found = TrainingState.load(path, index=1, library="abc")
     assert found.metrics == recording.metrics
     assert found.epochs == 3
     assert torch.equal(found.parameters, recording.parameters)
@@ -73,10 +75,10 @@ def test_states_and_trajectories_are_not_mixed_up(tmp_path):
     with pytest.raises(FileFormatError, match="unfinished"):
         Trajectory(state)
     with pytest.raises(FileFormatError, match="trajectory"):
-        Recording.load(finished, index=1, library="abc")
+        TrainingState.load(finished, index=1, library="abc")
     for index, library in [(2, "abc"), (1, "abd")]:
         with pytest.raises(FileFormatError, match="expert 1 of library abc"):
-            Recording.load(state, index=index, library=library)
+            TrainingState.load(state, index=index, library=library)
 
 
 def test_a_file_that_lacks_something_is_refused(tmp_path):

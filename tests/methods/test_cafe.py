@@ -14,13 +14,13 @@ from torch import nn
 
 import tiny
 from trajmatch import cli, pipeline
-from trajmatch.config import DSA as EVERY_CHANGE
+from trajmatch.config import DSA_STRATEGY as EVERY_CHANGE
 from trajmatch.config import DistillConfig, NetworkConfig
-from trajmatch.data.augment import DSA
+from trajmatch.data.augment import Augmentation
 from trajmatch.errors import SettingError
-from trajmatch.methods import Ground, Learned, Outcome, begin
+from trajmatch.methods import Outcome, Problem, SyntheticParameters, begin
 from trajmatch.methods import cafe as alignment
-from trajmatch.methods.cafe import BETA, FeatureAlignment, discrimination, spread
+from trajmatch.methods.cafe import BETA, CAFE, discrimination, spread
 from trajmatch.networks.base import Network
 from trajmatch.networks.functional import parameter_vector
 from trajmatch.rng import stream
@@ -40,16 +40,16 @@ def _no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
-def aligning(ground: Ground, seed: int = 3, **settings: object) -> FeatureAlignment:
+def aligning(ground: Problem, seed: int = 3, **settings: object) -> CAFE:
     method = begin(ground, dataclasses.replace(CONFIG, **settings), seed=seed)
-    assert isinstance(method, FeatureAlignment)
+    assert isinstance(method, CAFE)
     return method
 
 
-def learned(dtype: torch.dtype = torch.float64) -> Learned:
+def learned(dtype: torch.dtype = torch.float64) -> SyntheticParameters:
     images = torch.randn(20, 1, 8, 8, generator=stream(0, "images"), dtype=torch.float64)
     # Not in the order of the classes, which nothing may rely on.
-    return Learned.begin(images.to(dtype), torch.arange(10).repeat(2), step_size=0.01)
+    return SyntheticParameters.begin(images.to(dtype), torch.arange(10).repeat(2), step_size=0.01)
 
 
 # -- the loss ------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ class Linear(Network):
         return "matrices"
 
 
-class LinearGround(tiny.DoubleGround):
+class LinearProblem(tiny.DoubleProblem):
     """The digits below a linear network, another for every name."""
 
     def fresh(self, seed: int, *names: str | int) -> Network:
@@ -115,8 +115,8 @@ def test_of_a_linear_network_it_is_the_closed_form(monkeypatch: pytest.MonkeyPat
     """With A_l from pixels to layer l, m_c and s_c the class means, p the softmax of real images'
     logits and y their labels, an image of n of a class has the gradient
     - 2/n sum_l w_l A_l^T A_l (m_c - s_c) + beta/n A_3^T sum_i (p_ic - y_ic) A_3 x_i."""
-    monkeypatch.setattr("trajmatch.methods.alternating.piece_length", lambda *_: 50)
-    ground, made = tiny.bare_ground(LinearGround), learned()
+    monkeypatch.setattr("trajmatch.methods.alternating.micro_batch_size", lambda *_: 50)
+    ground, made = tiny.bare_ground(LinearProblem), learned()
     method = aligning(ground, outer_loop=1, batch_real=10_000, augment="none")
     for iteration in (0, 5):
         found = method.estimate(made, iteration)
@@ -151,7 +151,7 @@ def test_of_a_linear_network_it_is_the_closed_form(monkeypatch: pytest.MonkeyPat
 def test_by_finite_differences(augment: str) -> None:
     """At a fresh network, and at one that has walked (which does not move with the images)."""
     made = learned()
-    method = aligning(tiny.bare_ground(tiny.DoubleGround), augment=augment)
+    method = aligning(tiny.bare_ground(tiny.DoubleProblem), augment=augment)
     for iteration in range(3):  # several changes
         found = method.estimate(made, iteration)
         vector = method.carried["network"]
@@ -169,9 +169,9 @@ def test_by_finite_differences(augment: str) -> None:
 
 
 def test_of_images_that_are_the_real_ones_only_the_discrimination_is_left() -> None:
-    ground = tiny.bare_ground(tiny.DoubleGround)
+    ground = tiny.bare_ground(tiny.DoubleProblem)
     method = aligning(ground, batch_real=10_000, augment="none")
-    made = Learned.begin(ground.images, ground.labels.long(), step_size=0.01)
+    made = SyntheticParameters.begin(ground.images, ground.labels.long(), step_size=0.01)
     embedded = ground.fresh(3, "distill", "alignment", "network", 0).embed(ground.images).detach()
     centers = torch.stack([embedded[ground.labels == label].mean(0) for label in range(10)])
     wanted = BETA * discrimination(embedded, ground.labels.long(), centers)
@@ -180,13 +180,13 @@ def test_of_images_that_are_the_real_ones_only_the_discrimination_is_left() -> N
 
 def test_both_sides_are_changed_alike_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
-    original = DSA.apply
+    original = Augmentation.apply
 
-    def watched(self: DSA, images: torch.Tensor, draw: object) -> torch.Tensor:
+    def watched(self: Augmentation, images: torch.Tensor, draw: object) -> torch.Tensor:
         drawn.append(draw)
         return original(self, images, draw)
 
-    monkeypatch.setattr(DSA, "apply", watched)
+    monkeypatch.setattr(Augmentation, "apply", watched)
     aligning(tiny.bare_ground(), augment="color_crop").estimate(learned(torch.float32), 0)
     assert len(drawn) == 20
     for real, synthetic in zip(drawn[::2], drawn[1::2], strict=True):
@@ -223,7 +223,7 @@ def test_any_network_has_layers_to_align() -> None:
 class Scripted:
     """Accuracies as they are told, and which passes lay before each."""
 
-    def __init__(self, method: FeatureAlignment, values: list[float]) -> None:
+    def __init__(self, method: CAFE, values: list[float]) -> None:
         self.values = iter(values)
         self.asked: list[tuple[int, ...]] = []
         method._accuracy = self  # type: ignore[method-assign, assignment]
@@ -282,7 +282,7 @@ def test_a_network_that_has_settled_makes_way_for_another(
 
 def test_the_accuracy_is_the_mean_over_the_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alignment, "QUERY", 10_000)
-    ground = tiny.bare_ground(tiny.DoubleGround)
+    ground = tiny.bare_ground(tiny.DoubleProblem)
     method = aligning(ground, **PAPERS)
     method.piece = 50
     network = ground.fresh(8)

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 import tiny
 from trajmatch import cli, pipeline
-from trajmatch.config import DSA as EVERY_CHANGE
+from trajmatch.config import DSA_STRATEGY as EVERY_CHANGE
 from trajmatch.config import DistillConfig
-from trajmatch.data.augment import DSA
+from trajmatch.data.augment import Augmentation
 from trajmatch.errors import SettingError
-from trajmatch.methods import Ground, Learned, Outcome, begin
-from trajmatch.methods.dc import GradientMatching, layer_distance, loops
+from trajmatch.methods import Outcome, Problem, SyntheticParameters, begin
+from trajmatch.methods.dc import DC, layer_distance, loops
 from trajmatch.networks.functional import parameter_vector, split_vector
 from trajmatch.rng import stream
 from trajmatch.storage import read_result
@@ -37,16 +37,16 @@ def _no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
-def matching(ground: Ground, seed: int = 3, **settings: object) -> GradientMatching:
+def matching(ground: Problem, seed: int = 3, **settings: object) -> DC:
     method = begin(ground, dataclasses.replace(CONFIG, **settings), seed=seed)
-    assert isinstance(method, GradientMatching)
+    assert isinstance(method, DC)
     return method
 
 
-def learned(dtype: torch.dtype = torch.float64) -> Learned:
+def learned(dtype: torch.dtype = torch.float64) -> SyntheticParameters:
     images = torch.randn(20, 1, 8, 8, generator=stream(0, "images"), dtype=torch.float64)
     # Not in the order of the classes, which nothing may rely on.
-    return Learned.begin(images.to(dtype), torch.arange(10).repeat(2), step_size=0.01)
+    return SyntheticParameters.begin(images.to(dtype), torch.arange(10).repeat(2), step_size=0.01)
 
 
 # -- the distance --------------------------------------------------------------------------------
@@ -92,9 +92,9 @@ def plain_gradient(
 @pytest.mark.parametrize("name", ["dc", "dsa"])
 def test_images_that_are_the_real_ones_are_at_no_distance(name: str) -> None:
     """But for what the published 1e-6 adds: 1e-6 / (|row|^2 + 1e-6) a row."""
-    ground = tiny.bare_ground(tiny.DoubleGround)
+    ground = tiny.bare_ground(tiny.DoubleProblem)
     method = matching(ground, method=name, batch_real=10_000)
-    made = Learned.begin(ground.images, ground.labels.long(), step_size=0.01)
+    made = SyntheticParameters.begin(ground.images, ground.labels.long(), step_size=0.01)
     found = method.estimate(made, 0)
     rest = 0.0
     if name == "dc":
@@ -119,7 +119,7 @@ def test_images_that_are_the_real_ones_are_at_no_distance(name: str) -> None:
 def test_by_finite_differences(name: str, piece: int) -> None:
     """At a fresh network, and at one that has walked (which does not move with the images)."""
     made = learned()
-    method = matching(tiny.bare_ground(tiny.DoubleGround), method=name)
+    method = matching(tiny.bare_ground(tiny.DoubleProblem), method=name)
     method.piece = piece and 5
     for iteration in (0, 1):
         before = dict(method.carried)
@@ -141,7 +141,7 @@ def test_by_finite_differences(name: str, piece: int) -> None:
 
 
 def test_the_loss_by_plain_autograd() -> None:
-    ground, made = tiny.bare_ground(tiny.DoubleGround), learned()
+    ground, made = tiny.bare_ground(tiny.DoubleProblem), learned()
     method = matching(ground, method="dc", batch_real=10_000)
     found = method.estimate(made, 0)
     module = ground.fresh(3, "distill", "gradient", "network", 0)
@@ -161,13 +161,13 @@ def test_both_sides_are_changed_alike_by_dsa_and_not_at_all_by_dc(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     drawn = []
-    original = DSA.apply
+    original = Augmentation.apply
 
-    def watched(self: DSA, images: torch.Tensor, draw: object) -> torch.Tensor:
+    def watched(self: Augmentation, images: torch.Tensor, draw: object) -> torch.Tensor:
         drawn.append(draw)
         return original(self, images, draw)
 
-    monkeypatch.setattr(DSA, "apply", watched)
+    monkeypatch.setattr(Augmentation, "apply", watched)
     matching(tiny.bare_ground(), augment="color_crop").estimate(learned(torch.float32), 0)
     assert len(drawn) == 20
     for real, synthetic in zip(drawn[::2], drawn[1::2], strict=True):
@@ -189,7 +189,7 @@ def test_both_sides_are_changed_alike_by_dsa_and_not_at_all_by_dc(
 
 @pytest.mark.parametrize("name", ["dc", "dsa"])
 def test_a_network_walks_on_the_images_between_two_updates(name: str) -> None:
-    ground = tiny.bare_ground(tiny.DoubleGround)
+    ground = tiny.bare_ground(tiny.DoubleProblem)
     method = matching(ground, method=name)
     vectors = []
     for iteration in range(6):
@@ -203,7 +203,7 @@ def test_a_network_walks_on_the_images_between_two_updates(name: str) -> None:
             assert torch.equal(vectors[-1], parameter_vector(fresh))
             continue
         vector = vectors[-2]
-        augment = None if name == "dc" else DSA(EVERY_CHANGE)
+        augment = None if name == "dc" else Augmentation(EVERY_CHANGE)
         schedule = Schedule.make(
             made.images, steps=3, batch_syn=None, augment=augment, seed=3,
             names=("distill", "gradient", "walk", iteration),
@@ -233,7 +233,7 @@ def test_batches_of_256_where_there_are_more_images(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Schedule, "make", make)
     method = matching(tiny.bare_ground(), method="dc", ipc=26)
     images = torch.randn(260, 1, 8, 8, generator=stream(0))
-    made = Learned.begin(images, torch.arange(10).repeat(26), step_size=0.01)
+    made = SyntheticParameters.begin(images, torch.arange(10).repeat(26), step_size=0.01)
     for iteration in (0, 1):
         method.estimate(made, iteration)
     assert lengths == [[256, 256, 256]]

@@ -13,12 +13,12 @@ import tiny
 from reference import plain_loss, plain_walk
 from tiny import DISTILL
 from trajmatch import cli, pipeline
-from trajmatch.config import DSA as EVERY_CHANGE
+from trajmatch.config import DSA_STRATEGY as EVERY_CHANGE
 from trajmatch.config import DistillConfig
-from trajmatch.data.augment import DSA
+from trajmatch.data.augment import Augmentation
 from trajmatch.errors import SettingError
-from trajmatch.methods import Estimate, Ground, Learned, begin
-from trajmatch.methods.dd import Descent
+from trajmatch.methods import Estimate, Problem, SyntheticParameters, begin
+from trajmatch.methods.dd import DD
 from trajmatch.methods.parameters import mean_estimate
 from trajmatch.networks.functional import parameter_vector
 from trajmatch.storage import read_log
@@ -30,7 +30,7 @@ SETTINGS = dataclasses.replace(DISTILL, method="dd", batch_real=32, augment=EVER
 SEED = 4
 
 
-def ground() -> Ground:
+def ground() -> Problem:
     """The digits and a smooth network: finite differences step over no kink."""
     found = tiny.ground()
     options = {**found.spec.options, "activation": "sigmoid"}
@@ -38,16 +38,18 @@ def ground() -> Ground:
     return dataclasses.replace(found, spec=spec, library=None)
 
 
-def descent(**settings: object) -> Descent:
+def descent(**settings: object) -> DD:
     method = begin(ground(), dataclasses.replace(SETTINGS, **settings), seed=SEED)
-    assert isinstance(method, Descent)
+    assert isinstance(method, DD)
     return method
 
 
-def make_learned(*, soft: bool = True) -> Learned:
+def make_learned(*, soft: bool = True) -> SyntheticParameters:
     draw = torch.Generator().manual_seed(0)
     images = torch.randn(10, 1, 8, 8, generator=draw, dtype=torch.float64)
-    begun = Learned.begin(images, torch.arange(10), step_size=0.4, soft=10 if soft else None)
+    begun = SyntheticParameters.begin(
+        images, torch.arange(10), step_size=0.4, soft=10 if soft else None
+    )
     if begun.label_logits is None:
         return begun
     away = torch.randn(10, 10, generator=draw, dtype=torch.float64)
@@ -61,10 +63,10 @@ def close(found: Tensor | None, wanted: Tensor, rel: float = 1e-9) -> None:
     assert (found - wanted).norm() <= rel * wanted.norm()
 
 
-def by_hand(method: Descent, learned: Learned, iteration: int, number: int = 0) -> Estimate:
+def by_hand(method: DD, learned: SyntheticParameters, iteration: int, number: int = 0) -> Estimate:
     """By plain back-propagation through the whole walk, or what of it is in the window."""
     config, here = method.config, (iteration, number)
-    augment = DSA(str(config.augment))
+    augment = Augmentation(str(config.augment))
     steps = method.steps(*here)
     schedule = Schedule.make(
         learned.images, steps=steps, batch_syn=config.batch_syn, augment=augment, seed=SEED,
@@ -88,13 +90,13 @@ def by_hand(method: Descent, learned: Learned, iteration: int, number: int = 0) 
         labels = labels.clone().requires_grad_()
         leaves.append(labels)
     end = plain_walk(network, vector, leaves[0], labels, leaves[1], late, augment)
-    real, told = real_batch(method, *here)
-    loss = plain_loss(network, end, real, told)
+    real, labels_at = real_batch(method, *here)
+    loss = plain_loss(network, end, real, labels_at)
     images, step_size, *soft = torch.autograd.grad(loss, leaves)
     return Estimate(loss.detach(), images, soft[0] if soft else None, step_size)
 
 
-def real_batch(method: Descent, iteration: int, number: int) -> tuple[Tensor, Tensor]:
+def real_batch(method: DD, iteration: int, number: int) -> tuple[Tensor, Tensor]:
     from trajmatch.rng import stream
 
     draw = stream(SEED, "distill", "real", iteration, number)
@@ -158,20 +160,20 @@ def test_several_walks_are_their_mean() -> None:
 
 def test_every_walk_starts_from_another_network_and_asks_other_images() -> None:
     method, learned = descent(segments=2), make_learned()
-    asked = [method.ask(learned, *here) for here in [(0, 0), (0, 1), (1, 0)]]
+    asked = [method.outer_problem(learned, *here) for here in [(0, 0), (0, 1), (1, 0)]]
     assert len({start.sum().item() for start, _ in asked}) == 3
-    assert len({question(asked[0][0]).item() for _, question in asked}) == 3
+    assert len({outer_loss(asked[0][0]).item() for _, outer_loss in asked}) == 3
 
 
 def test_the_question_is_the_loss_on_real_images_of_all_classes() -> None:
     method, learned = descent(batch_real=300), make_learned()
-    start, question = method.ask(learned, 0, 0)
+    start, outer_loss = method.outer_problem(learned, 0, 0)
     images, labels = real_batch(method, 0, 0)
     assert len(images) == 300
     assert set(labels.tolist()) == set(range(10))
     network = method.ground.fresh(SEED, "distill", "network", 0, 0).double()
     assert torch.equal(parameter_vector(network), start)
-    close(question(start), F.cross_entropy(network(images), labels).detach())
+    close(outer_loss(start), F.cross_entropy(network(images), labels).detach())
 
 
 def test_a_window_ends_anywhere_it_fits() -> None:

@@ -10,12 +10,12 @@ import torch
 
 import tiny
 from trajmatch import cli, pipeline
-from trajmatch.config import DSA as EVERY_CHANGE
+from trajmatch.config import DSA_STRATEGY as EVERY_CHANGE
 from trajmatch.config import DistillConfig
-from trajmatch.data.augment import CHANGES, DSA
+from trajmatch.data.augment import CHANGES, Augmentation
 from trajmatch.errors import SettingError
-from trajmatch.methods import Ground, Learned, begin
-from trajmatch.methods.dm import DistributionMatching, mean_distance
+from trajmatch.methods import Problem, SyntheticParameters, begin
+from trajmatch.methods.dm import DM, mean_distance
 from trajmatch.methods.dsa import alike
 from trajmatch.networks.base import Network
 from trajmatch.rng import stream
@@ -32,16 +32,16 @@ def _no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
-def matching(ground: Ground, seed: int = 3, **settings: object) -> DistributionMatching:
+def matching(ground: Problem, seed: int = 3, **settings: object) -> DM:
     method = begin(ground, dataclasses.replace(CONFIG, **settings), seed=seed)
-    assert isinstance(method, DistributionMatching)
+    assert isinstance(method, DM)
     return method
 
 
-def learned(dtype: torch.dtype = torch.float64) -> Learned:
+def learned(dtype: torch.dtype = torch.float64) -> SyntheticParameters:
     images = torch.randn(20, 1, 8, 8, generator=stream(0, "images"), dtype=torch.float64)
     # Not in the order of the classes, which nothing may rely on.
-    return Learned.begin(images.to(dtype), torch.arange(10).repeat(2), step_size=0.01)
+    return SyntheticParameters.begin(images.to(dtype), torch.arange(10).repeat(2), step_size=0.01)
 
 
 # -- the gradient --------------------------------------------------------------------------------
@@ -61,7 +61,7 @@ class Linear(Network):
         return images.flatten(1) @ self.matrix.T
 
 
-class LinearGround(tiny.DoubleGround):
+class LinearProblem(tiny.DoubleProblem):
     """The digits below a linear embedding, another for every name."""
 
     def fresh(self, seed: int, *names: str | int) -> Network:
@@ -71,8 +71,8 @@ class LinearGround(tiny.DoubleGround):
 def test_of_a_linear_embedding_it_is_the_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of ||A (m_c - s_c)||^2, with m_c the mean of a class and s_c that of its n images, the
     gradient to each of these is -2/n A^T A (m_c - s_c)."""
-    monkeypatch.setattr("trajmatch.methods.dm.piece_length", lambda *_: 50)
-    ground, made = tiny.bare_ground(LinearGround), learned()
+    monkeypatch.setattr("trajmatch.methods.dm.micro_batch_size", lambda *_: 50)
+    ground, made = tiny.bare_ground(LinearProblem), learned()
     method = matching(ground, batch_real=10_000, augment="none")
     for iteration in (0, 5):
         found = method.estimate(made, iteration)
@@ -94,7 +94,7 @@ def test_of_a_linear_embedding_it_is_the_closed_form(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("augment", ["none", EVERY_CHANGE])
 def test_by_finite_differences(augment: str) -> None:
     made = learned()
-    method = matching(tiny.bare_ground(tiny.DoubleGround), augment=augment)
+    method = matching(tiny.bare_ground(tiny.DoubleProblem), augment=augment)
     for iteration in range(4):  # several changes
         found = method.estimate(made, iteration)
         way = torch.randn(
@@ -109,7 +109,7 @@ def test_by_finite_differences(augment: str) -> None:
 
 
 def test_images_that_are_the_real_ones_are_at_no_distance() -> None:
-    network = tiny.bare_ground(tiny.DoubleGround).fresh(0)
+    network = tiny.bare_ground(tiny.DoubleProblem).fresh(0)
     images = learned().images
     assert mean_distance(network.embed, images, images, piece=7).item() < 1e-24
     assert mean_distance(network.embed, images, -images).item() > 1e-3
@@ -123,11 +123,11 @@ def test_every_iteration_has_a_network_images_and_a_change_of_its_own(
     seen: list[torch.Tensor] = []
     original = ground.of_class
 
-    def watched(self: Ground, *arguments: object) -> torch.Tensor:
+    def watched(self: Problem, *arguments: object) -> torch.Tensor:
         seen.append(original(*arguments))
         return seen[-1]
 
-    monkeypatch.setattr(Ground, "of_class", watched)
+    monkeypatch.setattr(Problem, "of_class", watched)
     estimates = [method.estimate(made, iteration) for iteration in (0, 1, 0)]
     assert {len(images) for images in seen} == {16}
     assert torch.equal(seen[0], seen[20])
@@ -162,9 +162,9 @@ def test_both_sides_are_changed_alike(change: str) -> None:
     synthetic = real[[5, 2]]
     for number in range(5):
         draw = stream(number, "draw")
-        one, other = alike(DSA(change), draw, real, synthetic)
+        one, other = alike(Augmentation(change), draw, real, synthetic)
         assert torch.equal(one[[5, 2]], other)
-        again, _ = alike(DSA(change), stream(number, "draw"), real, synthetic)
+        again, _ = alike(Augmentation(change), stream(number, "draw"), real, synthetic)
         assert torch.equal(one, again)
     if change != "flip":  # which one draw in two leaves as it is
         assert not torch.equal(one, real)

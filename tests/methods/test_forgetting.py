@@ -11,7 +11,7 @@ import torch
 import tiny
 from trajmatch import pipeline, rng
 from trajmatch.config import ExpertConfig, NetworkConfig
-from trajmatch.data.augment import DSA
+from trajmatch.data.augment import Augmentation
 from trajmatch.errors import MismatchError, SettingError, TrajmatchError
 from trajmatch.experts import train_expert
 from trajmatch.methods.coresets import choose_forgetting, forgetting_counts
@@ -104,7 +104,7 @@ def reference_history(config, augment, seed):
 @pytest.mark.parametrize("strategy", ["none", "crop_flip"])
 def test_counts_are_those_of_the_batches_an_expert_sees(strategy):
     config = dataclasses.replace(CONFIG, augment=strategy)
-    augment = None if strategy == "none" else DSA(strategy)
+    augment = None if strategy == "none" else Augmentation(strategy)
     rows = reference_history(config, augment, rng.derive(5, "coreset", "forgetting"))
     expected = []
     for image in range(N):

@@ -15,7 +15,7 @@ from trajmatch import cli, pipeline
 from trajmatch.config import DistillConfig, NetworkConfig
 from trajmatch.data.whiten import fit_whitening
 from trajmatch.errors import SettingError
-from trajmatch.methods import Ground, InducingPoints, Learned
+from trajmatch.methods import KIP, Problem, SyntheticParameters
 from trajmatch.methods.kip import kip as inducing_file
 from trajmatch.methods.kip.kip import kernel_for
 from trajmatch.methods.kip.ntk import Convolutional, Dense
@@ -25,7 +25,7 @@ from trajmatch.storage import read_log, read_result
 from trajmatch.storage.files import open_tensors
 from trajmatch.synthetic import SyntheticSet
 
-KIP = DistillConfig(
+CONFIG = DistillConfig(
     method="kip", iterations=6, lr_img=1.0, batch_real=40, augment=None, eval_every=3,
     checkpoint_every=1, eval_networks=1,
 )  # fmt: skip
@@ -34,22 +34,26 @@ with_labels = pytest.mark.parametrize("soft", [None, 10], ids=["hard", "soft"])
 
 
 @functools.cache
-def ground(network: str = "convnet") -> Ground:
+def ground(network: str = "convnet") -> Problem:
     """Without experts."""
     data = tiny.digits()
     width = NetworkConfig(network=network, width=4)
     whitening = fit_whitening("normalize", data.train)
-    return Ground(data, network_for(data, width), whitening, torch.device("cpu"))
+    return Problem(data, network_for(data, width), whitening, torch.device("cpu"))
 
 
-def method(network: str = "convnet", *, seed: int = 0, **settings: object) -> InducingPoints:
-    return InducingPoints(ground(network), dataclasses.replace(KIP, **settings), seed=seed)
+def method(network: str = "convnet", *, seed: int = 0, **settings: object) -> KIP:
+    return KIP(ground(network), dataclasses.replace(CONFIG, **settings), seed=seed)
 
 
-def make_learned(soft: int | None = None, dtype: torch.dtype = torch.float64) -> Learned:
+def make_learned(
+    soft: int | None = None, dtype: torch.dtype = torch.float64
+) -> SyntheticParameters:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(20, 1, 8, 8, generator=generator, dtype=dtype)
-    learned = Learned.begin(images, torch.arange(10).repeat(2), step_size=0.01, soft=soft)
+    learned = SyntheticParameters.begin(
+        images, torch.arange(10).repeat(2), step_size=0.01, soft=soft
+    )
     if learned.label_logits is None:
         return learned
     logits = learned.label_logits + torch.randn(20, 10, generator=generator, dtype=dtype)
@@ -182,7 +186,7 @@ def distill(out: Path, **changes: object) -> pipeline.Outcome:
         tiny.digits(),
         None,
         out,
-        config=dataclasses.replace(KIP, **changes),
+        config=dataclasses.replace(CONFIG, **changes),
         evaluation=tiny.EVALUATE,
         network=tiny.NETWORK,
     )

@@ -15,7 +15,7 @@ from trajmatch.config import DistillConfig
 from trajmatch.data.whiten import Normalize
 from trajmatch.errors import FileFormatError, MismatchError, SettingError, TrajmatchError
 from trajmatch.evaluation import Score
-from trajmatch.methods import Estimate, Learned, Outcome, run_loop
+from trajmatch.methods import Estimate, Outcome, SyntheticParameters, run_loop
 from trajmatch.methods.loop import CHECKPOINT, KIND, SKIPS_IN_A_ROW, SNAPSHOTS, VERSION
 from trajmatch.storage import read_log
 from trajmatch.storage.files import open_tensors, save_tensors
@@ -33,10 +33,10 @@ ORIGIN = {"seed": 3, "lr_img": 0.3, "augment": None}
 Harm = Callable[[Estimate], Estimate]
 
 
-def begin(*, soft: bool = False, step_size: float = 0.02) -> Learned:
+def begin(*, soft: bool = False, step_size: float = 0.02) -> SyntheticParameters:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 1, 3, 3, generator=generator, dtype=torch.float64)
-    return Learned.begin(images, CLASSES, step_size=step_size, soft=2 if soft else None)
+    return SyntheticParameters.begin(images, CLASSES, step_size=step_size, soft=2 if soft else None)
 
 
 GOAL = begin().images.flip(0) + 1.0
@@ -74,10 +74,10 @@ class Quadratic:
         self.decisions: dict[str, object] = {}
         self.carried: dict[str, torch.Tensor] = {}
         self.alpha, self.losses, self.harm = alpha, losses or {}, harm or {}
-        self.seen: dict[int, Learned] = {}
+        self.seen: dict[int, SyntheticParameters] = {}
         """What each iteration was asked about."""
 
-    def estimate(self, learned: Learned, iteration: int) -> Estimate:
+    def estimate(self, learned: SyntheticParameters, iteration: int) -> Estimate:
         self.seen[iteration] = learned
         self.decisions.setdefault("decided at", iteration)
         soft = learned.label_logits is not None
@@ -92,7 +92,7 @@ class Quadratic:
         return self.harm.get(iteration, lambda estimate: estimate)(made)
 
 
-def package(learned: Learned, iteration: int) -> SyntheticSet:
+def package(learned: SyntheticParameters, iteration: int) -> SyntheticSet:
     return SyntheticSet(
         images=learned.images,
         labels=learned.labels,
@@ -112,7 +112,7 @@ def run(
     out: Path,
     method: Quadratic | None = None,
     *,
-    initial: Learned | None = None,
+    initial: SyntheticParameters | None = None,
     origin: dict[str, object] | None = None,
     scores: dict[int, float] | None = None,
     stop_at: int | None = None,

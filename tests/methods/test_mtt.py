@@ -12,12 +12,12 @@ import tiny
 from reference import plain_match
 from tiny import DISTILL, EXPERTS
 from trajmatch import match_segment
-from trajmatch.config import DSA as EVERY_CHANGE
+from trajmatch.config import DSA_STRATEGY as EVERY_CHANGE
 from trajmatch.config import DistillConfig
-from trajmatch.data.augment import DSA
+from trajmatch.data.augment import Augmentation
 from trajmatch.errors import SettingError
 from trajmatch.experts import ExpertLibrary
-from trajmatch.methods import Estimate, Learned, TrajectoryMatching
+from trajmatch.methods import MTT, Estimate, SyntheticParameters
 from trajmatch.methods import unrolled as walking
 from trajmatch.unroll import Schedule
 
@@ -29,20 +29,20 @@ def library() -> ExpertLibrary:
     return tiny.library()
 
 
-def matching(library: ExpertLibrary, *, seed: int = 0, **settings: object) -> TrajectoryMatching:
+def matching(library: ExpertLibrary, *, seed: int = 0, **settings: object) -> MTT:
     config = dataclasses.replace(DISTILL, **settings)
-    return TrajectoryMatching(tiny.ground(library), config, seed=seed)
+    return MTT(tiny.ground(library), config, seed=seed)
 
 
 @pytest.fixture
-def learned() -> Learned:
+def learned() -> SyntheticParameters:
     return make_learned(None)
 
 
-def make_learned(soft: int | None) -> Learned:
+def make_learned(soft: int | None) -> SyntheticParameters:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(10, 1, 8, 8, generator=generator)
-    return Learned.begin(images, torch.arange(10), step_size=STEP_SIZE, soft=soft)
+    return SyntheticParameters.begin(images, torch.arange(10), step_size=STEP_SIZE, soft=soft)
 
 
 # -- which segment -------------------------------------------------------------------------------
@@ -169,10 +169,14 @@ def test_an_estimate_is_match_segment_on_the_segment_drawn(
 
 
 def by_hand(
-    library: ExpertLibrary, config: DistillConfig, learned: Learned, segment: tuple, names: tuple
+    library: ExpertLibrary,
+    config: DistillConfig,
+    learned: SyntheticParameters,
+    segment: tuple,
+    names: tuple,
 ) -> Estimate:
     """By plain back-propagation through the whole walk, on the batches and draws of `names`."""
-    augment = DSA(str(config.augment))
+    augment = Augmentation(str(config.augment))
     schedule = Schedule.make(
         learned.images, steps=config.syn_steps, batch_syn=config.batch_syn, augment=augment,
         seed=4, names=("distill", "walk", *names),
@@ -214,7 +218,7 @@ def test_several_segments_are_their_mean(
 
 
 def test_segments_of_one_iteration_see_other_batches_and_draws(
-    library: ExpertLibrary, learned: Learned, monkeypatch: pytest.MonkeyPatch
+    library: ExpertLibrary, learned: SyntheticParameters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
     original = Schedule.make
@@ -233,7 +237,7 @@ def test_segments_of_one_iteration_see_other_batches_and_draws(
 
 
 def test_an_estimate_depends_on_its_arguments_alone(
-    library: ExpertLibrary, learned: Learned
+    library: ExpertLibrary, learned: SyntheticParameters
 ) -> None:
     one, other = matching(library), matching(library)
     first = [one.estimate(learned, iteration) for iteration in (0, 1, 2)]
@@ -250,7 +254,7 @@ def test_an_estimate_depends_on_its_arguments_alone(
 @pytest.mark.parametrize(("asked", "keep"), [("reverse", 0), ("stored", 3), ("auto", 3)])
 def test_how_many_graphs_are_kept_is_decided_once(
     library: ExpertLibrary,
-    learned: Learned,
+    learned: SyntheticParameters,
     monkeypatch: pytest.MonkeyPatch,
     asked: str,
     keep: int,
@@ -321,7 +325,7 @@ def test_rows_stay_as_they_are_until_the_next_are_asked_for(library: ExpertLibra
 
 
 def test_a_broken_file_is_told_by_the_iteration_that_needs_it(
-    library: ExpertLibrary, monkeypatch: pytest.MonkeyPatch, learned: Learned
+    library: ExpertLibrary, monkeypatch: pytest.MonkeyPatch, learned: SyntheticParameters
 ) -> None:
     from trajmatch.errors import FileFormatError
 

@@ -9,7 +9,7 @@ import torch
 
 from reference import plain_loss
 from trajmatch import match_segment
-from trajmatch.methods.parameters import SMOOTHING, Estimate, Learned, mean_estimate
+from trajmatch.methods.parameters import SMOOTHING, Estimate, SyntheticParameters, mean_estimate
 from trajmatch.networks import build_network
 from trajmatch.networks.functional import parameter_vector
 
@@ -21,7 +21,7 @@ def images(seed: int = 0) -> torch.Tensor:
     return torch.randn(5, 1, 8, 8, generator=generator, dtype=torch.float64)
 
 
-def perturbed(learned: Learned) -> Learned:
+def perturbed(learned: SyntheticParameters) -> SyntheticParameters:
     """Away from where it began, where the labels of all images are alike."""
     generator = torch.Generator().manual_seed(1)
     return learned.with_tensors(
@@ -33,14 +33,14 @@ def perturbed(learned: Learned) -> Learned:
 
 
 def test_beginning_with_hard_labels() -> None:
-    learned = Learned.begin(images(), CLASSES, step_size=0.02)
+    learned = SyntheticParameters.begin(images(), CLASSES, step_size=0.02)
     assert learned.step_size.item() == pytest.approx(0.02, rel=1e-12)
     assert torch.equal(learned.labels, CLASSES)
     assert list(learned.tensors()) == ["images", "log_step_size"]
 
 
 def test_beginning_with_soft_labels() -> None:
-    learned = Learned.begin(images(), CLASSES, step_size=0.02, soft=3)
+    learned = SyntheticParameters.begin(images(), CLASSES, step_size=0.02, soft=3)
     assert learned.label_logits is not None
     assert learned.label_logits.isfinite().all()
     low = SMOOTHING / 3
@@ -52,12 +52,12 @@ def test_beginning_with_soft_labels() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_everything_follows_the_images(dtype: torch.dtype) -> None:
-    learned = Learned.begin(images().to(dtype), CLASSES, step_size=0.01, soft=3)
+    learned = SyntheticParameters.begin(images().to(dtype), CLASSES, step_size=0.01, soft=3)
     assert {part.dtype for part in learned.tensors().values()} == {dtype}
 
 
 def test_an_update_leaves_the_old_value_alone() -> None:
-    old = Learned.begin(images(), CLASSES, step_size=0.02, soft=3)
+    old = SyntheticParameters.begin(images(), CLASSES, step_size=0.02, soft=3)
     before = {name: part.clone() for name, part in old.tensors().items()}
     new = perturbed(old)
     for name, part in old.tensors().items():
@@ -73,7 +73,7 @@ def anything_smooth(x: torch.Tensor, p: torch.Tensor, alpha: torch.Tensor) -> to
 
 
 def test_gradients_in_the_optimized_form_are_autograds() -> None:
-    learned = perturbed(Learned.begin(images(), CLASSES, step_size=0.3, soft=3))
+    learned = perturbed(SyntheticParameters.begin(images(), CLASSES, step_size=0.3, soft=3))
     leaves = {name: part.clone().requires_grad_() for name, part in learned.tensors().items()}
     moved = learned.with_tensors(leaves)
     expected = torch.autograd.grad(
@@ -100,7 +100,7 @@ def test_gradients_through_a_walk_are_autograds() -> None:
     start = parameter_vector(module)
     generator = torch.Generator().manual_seed(2)
     target = start + 0.1 * torch.randn(start.shape, generator=generator, dtype=start.dtype)
-    learned = perturbed(Learned.begin(images(), CLASSES, step_size=0.1, soft=3))
+    learned = perturbed(SyntheticParameters.begin(images(), CLASSES, step_size=0.1, soft=3))
 
     leaves = {name: part.clone().requires_grad_() for name, part in learned.tensors().items()}
     moved = learned.with_tensors(leaves)
@@ -121,7 +121,7 @@ def test_gradients_through_a_walk_are_autograds() -> None:
 
 
 def test_what_is_not_learned_has_no_gradient() -> None:
-    hard = Learned.begin(images(), CLASSES, step_size=0.3)
+    hard = SyntheticParameters.begin(images(), CLASSES, step_size=0.3)
     gradient = images(1)
     loss, slope = torch.tensor(1.0), torch.tensor(2.0, dtype=torch.float64)
     assert list(Estimate(loss, gradient).of(hard)) == ["images"]
@@ -132,7 +132,7 @@ def test_what_is_not_learned_has_no_gradient() -> None:
 
 
 def test_a_gradient_that_favors_no_class_moves_no_label() -> None:
-    soft = perturbed(Learned.begin(images(), CLASSES, step_size=0.3, soft=3))
+    soft = perturbed(SyntheticParameters.begin(images(), CLASSES, step_size=0.3, soft=3))
     even = Estimate(torch.tensor(1.0), images(1), torch.full((5, 3), 7.0, dtype=torch.float64))
     assert even.of(soft)["label_logits"].abs().max() < 1e-14
 

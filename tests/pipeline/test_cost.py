@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 from pathlib import Path
 
@@ -23,9 +24,9 @@ from trajmatch.data.sources import SOURCES
 from trajmatch.errors import SettingError
 from trajmatch.evaluation import protocol
 from trajmatch.experts import train
-from trajmatch.methods import MAKERS, Learned, Maker, maker_of
+from trajmatch.methods import METHODS, Method, SyntheticParameters, method_class
 from trajmatch.methods import unrolled as walking
-from trajmatch.methods.dm import DistributionMatching
+from trajmatch.methods.dm import DM
 from trajmatch.networks import NetworkSpec
 from trajmatch.pipeline.cost import compile_speedup as gain
 from trajmatch.pipeline.cost import microbenchmark as trial
@@ -36,7 +37,8 @@ from trajmatch.pipeline.cost.microbenchmark import Trial, iteration
 from trajmatch.pipeline.cost.probe import Speed, measure
 from trajmatch.runtime.compiling import Work
 from trajmatch.runtime.memory import peak_bytes
-from trajmatch.unroll import unroll
+
+unroll = importlib.import_module("trajmatch.unroll.unroll")
 
 SHAPE = Shape(channels=3, size=32, classes=10, train=900, val=100, test=300)
 SPEED = Speed(
@@ -419,7 +421,7 @@ def test_a_run_takes_the_disk_it_was_said_to_take_and_is_found_again(tmp_path: P
 # -- one iteration of a method that matches no experts -------------------------------------------
 
 CPU = torch.device("cpu")
-METHODS = sorted(name for name, maker in MAKERS.items() if not maker.needs_experts)
+WITHOUT_EXPERTS = sorted(name for name, maker in METHODS.items() if not maker.needs_experts)
 
 
 def asked(method: str, **settings: object) -> DistillConfig:
@@ -439,7 +441,7 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
     def tried(spec: NetworkSpec, config: DistillConfig, *given: object) -> tuple[float, int]:
         noted.append((spec.classes, config.batch_real))
-        maker = maker_of(config.method)
+        maker = method_class(config.method)
         return float(maker.work(spec, config)), 1000 * maker.held(spec, config)
 
     monkeypatch.setattr(trial, "_tried", tried)
@@ -447,7 +449,7 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 
 @pytest.mark.usefixtures("at_once")
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WITHOUT_EXPERTS)
 def test_an_iteration_of_every_method_is_tried_whole_where_it_is_short(method: str) -> None:
     found = iteration(SPEC, asked(method), CPU, threads=1)
     assert (found.share, 0 < found.seconds < 5) == (1.0, True)
@@ -456,7 +458,7 @@ def test_an_iteration_of_every_method_is_tried_whole_where_it_is_short(method: s
 
 
 @pytest.mark.usefixtures("at_once")
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WITHOUT_EXPERTS)
 def test_a_long_iteration_is_tried_in_its_least_part(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -504,15 +506,15 @@ def test_records_that_do_not_fit_are_not_counted(
 def test_a_method_is_tried_on_the_shapes_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int, tuple[int, ...]]] = []
 
-    class Spy(DistributionMatching):
-        def estimate(self, learned: Learned, iteration: int) -> object:
+    class Spy(DM):
+        def estimate(self, learned: SyntheticParameters, iteration: int) -> object:
             draw = torch.Generator().manual_seed(0)
             real = [len(self.ground.of_class(c, self.config.batch_real, draw)) for c in range(2)]
             seen.append((iteration, min(real), tuple(learned.images.shape)))
             return super().estimate(learned, iteration)
 
-    makers: dict[str, type[Maker]] = {**MAKERS, "dm": Spy}
-    monkeypatch.setattr("trajmatch.methods.registry.MAKERS", makers)
+    makers: dict[str, type[Method]] = {**METHODS, "dm": Spy}
+    monkeypatch.setattr("trajmatch.methods.registry.METHODS", makers)
     config = asked("dm", ipc=3, batch_real=256)
     iteration(SPEC, config, CPU, of_class=100, threads=1)
     assert seen[-2:] == [(0, 100, (30, 1, 8, 8)), (1, 100, (30, 1, 8, 8))]

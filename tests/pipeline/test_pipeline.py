@@ -484,7 +484,7 @@ def test_five_experts_are_asked_at_most(
     peopled.experts = [3, 4, 5, 7, 8, 9]
     monkeypatch.setattr(peopled, "trajectory", lambda n: (asked.append(n), trajectory(0))[1])
     images = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert tiny.ground(peopled).opinion(images).shape == (3, 10)
+    assert tiny.ground(peopled).teacher_logits(images).shape == (3, 10)
     assert asked == [3, 4, 5, 7, 8]
 
 

@@ -13,15 +13,15 @@ from PIL import Image
 import tiny
 from reference import plain_loss
 from trajmatch import cli, pipeline
-from trajmatch.config import DSA as EVERY_CHANGE
+from trajmatch.config import DSA_STRATEGY as EVERY_CHANGE
 from trajmatch.config import DistillConfig
-from trajmatch.data.augment import DSA
-from trajmatch.data.canvas import Crops, Window
+from trajmatch.data.augment import Augmentation
+from trajmatch.data.canvas import Crops, CropSampler
 from trajmatch.data.dataset import Split
 from trajmatch.data.whiten import fit_whitening
 from trajmatch.errors import DataError, MismatchError, SettingError
 from trajmatch.experts import ExpertLibrary
-from trajmatch.methods import TrajectoryMatching
+from trajmatch.methods import MTT
 from trajmatch.networks import build_network
 from trajmatch.networks.functional import parameter_vector
 from trajmatch.pipeline.distill import require_texture
@@ -29,8 +29,9 @@ from trajmatch.rng import stream
 from trajmatch.storage import read_result
 from trajmatch.synthetic import SyntheticSet
 from trajmatch.synthetic import formats as export
-from trajmatch.unroll import Schedule, SegmentDistance, Student, walk
-from trajmatch.unroll.gradient import passes
+from trajmatch.unroll import Schedule, SegmentDistance, Student
+from trajmatch.unroll.gradient import gradient_fn
+from trajmatch.unroll.unroll import unroll
 
 TEXTURE = dataclasses.replace(tiny.DISTILL, texture=True, samples=2, init="noise")
 
@@ -85,11 +86,11 @@ def plain_crops(canvases: torch.Tensor, crops: Crops) -> torch.Tensor:
 
 # -- the crop ------------------------------------------------------------------------------------
 
-WINDOWS = [(Window(3, 4, 2), 5, 7), (Window(4, 4, 3), 8, 8), (Window(5, 5), 5, 5)]
+WINDOWS = [(CropSampler(3, 4, 2), 5, 7), (CropSampler(4, 4, 3), 8, 8), (CropSampler(5, 5), 5, 5)]
 
 
 @pytest.mark.parametrize(("window", "tall", "wide"), WINDOWS)
-def test_a_crop_wraps_around(window: Window, tall: int, wide: int) -> None:
+def test_a_crop_wraps_around(window: CropSampler, tall: int, wide: int) -> None:
     canvases = random(4, 2, tall, wide)
     crops = window.draw(stream(0, "crops"), 4, tall, wide)
     found = crops.apply(canvases)
@@ -99,7 +100,7 @@ def test_a_crop_wraps_around(window: Window, tall: int, wide: int) -> None:
 
 def test_a_crop_goes_back_to_where_it_was_taken() -> None:
     """The derivative is the adjoint: every pixel of a crop is added to its own on the canvas."""
-    window = Window(3, 4, 3)
+    window = CropSampler(3, 4, 3)
     canvases = random(4, 2, 5, 7).requires_grad_()
     crops = window.draw(stream(0, "crops"), 4, 5, 7)
     behind = random(12, 2, 3, 4, seed=1)
@@ -116,14 +117,14 @@ def test_a_crop_goes_back_to_where_it_was_taken() -> None:
 
 def test_labels_follow_their_canvases() -> None:
     canvases = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 1, 6, 6)
-    crops = Window(2, 2, 4).draw(stream(0, "crops"), 3, 6, 6)
+    crops = CropSampler(2, 2, 4).draw(stream(0, "crops"), 3, 6, 6)
     assert torch.equal(crops.apply(canvases)[:, 0, 0, 0], crops.repeat(torch.arange(3.0)))
     soft = random(3, 5)
     assert torch.equal(crops.repeat(soft), torch.cat([soft] * 4))
 
 
 def test_crops_are_anywhere_and_each_its_own() -> None:
-    crops = Window(4, 4, 2).draw(stream(1, "crops"), 3000, 5, 7)
+    crops = CropSampler(4, 4, 2).draw(stream(1, "crops"), 3000, 5, 7)
     rows, columns = crops.rows.flatten(), crops.columns.flatten()
     counts = torch.bincount(rows * 7 + columns, minlength=35)
     expected = 6000 / 35
@@ -133,9 +134,13 @@ def test_crops_are_anywhere_and_each_its_own() -> None:
 
 @pytest.mark.parametrize(
     ("window", "tall", "wide", "count"),
-    [(Window(8, 8), 16, 16, 4), (Window(8, 8, 5), 20, 8, 3), (Window(3, 4), 5, 7, 4)],
+    [
+        (CropSampler(8, 8), 16, 16, 4),
+        (CropSampler(8, 8, 5), 20, 8, 3),
+        (CropSampler(3, 4), 5, 7, 4),
+    ],
 )
-def test_a_cover_shows_every_pixel(window: Window, tall: int, wide: int, count: int) -> None:
+def test_a_cover_shows_every_pixel(window: CropSampler, tall: int, wide: int, count: int) -> None:
     cover = window.cover(stream(0, "cover"), 6, tall, wide)
     assert len(cover.rows) == count
     canvases = torch.zeros(6, 1, tall, wide, requires_grad=True)
@@ -145,7 +150,7 @@ def test_a_cover_shows_every_pixel(window: Window, tall: int, wide: int, count: 
 
 
 def test_canvases_are_laid_with_images_and_cut() -> None:
-    window, images = Window(2, 3), random(8, 2, 2, 3)
+    window, images = CropSampler(2, 3), random(8, 2, 2, 3)
     laid = window.lay(images, 3, 5)
     assert laid.shape == (2, 2, 3, 5)
     for k in range(2):
@@ -183,11 +188,11 @@ def plain_match(module, start, target, canvases, labels, step_size, schedule, au
     return loss.detach(), *torch.autograd.grad(loss, leaves)
 
 
-@pytest.mark.parametrize(("keep", "piece"), [(0, 0), (0, 3), (2, 3), (5, 0)])
+@pytest.mark.parametrize(("keep", "micro_batch"), [(0, 0), (0, 3), (2, 3), (5, 0)])
 @pytest.mark.parametrize("soft", [False, True], ids=["indices", "soft"])
 @pytest.mark.parametrize("batch_syn", [None, 4], ids=["whole", "batches"])
-@pytest.mark.parametrize("augment", [None, DSA()], ids=["plain", "dsa"])
-def test_gradients_equal_plain_backpropagation(keep, piece, soft, batch_syn, augment) -> None:
+@pytest.mark.parametrize("augment", [None, Augmentation()], ids=["plain", "dsa"])
+def test_gradients_equal_plain_backpropagation(keep, micro_batch, soft, batch_syn, augment) -> None:
     module = build_network(
         "convnet", channels=2, classes=3, size=8, depth=2, width=4, activation="sigmoid", seed=0
     ).double()
@@ -198,10 +203,10 @@ def test_gradients_equal_plain_backpropagation(keep, piece, soft, batch_syn, aug
         labels = random(5, 3, seed=3).softmax(1)
     step_size = torch.tensor(0.3, dtype=torch.float64)
     schedule = Schedule.make(
-        canvases, steps=5, batch_syn=batch_syn, augment=augment, window=Window(8, 8, 2), seed=3
+        canvases, steps=5, batch_syn=batch_syn, augment=augment, window=CropSampler(8, 8, 2), seed=3
     )
-    student = Student(passes(module), canvases, labels, augment, schedule, piece)
-    got = walk(student, start, step_size, SegmentDistance(start, target), keep=keep)
+    student = Student(gradient_fn(module), canvases, labels, augment, schedule, micro_batch)
+    got = unroll(student, start, step_size, SegmentDistance(start, target), keep=keep)
     loss, at_canvases, at_step_size, *at_labels = plain_match(
         module, start, target, canvases, labels, step_size, schedule, augment
     )
@@ -216,9 +221,9 @@ def test_gradients_equal_plain_backpropagation(keep, piece, soft, batch_syn, aug
 
 def test_every_step_has_crops_of_its_own_and_batches_stay_the_same() -> None:
     canvases, made = torch.zeros(6, 1, 12, 12), {}
-    for window in (None, Window(8, 8, 3)):
+    for window in (None, CropSampler(8, 8, 3)):
         made[window] = Schedule.make(
-            canvases, steps=4, batch_syn=4, augment=DSA(), window=window, seed=0
+            canvases, steps=4, batch_syn=4, augment=Augmentation(), window=window, seed=0
         )
     plain, texture = made.values()
     assert plain.crops is None
@@ -237,16 +242,16 @@ def test_an_estimate_is_of_the_canvases(library: ExpertLibrary, soft_labels: boo
         TEXTURE, soft_labels=soft_labels, batch_syn=4, augment=EVERY_CHANGE, canvas=13
     )
     learned = pipeline.initial_images(tiny.digits(), library.whitening, config, seed=0)
-    method = TrajectoryMatching(tiny.ground(library), config, seed=4)
+    method = MTT(tiny.ground(library), config, seed=4)
     found = method.estimate(learned, 7)
     schedule = Schedule.make(
-        learned.images, steps=config.syn_steps, batch_syn=4, augment=DSA(), window=Window(8, 8, 2),
-        seed=4, names=("distill", "walk", 7, 0),
+        learned.images, steps=config.syn_steps, batch_syn=4, augment=Augmentation(),
+        window=CropSampler(8, 8, 2), seed=4, names=("distill", "walk", 7, 0),
     )  # fmt: skip
     start, target = library.segment(*method.segment_at(7, 0), config.expert_epochs)
     loss, images, step_size, *labels = plain_match(
         library.spec.build(seed=0), start, target, learned.images, learned.labels,
-        learned.step_size, schedule, DSA(),
+        learned.step_size, schedule, Augmentation(),
     )  # fmt: skip
     assert found.images.shape == (10, 1, 13, 13)
     close(found.loss, loss, 1e-5)
@@ -292,7 +297,7 @@ def test_the_loss_falls(library: ExpertLibrary, tmp_path: Path) -> None:
     canvases = outcome.last.canvases
     assert canvases is not None
     ended = dataclasses.replace(begun, images=canvases)
-    method = TrajectoryMatching(tiny.ground(library), config, seed=0)
+    method = MTT(tiny.ground(library), config, seed=0)
     before, after = (
         sum(method.estimate(learned, i).loss.item() for i in range(1000, 1010)) / 10
         for learned in (begun, ended)
@@ -308,7 +313,7 @@ def test_a_set_holds_canvases_and_crops_that_cover_them(ran: Path, library: Expe
     assert made.ipc == 4
     assert made.labels.tolist() == list(range(10)) * 4
     assert made.info["texture"] == {"canvas": [16, 16], "samples": 2}
-    cover = Window(8, 8).cover(stream(0, "texture", "cover"), 10, 16, 16)
+    cover = CropSampler(8, 8).cover(stream(0, "texture", "cover"), 10, 16, 16)
     assert torch.equal(made.images, plain_crops(made.canvases, cover))
     begun = pipeline.initial_images(tiny.digits(), library.whitening, TEXTURE, seed=0)
     assert not torch.equal(made.canvases, begun.images)
@@ -414,7 +419,7 @@ def a_set(*, texture: bool = True, ipc: int = 2) -> SyntheticSet:
     pixels = torch.randint(0, 256, (8, 3, 4, 4), generator=stream(0, "x"), dtype=torch.uint8)
     whitening = fit_whitening("normalize", Split(pixels, torch.arange(8) % 2))
     canvases = random(2 * ipc, 3, 8, 6).float()
-    cover = Window(4, 4).cover(stream(0, "cover"), 2 * ipc, 8, 6)
+    cover = CropSampler(4, 4).cover(stream(0, "cover"), 2 * ipc, 8, 6)
     labels = torch.arange(2).repeat_interleave(ipc)
     return SyntheticSet(
         images=cover.apply(canvases),

@@ -9,10 +9,11 @@ from trajmatch.networks import build_network
 from trajmatch.networks.functional import parameter_vector
 from trajmatch.runtime import compiling
 from trajmatch.runtime.compiling import Work, compiled, forward_flop, wanted
-from trajmatch.unroll import SegmentDistance, walk
-from trajmatch.unroll.gradient import ChainPasses, CompiledPasses, EagerPasses, passes
+from trajmatch.unroll import SegmentDistance
+from trajmatch.unroll.gradient import CompiledGradient, DerivedGradient, EagerGradient, gradient_fn
 from trajmatch.unroll.schedule import Schedule
 from trajmatch.unroll.student import Student
+from trajmatch.unroll.unroll import unroll
 
 
 @pytest.fixture(autouse=True)
@@ -75,9 +76,9 @@ def test_the_functions_own_errors_are_not_the_compilers(monkeypatch):
 def test_which_form_a_network_takes():
     convnet = build_network("convnet", channels=1, classes=3, size=8, width=4)
     other = build_network("mlp", channels=1, classes=3, size=8)
-    assert isinstance(passes(convnet), EagerPasses)
-    assert isinstance(passes(convnet, compile=True), ChainPasses)
-    assert isinstance(passes(other, compile=True), CompiledPasses)
+    assert isinstance(gradient_fn(convnet), EagerGradient)
+    assert isinstance(gradient_fn(convnet, compile=True), DerivedGradient)
+    assert isinstance(gradient_fn(other, compile=True), CompiledGradient)
 
 
 # -- no waiting for the device -------------------------------------------------------------------
@@ -90,9 +91,14 @@ def meta(module):
 
 
 def test_meta_tensors_tell_of_a_wait():
-    for ask in (lambda t: t.item(), lambda t: bool(t), lambda t: t.cpu(), lambda t: t.nonzero()):
+    for outer_problem in (
+        lambda t: t.item(),
+        lambda t: bool(t),
+        lambda t: t.cpu(),
+        lambda t: t.nonzero(),
+    ):
         with pytest.raises((RuntimeError, NotImplementedError)):
-            ask(torch.ones((), device="meta"))
+            outer_problem(torch.ones((), device="meta"))
 
 
 @pytest.mark.parametrize("form", ["eager", "chain"])
@@ -103,17 +109,17 @@ def test_an_iteration_waits_for_nothing(form, keep, monkeypatch):
     images = torch.empty(4, 3, 8, 8, device="meta")
     labels = torch.empty(4, dtype=torch.int64, device="meta")
     schedule = Schedule.make(images, steps=2, batch_syn=3, augment=None, seed=0)
-    student = Student(passes(module, compile=form == "chain"), images, labels, None, schedule)
+    student = Student(gradient_fn(module, compile=form == "chain"), images, labels, None, schedule)
     alpha = torch.empty((), device="meta")
-    found = walk(student, start, alpha, SegmentDistance(start, start), keep=keep)
+    found = unroll(student, start, alpha, SegmentDistance(start, start), keep=keep)
     assert found.grad_images.shape == images.shape
 
 
 @pytest.mark.parametrize("change", ["color", "crop", "cutout", "flip", "scale", "rotate"])
 def test_augmentation_waits_for_nothing(change):
-    from trajmatch.data.augment import DSA
+    from trajmatch.data.augment import Augmentation
 
-    dsa = DSA(change)
+    dsa = Augmentation(change)
     draw = dsa.draw(torch.Generator().manual_seed(0), 4, 8, 8).to("meta")
     assert dsa.apply(torch.empty(4, 3, 8, 8, device="meta"), draw).shape == (4, 3, 8, 8)
 

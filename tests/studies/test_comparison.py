@@ -15,7 +15,7 @@ from trajmatch.config import DistillConfig, NetworkConfig, RunConfig, from_dict,
 from trajmatch.config.recipes import load_recipe
 from trajmatch.errors import SettingError
 from trajmatch.evaluation.ranking import augmentation_robust, label_robust
-from trajmatch.methods import MAKERS
+from trajmatch.methods import METHODS
 from trajmatch.methods.coresets import CORESETS
 from trajmatch.storage.files import read_json
 from trajmatch.studies.comparison import comparison, known
@@ -45,16 +45,16 @@ def test_a_cell_for_each_method_and_number_of_images() -> None:
 
 
 def test_everything_there_is_can_be_compared() -> None:
-    assert known(BASE) == [*CORESETS, *MAKERS, "mtt-soft"]
+    assert known(BASE) == [*CORESETS, *METHODS, "mtt-soft"]
     variants = comparison(known(BASE), [1]).variants(BASE)
     assert len({variant.name for variant in variants}) == len(known(BASE))
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", METHODS)
 def test_every_method_can_be_told_of(name: str) -> None:
-    assert name.upper() in MAKERS[name].title
-    assert MAKERS[name].objective
-    assert MAKERS[name].name == name
+    assert name.upper() in METHODS[name].title
+    assert METHODS[name].objective
+    assert METHODS[name].name == name
 
 
 @pytest.mark.parametrize(

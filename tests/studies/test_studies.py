@@ -29,7 +29,7 @@ from trajmatch.config.recipes import load_recipe
 from trajmatch.errors import FileFormatError, MismatchError, SettingError
 from trajmatch.experts import ExpertLibrary
 from trajmatch.experts.library import digest
-from trajmatch.methods import TrajectoryMatching
+from trajmatch.methods import MTT
 from trajmatch.networks.functional import FunctionalNetwork
 from trajmatch.report.figures.heatmap import Heatmap
 from trajmatch.report.figures.lines import Lines
@@ -158,7 +158,7 @@ def test_the_first_experts_of_a_library(library: ExpertLibrary) -> None:
     with pytest.raises(SettingError, match="no expert 1; it has 0"):
         one.segment(1, 0, 1)
     assert one.summary()["n"] == 1
-    method = TrajectoryMatching(tiny.ground(one), tiny.DISTILL, seed=0)
+    method = MTT(tiny.ground(one), tiny.DISTILL, seed=0)
     assert {method.segment_at(i, 0)[0] for i in range(20)} == {0}
     for count in (0, 3):
         with pytest.raises(SettingError, match=f"holds 2 experts, not {count}; use 1 to 2"):
@@ -446,13 +446,13 @@ def test_a_drift_study_measures_on_experts_it_did_not_match(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    segment_at = TrajectoryMatching.segment_at
+    segment_at = MTT.segment_at
 
-    def spy(self: TrajectoryMatching, iteration: int, number: int) -> tuple[int, int]:
+    def spy(self: MTT, iteration: int, number: int) -> tuple[int, int]:
         seen.append(segment_at(self, iteration, number)[0])
         return segment_at(self, iteration, number)
 
-    monkeypatch.setattr(TrajectoryMatching, "segment_at", spy)
+    monkeypatch.setattr(MTT, "segment_at", spy)
     result = run(tmp_path, STUDIES["drift"])
     assert set(seen) == {0}
     cells = result["cells"]

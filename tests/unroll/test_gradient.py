@@ -10,8 +10,14 @@ from trajmatch.networks import build_network
 from trajmatch.networks.functional import parameter_vector
 from trajmatch.rng import stream
 from trajmatch.unroll import convolution
-from trajmatch.unroll.convnet import Chain
-from trajmatch.unroll.gradient import CompiledPasses, EagerPasses, classifier, passes, training_loss
+from trajmatch.unroll.convnet import ConvNetGradient
+from trajmatch.unroll.gradient import (
+    CompiledGradient,
+    EagerGradient,
+    classifier,
+    gradient_fn,
+    training_loss,
+)
 
 
 def problem(*, soft=False, size=8, channels=3, depth=2, **options):
@@ -44,12 +50,12 @@ def close(a, b, rel=1e-11):
 def test_chain_equals_autograd(soft, size, depth, small, monkeypatch):
     monkeypatch.setattr(convolution, "SMALL", small)
     module, vector, images, labels, v = problem(soft=soft, size=size, depth=depth)
-    record = passes(module).record(vector, images, labels)
-    wanted, g = record.pull(v), record.gradient()
-    chain = Chain.of(module)
-    got, kept = chain.out(vector, images, labels)
+    record = gradient_fn(module).record(vector, images, labels)
+    wanted, g = record.vjp(v), record.gradient()
+    chain = ConvNetGradient.of(module)
+    got, kept = chain.grad(vector, images, labels)
     close(got, g)
-    hessian_v, at_images, at_labels = chain.back(vector, labels, kept, v)
+    hessian_v, at_images, at_labels = chain.grad_vjp(vector, labels, kept, v)
     close(hessian_v, wanted.vector)
     close(at_images, wanted.images)
     if soft:
@@ -60,13 +66,13 @@ def test_chain_equals_autograd(soft, size, depth, small, monkeypatch):
 
 def test_chain_passes_by_finite_differences():
     module, vector, images, labels, v = problem(soft=True)
-    chain, step = Chain.of(module), 1e-6
-    _, kept = chain.out(vector, images, labels)
-    hessian_v, at_images, at_labels = chain.back(vector, labels, kept, v)
+    chain, step = ConvNetGradient.of(module), 1e-6
+    _, kept = chain.grad(vector, images, labels)
+    hessian_v, at_images, at_labels = chain.grad_vjp(vector, labels, kept, v)
     draw = stream(1, "direction")
 
     def inner(vector, images, labels):
-        return torch.dot(chain.out(vector, images, labels)[0], v)
+        return torch.dot(chain.grad(vector, images, labels)[0], v)
 
     inputs = [vector, images, labels]
     for place, gradient in enumerate((hessian_v, at_images, at_labels)):
@@ -84,8 +90,8 @@ def test_chain_passes_by_finite_differences():
 )
 def test_only_the_published_convnet_is_a_chain(options):
     module, *_ = problem(**options)
-    assert Chain.of(module) is None
-    assert Chain.of(build_network("lenet", channels=1, classes=3, size=28)) is None
+    assert ConvNetGradient.of(module) is None
+    assert ConvNetGradient.of(build_network("lenet", channels=1, classes=3, size=28)) is None
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["indices", "soft"])
@@ -101,10 +107,10 @@ def test_derivative_along_v_equals_autograd_for_any_network(name, soft, monkeypa
         labels = torch.rand((4, 3), generator=draw, dtype=torch.float64)
     v = torch.randn(vector.shape, generator=draw, dtype=torch.float64)
     loss = training_loss(classifier(module, "float32"))
-    slow = EagerPasses(loss, "float32").record(vector, images, labels)
-    fast = CompiledPasses(loss, "float32").record(vector, images, labels)
+    slow = EagerGradient(loss, "float32").record(vector, images, labels)
+    fast = CompiledGradient(loss, "float32").record(vector, images, labels)
     close(fast.gradient(), slow.gradient())
-    got, wanted = fast.pull(v), slow.pull(v)
+    got, wanted = fast.vjp(v), slow.vjp(v)
     close(got.inner, wanted.inner)
     close(got.vector, wanted.vector)
     close(got.images, wanted.images)

@@ -5,13 +5,14 @@ import torch
 
 from reference import plain_loss, plain_match, plain_walk
 from trajmatch import match_segment
-from trajmatch.data.augment import DSA
+from trajmatch.data.augment import Augmentation
 from trajmatch.errors import SettingError
 from trajmatch.networks import build_network
 from trajmatch.networks.functional import FunctionalNetwork, parameter_vector
 from trajmatch.rng import stream
-from trajmatch.unroll import Schedule, SegmentDistance, Student, plan, walk
-from trajmatch.unroll.gradient import passes
+from trajmatch.unroll import Schedule, SegmentDistance, Student, plan
+from trajmatch.unroll.gradient import gradient_fn
+from trajmatch.unroll.unroll import unroll
 
 ALL = "color_crop_cutout_flip_scale_rotate"
 EXACT = ["stored", "reverse", "auto"]
@@ -46,7 +47,7 @@ def test_gradients_equal_plain_backpropagation(method, soft, batch_syn, augment)
         module, start, target, images, labels, 0.3,
         steps=7, batch_syn=batch_syn, augment=augment, seed=3, method=method,
     )  # fmt: skip
-    dsa = DSA(augment) if augment else None
+    dsa = Augmentation(augment) if augment else None
     schedule = Schedule.make(images, steps=7, batch_syn=batch_syn, augment=dsa, seed=3)
     loss, end, *grads = plain_match(module, start, target, images, labels, 0.3, schedule, dsa)
     close(got.loss, loss)
@@ -114,16 +115,16 @@ def test_reverse_equals_stored_for_every_network(name, options):
 
 def test_any_number_of_kept_graphs_agrees_and_repeats_its_bits():
     module, start, target, images, labels = problem()
-    augment = DSA(ALL)
+    augment = Augmentation(ALL)
     schedule = Schedule.make(images, steps=6, batch_syn=4, augment=augment, seed=0)
-    student = Student(passes(module), images, labels, augment, schedule)
+    student = Student(gradient_fn(module), images, labels, augment, schedule)
     alpha = torch.tensor(0.2, dtype=torch.float64)
-    question = SegmentDistance(start, target)
+    outer_loss = SegmentDistance(start, target)
     for keep in (0, 1, 5, 6):
-        a, b = (walk(student, start, alpha, question, keep=keep) for _ in range(2))
+        a, b = (unroll(student, start, alpha, outer_loss, keep=keep) for _ in range(2))
         assert torch.equal(a.grad_images, b.grad_images)
         assert torch.equal(a.grad_step_size, b.grad_step_size)
-        one = walk(student, start, alpha, question, keep=0)
+        one = unroll(student, start, alpha, outer_loss, keep=0)
         close(a.grad_images, one.grad_images, 1e-12)
 
 
@@ -131,14 +132,14 @@ def test_any_number_of_kept_graphs_agrees_and_repeats_its_bits():
 @pytest.mark.parametrize("soft", [False, True], ids=["indices", "soft"])
 def test_pieces_of_any_size_give_the_same_gradient(keep, soft):
     module, start, target, images, labels = problem(soft=soft)
-    augment = DSA(ALL)
+    augment = Augmentation(ALL)
     schedule = Schedule.make(images, steps=6, batch_syn=5, augment=augment, seed=0)
     alpha = torch.tensor(0.2, dtype=torch.float64)
-    question = SegmentDistance(start, target)
+    outer_loss = SegmentDistance(start, target)
     _, _, *grads = plain_match(module, start, target, images, labels, 0.2, schedule, augment)
-    for piece in (1, 2, 4, 5):
-        student = Student(passes(module), images, labels, augment, schedule, piece)
-        got = walk(student, start, alpha, question, keep=keep)
+    for micro_batch in (1, 2, 4, 5):
+        student = Student(gradient_fn(module), images, labels, augment, schedule, micro_batch)
+        got = unroll(student, start, alpha, outer_loss, keep=keep)
         close(got.grad_images, grads[0])
         close(got.grad_step_size, grads[1])
         if soft:
@@ -151,27 +152,27 @@ def test_engine_answers_any_question():
     real = torch.randn((9, 2, 8, 8), generator=stream(0, "real"), dtype=torch.float64)
     truth = torch.arange(9) % 3
 
-    def question(vector):
+    def outer_loss(vector):
         return plain_loss(module, vector, real, truth)
 
     schedule = Schedule(4)
-    student = Student(passes(module), images, labels, None, schedule)
+    student = Student(gradient_fn(module), images, labels, None, schedule)
     alpha = torch.tensor(0.2, dtype=torch.float64)
-    got = walk(student, start, alpha, question, keep=0)
+    got = unroll(student, start, alpha, outer_loss, keep=0)
     leaf = images.clone().requires_grad_()
-    loss = question(plain_walk(module, start, leaf, labels, alpha, schedule, None))
+    loss = outer_loss(plain_walk(module, start, leaf, labels, alpha, schedule, None))
     close(got.grad_images, torch.autograd.grad(loss, leaf)[0])
 
 
 def test_truncated_gradient_is_exact_at_one_step_and_departs_after():
     module, start, target, images, labels = problem()
-    question = SegmentDistance(start, target)
+    outer_loss = SegmentDistance(start, target)
     alpha = torch.tensor(0.5, dtype=torch.float64)
     differences = []
     for steps in (1, 8):
-        student = Student(passes(module), images, labels, None, Schedule(steps))
-        exact = walk(student, start, alpha, question, keep=0).grad_images
-        cheap = walk(student, start, alpha, question, keep=1, truncate=True).grad_images
+        student = Student(gradient_fn(module), images, labels, None, Schedule(steps))
+        exact = unroll(student, start, alpha, outer_loss, keep=0).grad_images
+        cheap = unroll(student, start, alpha, outer_loss, keep=1, truncate=True).grad_images
         differences.append(((exact - cheap).norm() / exact.norm()).item())
     assert differences[0] < 1e-12
     assert differences[1] > 1e-3
@@ -198,7 +199,7 @@ def test_mini_batches_use_every_image_before_any_again():
 
 def test_auto_says_why(monkeypatch):
     module, start, _, images, labels = problem()
-    student = Student(passes(module), images, labels, None, Schedule(5))
+    student = Student(gradient_fn(module), images, labels, None, Schedule(5))
     roomy = plan(student, start, "auto")
     assert roomy.keep == 5
     assert "keeping 5 of 5 step records" in roomy.reason
@@ -294,12 +295,12 @@ def test_teslas_gradient_is_that_of_each_step_at_a_fixed_end():
 @pytest.mark.parametrize("window", [1, 3, 7])
 def test_a_window_is_plain_backpropagation_from_a_start_that_is_given(window, keep):
     module, start, target, images, labels = problem(soft=True)
-    augment, steps = DSA(ALL), 7
+    augment, steps = Augmentation(ALL), 7
     schedule = Schedule.make(images, steps=steps, batch_syn=4, augment=augment, seed=3)
-    student = Student(passes(module), images, labels, augment, schedule)
+    student = Student(gradient_fn(module), images, labels, augment, schedule)
     alpha = torch.tensor(0.3, dtype=torch.float64)
     distance = SegmentDistance(start, target)
-    got = walk(student, start, alpha, distance, keep=keep, window=window)
+    got = unroll(student, start, alpha, distance, keep=keep, window=window)
 
     first = steps - window
     early = Schedule(first, schedule.indices[:first], schedule.draws[:first])
@@ -314,29 +315,29 @@ def test_a_window_is_plain_backpropagation_from_a_start_that_is_given(window, ke
     for part, plain in zip(parts, torch.autograd.grad(loss, leaves), strict=True):
         close(part, plain)
     if window == steps:
-        whole = walk(student, start, alpha, distance, keep=keep)
+        whole = unroll(student, start, alpha, distance, keep=keep)
         assert torch.equal(whole.grad_images, got.grad_images)
 
 
 def test_the_steps_before_a_window_keep_nothing(monkeypatch):
     module, start, target, images, labels = problem()
-    student = Student(passes(module), images, labels, None, Schedule(6))
-    recorded = []
-    original = Student.recorded
+    student = Student(gradient_fn(module), images, labels, None, Schedule(6))
+    residuals = []
+    original = Student.residuals
 
     def watched(self, n, vector, *, keep):
-        recorded.append((n, keep))
+        residuals.append((n, keep))
         return original(self, n, vector, keep=keep)
 
-    monkeypatch.setattr(Student, "recorded", watched)
+    monkeypatch.setattr(Student, "residuals", watched)
     alpha = torch.tensor(0.2, dtype=torch.float64)
     for keep in (0, 6):
-        walk(student, start, alpha, SegmentDistance(start, target), keep=keep, window=2)
-    assert recorded == [(5, False), (4, False), (4, True), (5, True)]
+        unroll(student, start, alpha, SegmentDistance(start, target), keep=keep, window=2)
+    assert residuals == [(5, False), (4, False), (4, True), (5, True)]
 
 
 def test_a_plan_is_of_the_window_alone():
     module, start, _, images, labels = problem()
-    student = Student(passes(module), images, labels, None, Schedule(6))
+    student = Student(gradient_fn(module), images, labels, None, Schedule(6))
     assert plan(student, start, "stored", 2).keep == 2
     assert plan(student, start, "auto", 2).keep == 2

@@ -44,12 +44,12 @@ def run(flags: Flags) -> None:
     from trajmatch.cli import shown
     from trajmatch.config import to_dict
     from trajmatch.experts import ExpertLibrary
-    from trajmatch.methods import maker_of
+    from trajmatch.methods import method_class
 
     began = time.perf_counter()
     device = pick_device(flags.device)
     experts = flags.experts
-    if experts is None and maker_of(flags.distill.method).needs_experts:
+    if experts is None and method_class(flags.distill.method).needs_experts:
         experts = Path("runs/experts")
     library = None if experts is None else ExpertLibrary.open(experts)
     data = shown.load(flags.data)
@@ -69,7 +69,7 @@ def run(flags: Flags) -> None:
             on_iteration=progress,
         )
     print(shown.kept(outcome))
-    with shown.judging_progress() as judging:
+    with shown.evaluation_progress() as judging:
         scores = pipeline.compare_on_test(
             outcome.best,
             data,

@@ -59,7 +59,7 @@ def run(flags: Flags) -> None:
 
     from trajmatch import pipeline
     from trajmatch.cli import shown
-    from trajmatch.evaluation.evaluator import own_network
+    from trajmatch.evaluation.evaluator import network_of
     from trajmatch.evaluation.resume import require_own_folder
     from trajmatch.synthetic import load_distilled
 
@@ -73,7 +73,7 @@ def run(flags: Flags) -> None:
     config = flags.settings
     if flags.protocol == "quick":
         config = dataclasses.replace(config, epochs=pipeline.QUICK_EPOCHS)
-    with shown.judging_progress() as progress:
+    with shown.evaluation_progress() as progress:
         scores = pipeline.evaluate(
             small,
             data,
@@ -86,7 +86,7 @@ def run(flags: Flags) -> None:
             on_score=lambda score: shown.say(f"{score.model}: {score}"),
             on_progress=progress,
         )
-    own = own_network(small)
+    own = network_of(small)
     extra: dict[str, Any] = {"set": {"fingerprint": small.fingerprint}}
     if own is not None and own.describe() in {score.model for score in scores}:
         extra["network"] = own.describe()

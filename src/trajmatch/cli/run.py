@@ -77,10 +77,10 @@ class Flags(Common):
         recipe, folder = load_recipe(word), Path(word).stem
         asked = _value_of("--method", arguments)
         if asked not in (None, recipe.distill.method):
-            from trajmatch.methods import maker_of
+            from trajmatch.methods import method_class
 
             folder = f"{folder}-{asked}"
-            if not maker_of(recipe.by(asked).method).needs_experts:
+            if not method_class(recipe.by(asked).method).needs_experts:
                 few = min(recipe.experts.experts, recipe.evaluate.n)
                 experts = dataclasses.replace(recipe.experts, experts=few)
                 recipe = dataclasses.replace(recipe, experts=experts)
@@ -135,7 +135,7 @@ def settings(flags: Flags) -> RunConfig:
 def _tell_method(config: RunConfig, recipe: RunConfig, asked: str) -> None:
     """Say what a person who asks for a method may not expect."""
     from trajmatch.cli import shown
-    from trajmatch.methods import maker_of
+    from trajmatch.methods import method_class
 
     own, method = recipe.distill.method, config.distill.method
     if asked != own and asked not in recipe.methods:
@@ -144,7 +144,7 @@ def _tell_method(config: RunConfig, recipe: RunConfig, asked: str) -> None:
             f"{config.distill.lr_img:g}, {config.distill.iterations:,} iterations); see "
             "docs/methods.md"
         )
-    if not maker_of(method).needs_experts:
+    if not method_class(method).needs_experts:
         shown.say(
             f"{method} matches no experts; {config.experts.experts} are trained for herding and "
             "the full data's accuracy"
@@ -176,7 +176,7 @@ def carry_out(
     cost.require_room()
     with (
         shown.run_progress(out, config) as (experts, iterations),
-        shown.judging_progress() as judging,
+        shown.evaluation_progress() as judging,
     ):
         result = pipeline.run(
             config,
@@ -213,7 +213,7 @@ def tell_cost(
 ) -> Cost:
     """Print what the run, or what is left of it in `out`, will cost."""
     from trajmatch.cli import shown
-    from trajmatch.pipeline.cost.estimate import Room, done_in, estimate, judged_in
+    from trajmatch.pipeline.cost.estimate import Room, done_in, estimate, evaluated_in
 
     trained, iterated = done_in(out)
     cost = estimate(
@@ -224,7 +224,7 @@ def tell_cost(
         threads=threads,
         trained=trained,
         iterated=iterated,
-        judged=judged_in(out, config),
+        judged=evaluated_in(out, config),
         room=Room.of(out),
     )
     for line in cost.lines():

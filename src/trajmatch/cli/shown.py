@@ -108,7 +108,7 @@ def iteration_progress(
 
 
 @contextlib.contextmanager
-def judging_progress() -> Iterator[Callable[[str, int, int], None]]:
+def evaluation_progress() -> Iterator[Callable[[str, int, int], None]]:
     """A bar over the epochs of all networks of a kind; the next kind's takes its place."""
     with contextlib.ExitStack() as stack:
         bars: list[Bar] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trajmatch.config.settings import (
-    DSA,
+    DSA_STRATEGY,
     Compile,
     DataConfig,
     DistillConfig,
@@ -22,7 +22,7 @@ from trajmatch.config.settings import (
 from trajmatch.config.toml import from_dict, read_toml, to_dict
 
 __all__ = [
-    "DSA",
+    "DSA_STRATEGY",
     "Compile",
     "DataConfig",
     "DistillConfig",

@@ -22,7 +22,7 @@ Initial = Literal["real", "noise"]
 InitialLabels = Literal["one-hot", "experts"]
 Compile = Literal["auto", "yes", "no"]
 
-DSA = "color_crop_cutout_flip_scale_rotate"
+DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
 """The paper's augmentation: one of the six is drawn per batch (Zhao & Bilen 2021)."""
 
 
@@ -96,7 +96,7 @@ class ExpertConfig:
     """SGD momentum; the paper's experts have none."""
     weight_decay: float = 0.0
     """SGD weight decay; the paper's experts have none."""
-    augment: str | None = DSA
+    augment: str | None = DSA_STRATEGY
     """DSA strategy: names joined by _, one is drawn per batch; or none."""
     storage: Storage = "float32"
     """bf16 halves the files and rounds parameters to 8 bits of mantissa."""
@@ -155,7 +155,7 @@ class DistillConfig:
     """Side of a texture's canvas in pixels. None: twice the image's."""
     samples: int = 1
     """Crops of each canvas of a texture per student step."""
-    augment: str | None = DSA
+    augment: str | None = DSA_STRATEGY
     """DSA strategy inside the student's walk, or none."""
     skip_loss: float = 1.0
     """Skip an update whose loss exceeds this: the student ended farther away than it began."""
@@ -228,7 +228,7 @@ class EvaluateConfig:
     """SGD weight decay."""
     batch: int = 256
     """Images per SGD step; the whole set where it has fewer."""
-    augment: str | None = DSA
+    augment: str | None = DSA_STRATEGY
     """DSA strategy, or none."""
     compile: Compile = "auto"
     """Through torch.compile, where the network is the field's ConvNet. auto: where it pays."""

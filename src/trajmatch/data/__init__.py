@@ -1,6 +1,6 @@
 """What is learned from: images and labels, their whitening, their augmentation."""
 
-from trajmatch.data.augment import DSA, Draw
+from trajmatch.data.augment import Augmentation, Draw
 from trajmatch.data.dataset import ImageDataset, Split
 from trajmatch.data.sources import load_data
 from trajmatch.data.whiten import (
@@ -14,8 +14,8 @@ from trajmatch.data.whiten import (
 )
 
 __all__ = [
-    "DSA",
     "ZCA",
+    "Augmentation",
     "CompactZCA",
     "Draw",
     "ImageDataset",

@@ -57,7 +57,7 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class DSA:
+class Augmentation:
     """The augmentation and its magnitudes; the defaults are the published ones.
 
     Raises SettingError for a strategy that names anything but the six changes, or one twice.

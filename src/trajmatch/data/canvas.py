@@ -63,7 +63,7 @@ class Crops:
 
 
 @dataclass(frozen=True)
-class Window:
+class CropSampler:
     """What a network sees of a canvas: `samples` crops of its input's size at a time."""
 
     height: int

@@ -14,9 +14,9 @@ from trajmatch.config import EvaluateConfig, to_dict
 from trajmatch.data import ImageDataset
 from trajmatch.data.dataset import Split
 from trajmatch.data.whiten import Whitening
-from trajmatch.evaluation import Score, SmallSet, Trained, evaluate_sets
+from trajmatch.evaluation import Score, Trained, TrainingSet, evaluate_sets
 from trajmatch.evaluation.protocol import DEFAULT_LR
-from trajmatch.evaluation.resume import Record
+from trajmatch.evaluation.resume import EvaluationLog
 from trajmatch.networks import NetworkSpec
 from trajmatch.synthetic import SyntheticSet
 from trajmatch.types import Int, Tensor
@@ -35,7 +35,7 @@ same numbers are computed. The rate is told apart from them."""
 class Entry:
     """A small set in a round."""
 
-    small: SmallSet
+    small: TrainingSet
     content: str
     """The set's fingerprint."""
 
@@ -43,11 +43,11 @@ class Entry:
     def of(cls, made: SyntheticSet, device: torch.device) -> Entry:
         method = str(made.info.get("method", ""))
         images, labels = made.images.to(device), made.labels.to(device)
-        return cls(SmallSet(images, labels, made.step_size, method, made.ipc), made.fingerprint)
+        return cls(TrainingSet(images, labels, made.step_size, method, made.ipc), made.fingerprint)
 
 
 @dataclasses.dataclass(frozen=True)
-class Round:
+class EvaluationBatch:
     """Networks of one kind, `config.n` for each entry, tested on one split."""
 
     event: str
@@ -61,21 +61,21 @@ class Round:
     seed: int
 
     @property
-    def sets(self) -> list[SmallSet]:
+    def sets(self) -> list[TrainingSet]:
         return [entry.small for entry in self.entries]
 
     def rate(self, entry: Entry) -> float:
         return self.config.lr or entry.small.lr or DEFAULT_LR
 
 
-class Rounds:
+class BatchEvaluator:
     """The images that networks are tested on, whitened as the sets are, and the record of those."""
 
     def __init__(
         self,
         data: ImageDataset,
         whitening: Whitening,
-        record: Record,
+        record: EvaluationLog,
         *,
         device: torch.device,
         on_progress: Progress | None = None,
@@ -84,7 +84,9 @@ class Rounds:
         self._device, self._on_progress = device, on_progress
         self._seen: dict[str, tuple[Tensor, Int[Tensor, "tests"]]] = {}
 
-    def scores(self, part: Round, on_score: Callable[[Score], None] | None = None) -> list[Score]:
+    def scores(
+        self, part: EvaluationBatch, on_score: Callable[[Score], None] | None = None
+    ) -> list[Score]:
         """Of each entry of a round. `on_score` hears of each as soon as it is known."""
         model, of = part.spec.describe(), [self._determined_by(part, one) for one in part.entries]
         known = {
@@ -138,7 +140,7 @@ class Rounds:
             self._seen[split] = images, chosen.labels.to(self._device)
         return self._seen[split]
 
-    def _determined_by(self, part: Round, entry: Entry) -> str:
+    def _determined_by(self, part: EvaluationBatch, entry: Entry) -> str:
         """A digest of all that determines what a round's networks on one entry come to."""
         settings = {k: v for k, v in to_dict(part.config).items() if k not in FREE}
         images = [entry.content, self._data.fingerprint, part.split]

@@ -10,7 +10,7 @@ import torch
 from trajmatch.config import Compile, EvaluateConfig, NetworkConfig
 from trajmatch.data import ImageDataset
 from trajmatch.evaluation import Score, training_work
-from trajmatch.evaluation.batch import Entry, Progress, Round, Rounds
+from trajmatch.evaluation.batch import BatchEvaluator, Entry, EvaluationBatch, Progress
 from trajmatch.evaluation.learning_rate import (
     LR_GRID,
     LR_ORIGIN,
@@ -18,7 +18,7 @@ from trajmatch.evaluation.learning_rate import (
     trial_config,
     trial_sets,
 )
-from trajmatch.evaluation.resume import Record
+from trajmatch.evaluation.resume import EvaluationLog
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.spec import network_for
 from trajmatch.rng import derive
@@ -28,7 +28,7 @@ from trajmatch.synthetic import SyntheticSet
 log = logging.getLogger("trajmatch")
 
 
-class Judge:
+class Evaluator:
     """A set, and what networks that are trained on it alone come to."""
 
     def __init__(
@@ -36,7 +36,7 @@ class Judge:
         made: SyntheticSet,
         data: ImageDataset,
         config: EvaluateConfig,
-        record: Record,
+        record: EvaluationLog,
         *,
         split: str,
         seed: int,
@@ -44,10 +44,12 @@ class Judge:
         on_progress: Progress | None = None,
     ) -> None:
         self._made, self._config, self._split, self._seed = made, config, split, seed
-        self._own = own_network(made) or network_for(data, NetworkConfig())
+        self._own = network_of(made) or network_for(data, NetworkConfig())
         where = torch.device(device)
         self._entry = Entry.of(made, where)
-        self._rounds = Rounds(data, made.whitening, record, device=where, on_progress=on_progress)
+        self._rounds = BatchEvaluator(
+            data, made.whitening, record, device=where, on_progress=on_progress
+        )
 
     def chooses(self, spec: NetworkSpec) -> bool:
         """Whether the rate for `spec` has to be found.
@@ -62,13 +64,15 @@ class Judge:
     def score(self, spec: NetworkSpec) -> Score:
         """Fresh networks on the set alone; those that the record holds are not trained again."""
         entry, model = self._entry, spec.describe()
-        final = Round("score", model, spec, self._config, [entry], self._split, self._seed)
+        final = EvaluationBatch(
+            "score", model, spec, self._config, [entry], self._split, self._seed
+        )
         if not self.chooses(spec):
             return self._rounds.scores(final)[0]
         seed = derive(self._seed, "choose lr")
         tried = [dataclasses.replace(entry, small=one) for one in trial_sets(entry.small)]
         quick = trial_config(self._config)
-        trial = Round("trial", f"{model}, learning rate", spec, quick, tried, "val", seed)
+        trial = EvaluationBatch("trial", f"{model}, learning rate", spec, quick, tried, "val", seed)
         # Decided once for both, by all of the work: a continued evaluation decides alike.
         parts = [training_work(spec, part.config, part.sets) for part in (trial, final)]
         work = Work(sum(part.calls for part in parts), sum(part.flop for part in parts))
@@ -86,7 +90,7 @@ class Judge:
         return self._rounds.scores(dataclasses.replace(final, entries=[chosen]))[0]
 
 
-def own_network(made: SyntheticSet) -> NetworkSpec | None:
+def network_of(made: SyntheticSet) -> NetworkSpec | None:
     """The network a set was made with; None for a set that says nothing of one."""
     known = made.info.get("network")
     return NetworkSpec.from_json(known) if known else None

@@ -18,7 +18,7 @@ import math
 from collections.abc import Sequence
 
 from trajmatch.config import EvaluateConfig
-from trajmatch.evaluation.protocol import SmallSet
+from trajmatch.evaluation.protocol import TrainingSet
 from trajmatch.evaluation.score import Score
 
 LR_GRID = (0.0003, 0.001, 0.003, 0.01, 0.03)
@@ -34,7 +34,7 @@ def trial_config(config: EvaluateConfig) -> EvaluateConfig:
     return dataclasses.replace(config, n=LR_NETWORKS)
 
 
-def trial_sets(small: SmallSet) -> list[SmallSet]:
+def trial_sets(small: TrainingSet) -> list[TrainingSet]:
     """The set once for each rate, to be judged side by side on validation images."""
     return [dataclasses.replace(small, lr=lr, lr_origin="on trial") for lr in LR_GRID]
 

@@ -16,7 +16,7 @@ import torch
 
 from trajmatch import rng
 from trajmatch.config import EvaluateConfig
-from trajmatch.data.augment import DSA
+from trajmatch.data.augment import Augmentation
 from trajmatch.errors import MismatchError
 from trajmatch.evaluation.score import Score, Trained
 from trajmatch.evaluation.train import accuracy, is_finite, train_network
@@ -35,7 +35,7 @@ WHITENING_WORDS = {"zca": "ZCA", "zca-compact": "ZCA", "normalize": "normalized"
 
 
 @dataclasses.dataclass(frozen=True)
-class SmallSet:
+class TrainingSet:
     """What is to be judged: whitened images, their labels, and what a score says of them."""
 
     images: Float[Tensor, "n channels height width"]
@@ -67,7 +67,7 @@ def evaluate_images(
 ) -> Score:
     """`evaluate_sets` of one set."""
     return evaluate_sets(
-        [SmallSet(images, labels, lr, method, ipc)],
+        [TrainingSet(images, labels, lr, method, ipc)],
         spec,
         config,
         test_images,
@@ -81,7 +81,7 @@ def evaluate_images(
 
 
 def evaluate_sets(
-    sets: Sequence[SmallSet],
+    sets: Sequence[TrainingSet],
     spec: NetworkSpec,
     config: EvaluateConfig,
     test_images: Float[Tensor, "tests test_channels test_height test_width"],
@@ -173,7 +173,7 @@ def evaluate_sets(
 
 def _score(
     results: Sequence[Trained],
-    one: SmallSet,
+    one: TrainingSet,
     spec: NetworkSpec,
     config: EvaluateConfig,
     lr: float,
@@ -263,7 +263,7 @@ def _score_one(task: _Task) -> Trained:
     return Trained(percent, is_finite(module))
 
 
-def training_work(spec: NetworkSpec, config: EvaluateConfig, sets: Sequence[SmallSet]) -> Work:
+def training_work(spec: NetworkSpec, config: EvaluateConfig, sets: Sequence[TrainingSet]) -> Work:
     """What it takes to train `config.n` networks on each set."""
     images = sum(len(one.images) for one in sets)
     steps = sum(math.ceil(len(one.images) / config.batch) for one in sets)
@@ -272,12 +272,12 @@ def training_work(spec: NetworkSpec, config: EvaluateConfig, sets: Sequence[Smal
     return Work(config.n * config.epochs * steps, flop)
 
 
-def _augmentation(config: EvaluateConfig) -> DSA | None:
-    return None if config.augment in (None, "none") else DSA(str(config.augment))
+def _augmentation(config: EvaluateConfig) -> Augmentation | None:
+    return None if config.augment in (None, "none") else Augmentation(str(config.augment))
 
 
 def _default_workers(
-    spec: NetworkSpec, config: EvaluateConfig, sets: Sequence[SmallSet], count: int
+    spec: NetworkSpec, config: EvaluateConfig, sets: Sequence[TrainingSet], count: int
 ) -> int:
     """One per core, or 1 where starting processes would cost more than they save."""
     affinity = getattr(os, "sched_getaffinity", None)  # counts what a container may use; Linux only
@@ -315,7 +315,7 @@ def _check_shapes(images: Tensor, spec: NetworkSpec, test_images: Tensor) -> Non
 
 
 def _protocol(config: EvaluateConfig, lr: float, origin: str) -> str:
-    """For example `1000 epochs, lr 0.0102, momentum 0.9, wd 0.0005, batch 256, DSA`."""
+    """For example `1000 epochs, lr 0.0102, momentum 0.9, wd 0.0005, batch 256, Augmentation`."""
     found = f"{lr:.3g} {origin}" if origin else f"{lr:.3g}"
     return (
         f"{config.epochs} epochs, lr {found}, momentum {config.momentum:g}, "
@@ -324,7 +324,7 @@ def _protocol(config: EvaluateConfig, lr: float, origin: str) -> str:
 
 
 def _brief(config: EvaluateConfig, whitening: str | None) -> str:
-    """For example `ZCA, DSA, 1000 epochs`."""
+    """For example `ZCA, Augmentation, 1000 epochs`."""
     words = [WHITENING_WORDS.get(whitening, whitening)] if whitening else []
     return ", ".join([*words, _augment_words(config), f"{config.epochs} epochs"])
 
@@ -333,4 +333,4 @@ def _augment_words(config: EvaluateConfig) -> str:
     augmentation = _augmentation(config)
     if augmentation is None:
         return "no augmentation"
-    return "DSA" if augmentation == DSA() else f"DSA {augmentation.strategy}"
+    return "DSA" if augmentation == Augmentation() else f"DSA {augmentation.strategy}"

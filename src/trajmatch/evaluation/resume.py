@@ -16,7 +16,7 @@ _TOLD = {"event", "of", "n"}
 """What a line on a score needs to be known again."""
 
 
-class Record:
+class EvaluationLog:
     """The networks in `out`/log.jsonl, by what determined them; where `out` is None, those that
     this record was told of.
 

@@ -13,12 +13,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from trajmatch import rng
-from trajmatch.data.augment import DSA
+from trajmatch.data.augment import Augmentation
 from trajmatch.networks.functional import parameter_vector
 from trajmatch.runtime.compiling import compiled
-from trajmatch.runtime.micro_batches import piece_length
+from trajmatch.runtime.micro_batches import micro_batch_size
 from trajmatch.types import Float, Int, Tensor
-from trajmatch.unroll.convnet import Chain
+from trajmatch.unroll.convnet import ConvNetGradient
 
 
 def train_network(
@@ -31,7 +31,7 @@ def train_network(
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
     batch: int = 256,
-    augment: DSA | None = None,
+    augment: Augmentation | None = None,
     seed: int = 0,
     compile: bool = False,
     on_epoch: Callable[[], None] | None = None,
@@ -91,9 +91,9 @@ def _gradient(
     module: nn.Module, parameters: list[nn.Parameter], vector: Tensor, compile: bool
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """(images, labels) -> the gradient of the mean cross-entropy, as one vector."""
-    chain = Chain.of(module) if compile else None
+    chain = ConvNetGradient.of(module) if compile else None
     if chain is not None:
-        out = compiled(chain.out)
+        out = compiled(chain.grad)
 
         def written_out(x: Tensor, y: Tensor) -> Tensor:
             with torch.no_grad():
@@ -128,7 +128,7 @@ def accuracy(
     module.eval()
     correct = torch.zeros((), dtype=torch.int64, device=device)
     with torch.no_grad():
-        length = min(batch, piece_length(module, tuple(images.shape[1:]), device) or batch)
+        length = min(batch, micro_batch_size(module, tuple(images.shape[1:]), device) or batch)
         for x, y in zip(torch.split(images, length), torch.split(labels, length), strict=True):
             # One shape is compiled; what is left over at the end is not worth another.
             see = scores if len(x) == length else module
@@ -139,7 +139,7 @@ def accuracy(
 
 def _scores(module: nn.Module, compile: bool) -> Callable[[Tensor], Tensor]:
     """images -> logits."""
-    chain = Chain.of(module) if compile else None
+    chain = ConvNetGradient.of(module) if compile else None
     if chain is None:
         return module
     vector, logits = parameter_vector(module), compiled(chain.logits)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from trajmatch.experts.filling import fill
 from trajmatch.experts.library import ExpertLibrary, open_experts
 from trajmatch.experts.train import train_expert
-from trajmatch.experts.trajectory import Recording, Trajectory, save_trajectory
+from trajmatch.experts.trajectory import TrainingState, Trajectory, save_trajectory
 
 __all__ = [
     "ExpertLibrary",
-    "Recording",
+    "TrainingState",
     "Trajectory",
     "fill",
     "open_experts",

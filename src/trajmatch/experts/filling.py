@@ -22,13 +22,13 @@ from typing import IO, Any
 import torch
 
 from trajmatch.config import ExpertConfig, to_dict
-from trajmatch.data.augment import DSA
+from trajmatch.data.augment import Augmentation
 from trajmatch.data.dataset import ImageDataset, Split
 from trajmatch.data.whiten import Whitening
 from trajmatch.errors import FileFormatError, MismatchError, SettingError
 from trajmatch.experts.library import ExpertLibrary, expert_path, present, write_library
 from trajmatch.experts.train import expert_accuracy, train_expert
-from trajmatch.experts.trajectory import Recording, save_trajectory
+from trajmatch.experts.trajectory import TrainingState, save_trajectory
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.functional import require_stateless
 from trajmatch.runtime.compiling import log
@@ -70,7 +70,7 @@ def fill(
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise SettingError(f"{path} is a file; give a folder for the library as --out")
-    augment = None if config.augment in (None, "none") else DSA(str(config.augment))
+    augment = None if config.augment in (None, "none") else Augmentation(str(config.augment))
     config = dataclasses.replace(config, augment=augment.strategy if augment else None)
     require_stateless(spec.build(seed=0))
     path.mkdir(parents=True, exist_ok=True)
@@ -255,7 +255,7 @@ class _Job:
     config: ExpertConfig
     seed: int
     device: str
-    augment: DSA | None
+    augment: Augmentation | None
     images: _MappedImages
 
 
@@ -291,12 +291,12 @@ def _train_one(job: _Job, index: int, splits: dict[str, tuple[Tensor, Tensor]]) 
     resume = None
     if state.exists():
         try:
-            resume = Recording.load(state, index=index, library=job.library)
+            resume = TrainingState.load(state, index=index, library=job.library)
         except FileFormatError:
             state.unlink()
     saved = time.monotonic()
 
-    def on_epoch(recording: Recording) -> None:
+    def on_epoch(recording: TrainingState) -> None:
         nonlocal saved
         emit({"expert": index, "epochs": job.config.epochs, **recording.metrics[-1]})
         done = recording.epochs == job.config.epochs

@@ -18,15 +18,15 @@ from torch.nn import functional as F
 
 from trajmatch import rng
 from trajmatch.config import ExpertConfig, Precision
-from trajmatch.data.augment import DSA
+from trajmatch.data.augment import Augmentation
 from trajmatch.errors import SettingError, TrajmatchError
-from trajmatch.experts.trajectory import Recording
+from trajmatch.experts.trajectory import TrainingState
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.base import Network
 from trajmatch.networks.functional import FunctionalNetwork, parameter_vector
 from trajmatch.runtime.compiling import Work, compiled, forward_flop, wanted
 from trajmatch.runtime.executor import emit
-from trajmatch.runtime.micro_batches import piece_length, piece_sizes
+from trajmatch.runtime.micro_batches import micro_batch_size, micro_batch_sizes
 from trajmatch.types import Float, Int, Tensor
 from trajmatch.unroll.gradient import Classifier, classifier
 
@@ -45,11 +45,11 @@ def train_expert(
     *,
     seed: int,
     index: int,
-    augment: DSA | None,
-    resume: Recording | None = None,
-    on_epoch: Callable[[Recording], None] | None = None,
+    augment: Augmentation | None,
+    resume: TrainingState | None = None,
+    on_epoch: Callable[[TrainingState], None] | None = None,
     on_batch: OnBatch | None = None,
-) -> Recording:
+) -> TrainingState:
     """Train expert number `index` of the library with `seed` for `config.epochs` epochs.
 
     images: whitened, resident on the device to train on; labels beside them.
@@ -65,13 +65,13 @@ def train_expert(
     work = expert_work(module, config, len(images), images.device)
     step = gradient_step(module, config.precision, compile=wanted(config.compile, work))
     start = parameter_vector(module)
-    recorded = torch.empty(
+    residuals = torch.empty(
         config.epochs + 1,
         len(start),
         dtype=torch.bfloat16 if config.storage == "bf16" else torch.float32,
     )
     if resume is None:
-        recorded[0] = start  # an assignment into memory of its own: a copy, on the CPU as well
+        residuals[0] = start  # an assignment into memory of its own: a copy, on the CPU as well
         vector, velocity, metrics = start, None, list[dict[str, int | float]]()
     else:
         if resume.epochs > config.epochs or resume.vector.shape != start.shape:
@@ -79,16 +79,16 @@ def train_expert(
                 f"the recording to resume has {resume.epochs} epochs of {len(resume.vector):,} "
                 f"parameters and this expert {config.epochs} of {len(start):,}; start afresh"
             )
-        recorded[: resume.epochs + 1] = resume.parameters
+        residuals[: resume.epochs + 1] = resume.parameters
         vector, velocity, metrics = start.copy_(resume.vector), resume.velocity, resume.metrics
     if config.momentum and velocity is None:
         velocity = torch.zeros_like(vector)
     velocity = None if velocity is None else velocity.clone().to(images.device)
     labels = labels.long()
 
-    def recording() -> Recording:
-        return Recording(
-            recorded[: len(metrics) + 1],
+    def recording() -> TrainingState:
+        return TrainingState(
+            residuals[: len(metrics) + 1],
             vector.clone().cpu(),
             None if velocity is None else velocity.clone().cpu(),
             metrics,
@@ -98,7 +98,7 @@ def train_expert(
         entry = _train_epoch(
             step, vector, velocity, images, labels, config, augment, (seed, index, epoch), on_batch
         )
-        recorded[epoch + 1] = vector
+        residuals[epoch + 1] = vector
         metrics = [*metrics, entry]
         if on_epoch:
             on_epoch(recording())
@@ -108,7 +108,7 @@ def train_expert(
 def expert_work(module: Network, config: ExpertConfig, images: int, device: torch.device) -> Work:
     """What it takes to train one expert on so many images."""
     shape, seen = module.image_shape, config.epochs * images
-    calls = seen // min(config.batch, piece_length(module, shape, device) or config.batch)
+    calls = seen // min(config.batch, micro_batch_size(module, shape, device) or config.batch)
     return Work(calls, 3 * seen * forward_flop(module, shape))
 
 
@@ -119,7 +119,7 @@ def _train_epoch(
     images: Tensor,
     labels: Tensor,
     config: ExpertConfig,
-    augment: DSA | None,
+    augment: Augmentation | None,
     name: tuple[int, int, int],
     on_batch: OnBatch | None,
 ) -> dict[str, int | float]:
@@ -180,8 +180,8 @@ def gradient_step(
     def step(vector: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         nonlocal length
         if length is None:
-            length = piece_length(module, tuple(images.shape[1:]), images.device)
-        sizes = piece_sizes(len(images), length)
+            length = micro_batch_size(module, tuple(images.shape[1:]), images.device)
+        sizes = micro_batch_sizes(len(images), length)
         parts = zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True)
         gradient, loss, *right = piece(vector, *next(parts))
         for x, y in parts:
@@ -240,7 +240,7 @@ def expert_accuracy(
     """Percent of (whitened) images that the network with parameters `vector` classifies rightly."""
     module = spec.build(seed=0).to(images.device)
     network = FunctionalNetwork(module)
-    length = piece_length(module, tuple(images.shape[1:]), images.device) or batch
+    length = micro_batch_size(module, tuple(images.shape[1:]), images.device) or batch
     vector = vector.to(images.device)
     right = torch.zeros((), dtype=torch.int64, device=images.device)
     with torch.no_grad():

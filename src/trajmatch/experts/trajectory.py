@@ -23,7 +23,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True, eq=False)
-class Recording:
+class TrainingState:
     """An expert's training up to the end of an epoch: all it needs to go on, to the same bits."""
 
     parameters: Float[Tensor, "epochs params"]
@@ -49,7 +49,7 @@ class Recording:
         save_tensors(path, tensors, kind=UNFINISHED, version=VERSION, metadata=metadata)
 
     @classmethod
-    def load(cls, path: Path, *, index: int, library: str) -> Recording:
+    def load(cls, path: Path, *, index: int, library: str) -> TrainingState:
         """Read what `save` wrote. FileFormatError if altered, or of another expert or library."""
         file = open_tensors(path, kind=UNFINISHED, version=VERSION)
         found = (file.metadata.get("index"), file.metadata.get("library"))
@@ -65,7 +65,7 @@ class Recording:
 
 def save_trajectory(
     path: Path,
-    recording: Recording,
+    recording: TrainingState,
     *,
     seed: int | None,
     index: int,

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from trajmatch.methods.base import Maker
-from trajmatch.methods.kip.kip import InducingPoints
-from trajmatch.methods.loop import Method, Outcome, run_loop
-from trajmatch.methods.mtt import TrajectoryMatching
-from trajmatch.methods.parameters import Estimate, Learned
-from trajmatch.methods.problem import Ground
-from trajmatch.methods.registry import MAKERS, begin, maker_of
+from trajmatch.methods.base import Method
+from trajmatch.methods.kip.kip import KIP
+from trajmatch.methods.loop import Outcome, run_loop
+from trajmatch.methods.mtt import MTT
+from trajmatch.methods.parameters import Estimate, SyntheticParameters
+from trajmatch.methods.problem import Problem
+from trajmatch.methods.registry import METHODS, begin, method_class
 
 __all__ = [
-    "MAKERS",
+    "KIP",
+    "METHODS",
     "Estimate",
-    "Ground",
-    "InducingPoints",
-    "Learned",
-    "Maker",
     "Method",
     "Outcome",
+    "Problem",
+    "SyntheticParameters",
 ]
-__all__ += ["TrajectoryMatching", "begin", "maker_of", "run_loop"]
+__all__ += ["MTT", "begin", "method_class", "run_loop"]

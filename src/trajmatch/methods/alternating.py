@@ -7,13 +7,13 @@ from typing import ClassVar
 import torch
 
 from trajmatch.config import DistillConfig
-from trajmatch.methods.base import Maker, require_hard_labels
-from trajmatch.methods.parameters import Learned
-from trajmatch.methods.problem import Ground
+from trajmatch.methods.base import Method, require_hard_labels
+from trajmatch.methods.parameters import SyntheticParameters
+from trajmatch.methods.problem import Problem
 from trajmatch.networks.functional import parameter_vector
-from trajmatch.runtime.micro_batches import piece_length
+from trajmatch.runtime.micro_batches import micro_batch_size
 from trajmatch.types import Tensor
-from trajmatch.unroll.gradient import passes
+from trajmatch.unroll.gradient import gradient_fn
 from trajmatch.unroll.schedule import Schedule
 from trajmatch.unroll.student import Student
 
@@ -21,7 +21,7 @@ BATCH = 256
 """Synthetic images per step of the network."""
 
 
-class Companion(Maker):
+class AlternatingMethod(Method):
     """A method that looks at the images through one network after another, each trained on them.
 
     Iteration i stands at position i % outer of network i // outer. Every network begins fresh, and
@@ -36,16 +36,16 @@ class Companion(Maker):
     outer: int
     inner: int
 
-    def __init__(self, ground: Ground, config: DistillConfig, *, seed: int) -> None:
+    def __init__(self, ground: Problem, config: DistillConfig, *, seed: int) -> None:
         super().__init__(ground, config, seed=seed)
         require_hard_labels(config)
         self.module = ground.fresh(0)
-        self.piece = piece_length(self.module, self.module.image_shape, self.device)
+        self.micro_batch = micro_batch_size(self.module, self.module.image_shape, self.device)
         # One compilation a shape, and classes differ in size: only where it is asked for.
         compile = config.compile == "yes"
-        self.passes = passes(self.module, precision=config.precision, compile=compile)
+        self.gradient_fn = gradient_fn(self.module, precision=config.precision, compile=compile)
 
-    def _network(self, learned: Learned, iteration: int) -> Tensor:
+    def _network(self, learned: SyntheticParameters, iteration: int) -> Tensor:
         """The parameters that the images are looked at with."""
         number, position = divmod(iteration, self.outer)
         if position == 0:
@@ -58,7 +58,9 @@ class Companion(Maker):
             self.ground.fresh(self.seed, "distill", self.draws, "network", number)
         )
 
-    def _walked(self, vector: Tensor, learned: Learned, steps: int, *names: int) -> Tensor:
+    def _walked(
+        self, vector: Tensor, learned: SyntheticParameters, steps: int, *names: int
+    ) -> Tensor:
         """Where so many steps on the images lead from `vector`; `names` are those of its draws."""
         schedule = Schedule.make(
             learned.images,
@@ -76,4 +78,4 @@ class Companion(Maker):
     def _student(self, images: Tensor, labels: Tensor | int, schedule: Schedule) -> Student:
         if isinstance(labels, int):
             labels = torch.full((len(images),), labels, device=images.device)
-        return Student(self.passes, images, labels, self.augment, schedule, self.piece)
+        return Student(self.gradient_fn, images, labels, self.augment, schedule, self.micro_batch)

@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 import torch
 
 from trajmatch.config import DistillConfig
-from trajmatch.data.augment import DSA
+from trajmatch.data.augment import Augmentation
 from trajmatch.errors import SettingError
-from trajmatch.methods.parameters import Estimate, Learned
-from trajmatch.methods.problem import Ground
+from trajmatch.methods.parameters import Estimate, SyntheticParameters
+from trajmatch.methods.problem import Problem
 from trajmatch.networks import NetworkSpec
 from trajmatch.types import Tensor
 
 
-class Maker(ABC):
+class Method(ABC):
     """A method's estimate of a loss and its gradients, iteration by iteration.
 
     An estimate is a function of (seed, what is learned, `carried`, iteration) alone: every draw
@@ -38,22 +38,24 @@ class Maker(ABC):
     normalized: bool = False
     """Whether a loss above `skip_loss` tells that the images led astray."""
 
-    def __init__(self, ground: Ground, config: DistillConfig, *, seed: int) -> None:
+    def __init__(self, ground: Problem, config: DistillConfig, *, seed: int) -> None:
         self.ground = ground
         self.config = config
         self.seed = seed
         self.device = ground.device
-        self.augment = None if config.augment in (None, "none") else DSA(str(config.augment))
+        self.augment = (
+            None if config.augment in (None, "none") else Augmentation(str(config.augment))
+        )
         self.decisions: dict[str, Any] = {}
         """What it decided for this run, as plain values; saved, and repeated when resumed."""
         self.carried: dict[str, Tensor] = {}
         """Tensors that an iteration hands to the next; saved with every checkpoint."""
 
     @abstractmethod
-    def estimate(self, learned: Learned, iteration: int) -> Estimate:
+    def estimate(self, learned: SyntheticParameters, iteration: int) -> Estimate:
         """The loss of one iteration and its gradients."""
 
-    def threads(self, learned: Learned) -> int:
+    def threads(self, learned: SyntheticParameters) -> int:
         """How many threads there is work for on a CPU."""
         return torch.get_num_threads()
 

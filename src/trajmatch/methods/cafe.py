@@ -18,13 +18,13 @@ from torch.nn import functional as F
 
 from trajmatch.config import DistillConfig
 from trajmatch.errors import SettingError
-from trajmatch.methods.alternating import BATCH, Companion
+from trajmatch.methods.alternating import BATCH, AlternatingMethod
 from trajmatch.methods.dsa import alike
-from trajmatch.methods.parameters import Estimate, Learned
-from trajmatch.methods.problem import Ground, classes_of
+from trajmatch.methods.parameters import Estimate, SyntheticParameters
+from trajmatch.methods.problem import Problem, classes_of
 from trajmatch.networks.functional import load_parameter_vector
 from trajmatch.rng import stream
-from trajmatch.runtime.micro_batches import piece_sizes
+from trajmatch.runtime.micro_batches import micro_batch_sizes
 from trajmatch.types import Float, Int, Tensor
 from trajmatch.unroll.gradient import arithmetic, rounding
 
@@ -46,7 +46,7 @@ QUERY = 128
 """Real images of each class that an accuracy is taken on; released."""
 
 
-class FeatureAlignment(Companion):
+class CAFE(AlternatingMethod):
     """Estimates how far apart class means are in every layer of a network, and how badly the
     synthetic ones tell real images apart, along the network's training.
 
@@ -58,7 +58,7 @@ class FeatureAlignment(Companion):
     and one back, and the network's steps. In the paper's schedule these are at least ten passes
     over the images, each followed by a forward pass of 128 real images per class. The graph of one
     class is held at a time. Raises SettingError for one loop without the other, and for what no
-    `Companion` takes.
+    `AlternatingMethod` takes.
     """
 
     name = "cafe"
@@ -66,7 +66,7 @@ class FeatureAlignment(Companion):
     objective = "distance of mean features and cross-entropy, all classes"
     draws = "alignment"
 
-    def __init__(self, ground: Ground, config: DistillConfig, *, seed: int) -> None:
+    def __init__(self, ground: Problem, config: DistillConfig, *, seed: int) -> None:
         super().__init__(ground, config, seed=seed)
         self.module.requires_grad_(False)
         outer, inner = config.outer_loop, config.inner_loop
@@ -78,7 +78,7 @@ class FeatureAlignment(Companion):
         self.fixed = outer is not None
         self.outer, self.inner = outer or 1, inner or 1
 
-    def estimate(self, learned: Learned, iteration: int) -> Estimate:
+    def estimate(self, learned: SyntheticParameters, iteration: int) -> Estimate:
         """Loss and gradient of one iteration, summed over the classes."""
         places = classes_of(learned.classes, self.ground.spec.classes)
         gradient = torch.zeros_like(learned.images)
@@ -110,7 +110,7 @@ class FeatureAlignment(Companion):
         sums: list[Tensor] = []
         embedded = []
         with torch.no_grad():
-            for part in torch.split(real, piece_sizes(len(real), self.piece)):
+            for part in torch.split(real, micro_batch_sizes(len(real), self.micro_batch)):
                 layers = self._layers(part)
                 embedded.append(layers[-1])
                 parts = [layer.sum(0) for layer in layers]
@@ -135,7 +135,7 @@ class FeatureAlignment(Companion):
 
     # -- the schedule ----------------------------------------------------------------------------
 
-    def _network(self, learned: Learned, iteration: int) -> Tensor:
+    def _network(self, learned: SyntheticParameters, iteration: int) -> Tensor:
         if self.fixed:
             return super()._network(learned, iteration)
         seen = self.carried.get("accuracies")
@@ -147,7 +147,7 @@ class FeatureAlignment(Companion):
         self.carried["accuracies"] = now if seen is None else torch.cat([seen, now])[-WATCHED:]
         return vector
 
-    def _moved(self, learned: Learned, iteration: int) -> Tensor:
+    def _moved(self, learned: SyntheticParameters, iteration: int) -> Tensor:
         """The network after as many passes over the images as its accuracy takes to move."""
         vector = self.carried["network"]
         steps = -(-len(learned.images) // BATCH)
@@ -170,7 +170,9 @@ class FeatureAlignment(Companion):
             with torch.no_grad(), rounding(self.config.precision, images.device.type):
                 logits = [
                     self.module(part)
-                    for part in torch.split(images, piece_sizes(len(images), self.piece))
+                    for part in torch.split(
+                        images, micro_batch_sizes(len(images), self.micro_batch)
+                    )
                 ]
             shares.append((torch.cat(logits).argmax(1) == label).double().mean())
         return torch.stack(shares).mean(0, keepdim=True)

@@ -21,10 +21,10 @@ from torch import nn
 
 from trajmatch.config import DistillConfig
 from trajmatch.errors import SettingError
-from trajmatch.methods.alternating import BATCH, Companion
+from trajmatch.methods.alternating import BATCH, AlternatingMethod
 from trajmatch.methods.dsa import alike
-from trajmatch.methods.parameters import Estimate, Learned
-from trajmatch.methods.problem import Ground, classes_of
+from trajmatch.methods.parameters import Estimate, SyntheticParameters
+from trajmatch.methods.problem import Problem, classes_of
 from trajmatch.networks.functional import split_vector
 from trajmatch.rng import stream
 from trajmatch.types import Float, Tensor
@@ -39,13 +39,13 @@ TINY = 1e-6
 It shrinks the cosine of all rows whose norms are small, too."""
 
 
-class GradientMatching(Companion):
+class DC(AlternatingMethod):
     """DC: estimates the distance between real and synthetic gradients along a network's training.
 
     The images are matched as they are, whatever `augment` says. An iteration costs a gradient of
     `batch_real` images per class, a gradient of the synthetic ones and the way back through it, and
     the network's steps. Raises SettingError for ipc without published loops where none are given,
-    and for what no `Companion` takes.
+    and for what no `AlternatingMethod` takes.
     """
 
     name = "dc"
@@ -55,7 +55,7 @@ class GradientMatching(Companion):
     siamese: ClassVar[bool] = False
     """Whether images are augmented."""
 
-    def __init__(self, ground: Ground, config: DistillConfig, *, seed: int) -> None:
+    def __init__(self, ground: Problem, config: DistillConfig, *, seed: int) -> None:
         super().__init__(ground, config, seed=seed)
         if not self.siamese:
             self.augment = None
@@ -63,7 +63,7 @@ class GradientMatching(Companion):
             raise SettingError("augment is none, and dsa without it is dc; use --method dc")
         self.outer, self.inner = loops(config, config.ipc * ground.spec.classes)
 
-    def estimate(self, learned: Learned, iteration: int) -> Estimate:
+    def estimate(self, learned: SyntheticParameters, iteration: int) -> Estimate:
         """Loss and gradient of one iteration, summed over the classes."""
         with arithmetic(self.config.precision):
             vector = self.carried["network"] = self._network(learned, iteration)
@@ -88,19 +88,19 @@ class GradientMatching(Companion):
             real, mine = alike(self.augment, draw, real, leaf)
         whole = Schedule(steps=1)
         target = self._student(real, label, whole).step(0, vector)
-        record = self._student(mine, label, whole).recorded(0, vector, keep=True)
+        record = self._student(mine, label, whole).residuals(0, vector, keep=True)
         at = record.gradient().detach().requires_grad_()
         with torch.enable_grad():
             loss = layer_distance(self.module, target, at)
             (v,) = torch.autograd.grad(loss, at)
         # d loss / d images = d <g(images), v> / d images, with v = d loss / d g held fixed.
-        back = record.pull(v).images
+        back = record.vjp(v).images
         if mine is not leaf:
             (back,) = torch.autograd.grad(mine, leaf, back)
         return loss.detach(), back
 
 
-class SiameseGradientMatching(GradientMatching):
+class DSA(DC):
     """DSA: DC with one change of real and synthetic images alike, drawn per class and iteration.
 
     The network's own steps see the images changed each by parameters of its own. Raises

@@ -14,17 +14,17 @@ import dataclasses
 import torch
 
 from trajmatch.config import DistillConfig
-from trajmatch.methods.parameters import Estimate, Learned
-from trajmatch.methods.problem import Ground
-from trajmatch.methods.unrolled import Walker
+from trajmatch.methods.parameters import Estimate, SyntheticParameters
+from trajmatch.methods.problem import Problem
+from trajmatch.methods.unrolled import UnrolledMethod
 from trajmatch.networks.functional import parameter_vector
 from trajmatch.rng import stream
 from trajmatch.types import Tensor
-from trajmatch.unroll import Question
+from trajmatch.unroll import OuterLoss
 from trajmatch.unroll.gradient import classifier, training_loss
 
 
-class Descent(Walker):
+class DD(UnrolledMethod):
     """The cross-entropy on real images at the end of a walk from a network that is new each time.
 
     With a window, a walk ends at a step drawn from {window, ..., syn_steps}. Cost: the walk, and
@@ -35,7 +35,7 @@ class Descent(Walker):
     title = "dataset distillation (DD)"
     objective = "cross-entropy of real images after the walk"
 
-    def __init__(self, ground: Ground, config: DistillConfig, *, seed: int) -> None:
+    def __init__(self, ground: Problem, config: DistillConfig, *, seed: int) -> None:
         super().__init__(ground, config, seed=seed)
         self.window = config.window
         self.loss = training_loss(classifier(self.module, config.precision))
@@ -46,7 +46,9 @@ class Descent(Walker):
         draw = stream(self.seed, "distill", "end", iteration, number)
         return int(torch.randint(self.window, self.config.syn_steps + 1, (), generator=draw))
 
-    def ask(self, learned: Learned, iteration: int, number: int) -> tuple[Tensor, Question]:
+    def outer_problem(
+        self, learned: SyntheticParameters, iteration: int, number: int
+    ) -> tuple[Tensor, OuterLoss]:
         network = self.ground.fresh(self.seed, "distill", "network", iteration, number)
         draw = stream(self.seed, "distill", "real", iteration, number)
         images, labels = self.ground.batch(self.config.batch_real, draw)
@@ -54,7 +56,7 @@ class Descent(Walker):
         return parameter_vector(network).to(images), lambda end: self.loss(end, images, labels)
 
 
-class LabelDescent(Descent):
+class LD(DD):
     """The same, asked of the labels and the step size alone: the images stay as they are.
 
     Their gradient is found and dropped: without it an iteration took 0.97 of the time.
@@ -65,5 +67,5 @@ class LabelDescent(Descent):
     objective = "cross-entropy of real images after the walk"
     learns_labels = True
 
-    def estimate(self, learned: Learned, iteration: int) -> Estimate:
+    def estimate(self, learned: SyntheticParameters, iteration: int) -> Estimate:
         return dataclasses.replace(super().estimate(learned, iteration), images=None)

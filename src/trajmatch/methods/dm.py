@@ -14,13 +14,13 @@ from collections.abc import Callable
 import torch
 
 from trajmatch.config import DistillConfig
-from trajmatch.methods.base import Maker, require_hard_labels
+from trajmatch.methods.base import Method, require_hard_labels
 from trajmatch.methods.dsa import alike
-from trajmatch.methods.parameters import Estimate, Learned
-from trajmatch.methods.problem import Ground, classes_of
+from trajmatch.methods.parameters import Estimate, SyntheticParameters
+from trajmatch.methods.problem import Problem, classes_of
 from trajmatch.networks.functional import require_stateless
 from trajmatch.rng import stream
-from trajmatch.runtime.micro_batches import piece_length, piece_sizes
+from trajmatch.runtime.micro_batches import micro_batch_size, micro_batch_sizes
 from trajmatch.types import Float, Tensor
 from trajmatch.unroll.gradient import arithmetic, rounding
 
@@ -28,7 +28,7 @@ Embed = Callable[[Tensor], Tensor]
 """images -> what the last layer of a network would see of each."""
 
 
-class DistributionMatching(Maker):
+class DM(Method):
     """Estimates the squared distance of class means in the embedding of a network drawn anew.
 
     Nothing is trained, so an iteration costs one forward pass of `batch_real` images per class and
@@ -41,14 +41,14 @@ class DistributionMatching(Maker):
     title = "distribution matching (DM)"
     objective = "squared distance of mean embeddings, all classes"
 
-    def __init__(self, ground: Ground, config: DistillConfig, *, seed: int) -> None:
+    def __init__(self, ground: Problem, config: DistillConfig, *, seed: int) -> None:
         super().__init__(ground, config, seed=seed)
         require_hard_labels(config)
         sketch = ground.fresh(seed)
         require_stateless(sketch)
-        self.piece = piece_length(sketch, sketch.image_shape, self.device)
+        self.piece = micro_batch_size(sketch, sketch.image_shape, self.device)
 
-    def estimate(self, learned: Learned, iteration: int) -> Estimate:
+    def estimate(self, learned: SyntheticParameters, iteration: int) -> Estimate:
         """Loss and gradient of one iteration, summed over the classes."""
         names = ("distill", "dm", iteration)
         network = self.ground.fresh(self.seed, *names).requires_grad_(False)
@@ -82,6 +82,6 @@ def mean_distance(
     piece: how many real images are embedded at a time; 0: all.
     """
     with torch.no_grad():
-        parts = torch.split(real, piece_sizes(len(real), piece))
+        parts = torch.split(real, micro_batch_sizes(len(real), piece))
         target = torch.cat([embed(part) for part in parts]).mean(0)
     return (target - embed(synthetic).mean(0)).square().sum()

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import torch
 
-from trajmatch.data.augment import DSA
+from trajmatch.data.augment import Augmentation
 from trajmatch.types import Float, Tensor
 
 
 def alike(
-    augment: DSA | None,
+    augment: Augmentation | None,
     draw: torch.Generator,
     real: Float[Tensor, "many channels height width"],
     synthetic: Float[Tensor, "few channels height width"],

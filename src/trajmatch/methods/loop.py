@@ -20,7 +20,7 @@ import torch
 from trajmatch.config import DistillConfig
 from trajmatch.errors import MismatchError, SettingError
 from trajmatch.evaluation import Score
-from trajmatch.methods.parameters import Estimate, Learned
+from trajmatch.methods.parameters import Estimate, SyntheticParameters
 from trajmatch.storage import Tracker, open_tracker
 from trajmatch.storage.files import open_tensors, save_tensors
 from trajmatch.synthetic import SyntheticSet
@@ -46,7 +46,7 @@ class Method(Protocol):
     normalized: bool
     """Whether a loss above `skip_loss` tells that the images led astray."""
 
-    def estimate(self, learned: Learned, iteration: int) -> Estimate:
+    def estimate(self, learned: SyntheticParameters, iteration: int) -> Estimate:
         """The loss of one iteration and its gradients: a function of its arguments alone."""
 
 
@@ -54,7 +54,7 @@ class Method(Protocol):
 class State:
     """Everything that one iteration hands to the next."""
 
-    learned: Learned
+    learned: SyntheticParameters
     momentum: dict[str, Tensor]
     average: Tensor
     """Of the images; the images themselves when `ema` is 0."""
@@ -67,11 +67,11 @@ class State:
     seconds: float = 0.0
 
     @staticmethod
-    def begin(learned: Learned) -> State:
+    def begin(learned: SyntheticParameters) -> State:
         zeros = {name: torch.zeros_like(part) for name, part in learned.tensors().items()}
         return State(learned, zeros, learned.images)
 
-    def kept(self) -> Learned:
+    def kept(self) -> SyntheticParameters:
         """The learned set as it is kept: with the average of the images."""
         return self.learned.with_tensors({"images": self.average})
 
@@ -92,11 +92,11 @@ class Outcome:
 
 def run_loop(
     method: Method,
-    initial: Learned,
+    initial: SyntheticParameters,
     config: DistillConfig,
     out: Path,
     *,
-    package: Callable[[Learned, int], SyntheticSet],
+    package: Callable[[SyntheticParameters, int], SyntheticSet],
     validate: Callable[[SyntheticSet, int], Score],
     origin: Mapping[str, Any],
     tracker: str | None = None,
@@ -117,10 +117,10 @@ def run_loop(
 
 def _run(
     method: Method,
-    initial: Learned,
+    initial: SyntheticParameters,
     config: DistillConfig,
     out: Path,
-    package: Callable[[Learned, int], SyntheticSet],
+    package: Callable[[SyntheticParameters, int], SyntheticSet],
     validate: Callable[[SyntheticSet, int], Score],
     origin: Mapping[str, Any],
     tracker: str | None,
@@ -235,7 +235,7 @@ def _skip(state: State, values: dict[str, float], config: DistillConfig) -> None
 
 def _choose(
     state: State,
-    package: Callable[[Learned, int], SyntheticSet],
+    package: Callable[[SyntheticParameters, int], SyntheticSet],
     validate: Callable[[SyntheticSet, int], Score],
     out: Path,
     log: Tracker,

@@ -13,15 +13,15 @@ import torch
 
 from trajmatch.config import DistillConfig
 from trajmatch.errors import SettingError
-from trajmatch.methods.parameters import Learned
-from trajmatch.methods.problem import Ground
-from trajmatch.methods.unrolled import Walker
+from trajmatch.methods.parameters import SyntheticParameters
+from trajmatch.methods.problem import Problem
+from trajmatch.methods.unrolled import UnrolledMethod
 from trajmatch.rng import stream
 from trajmatch.types import Tensor
-from trajmatch.unroll import Question, SegmentDistance
+from trajmatch.unroll import OuterLoss, SegmentDistance
 
 
-class TrajectoryMatching(Walker):
+class MTT(UnrolledMethod):
     """Estimates the matching loss and its exact gradient on freshly drawn segments.
 
     Every draw is a function of (seed, iteration, segment), so nothing has to be saved to resume.
@@ -33,7 +33,7 @@ class TrajectoryMatching(Walker):
     needs_experts = True
     normalized = True
 
-    def __init__(self, ground: Ground, config: DistillConfig, *, seed: int) -> None:
+    def __init__(self, ground: Problem, config: DistillConfig, *, seed: int) -> None:
         super().__init__(ground, config, seed=seed)
         self.library = ground.experts
         require_long_enough(self.library.epochs, config)
@@ -52,7 +52,9 @@ class TrajectoryMatching(Walker):
         epoch = int(torch.randint(self.config.max_start_epoch, (), generator=draw))
         return experts[expert], epoch
 
-    def ask(self, learned: Learned, iteration: int, number: int) -> tuple[Tensor, Question]:
+    def outer_problem(
+        self, learned: SyntheticParameters, iteration: int, number: int
+    ) -> tuple[Tensor, OuterLoss]:
         start, target = (row.to(self.device) for row in self._ahead(iteration, number))
         return start, SegmentDistance(start, target)
 

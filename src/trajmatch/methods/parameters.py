@@ -1,6 +1,7 @@
 """What is learned: the images, the logits of soft labels, and the log of the step size.
 
-A `Learned` is a value: an update makes a new one, so that the old one is there to go back to.
+A `SyntheticParameters` is a value: an update makes a new one, so that the old one is there to go
+back to.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ SMOOTHING = 0.1
 
 
 @dataclass(frozen=True)
-class Learned:
+class SyntheticParameters:
     """Images and what goes with them, in the form that is optimized."""
 
     images: Float[Tensor, "n channels height width"]
@@ -36,14 +37,14 @@ class Learned:
         *,
         step_size: float,
         soft: int | None = None,
-    ) -> Learned:
+    ) -> SyntheticParameters:
         """`soft`: the number of classes, when labels are to be learned as well."""
         logits = None
         if soft is not None:
             one_hot = F.one_hot(classes, soft).to(images.dtype)
             logits = ((1 - SMOOTHING) * one_hot + SMOOTHING / soft).log()
         log_step_size = torch.tensor(math.log(step_size), dtype=images.dtype, device=images.device)
-        return Learned(images, classes, log_step_size, logits)
+        return SyntheticParameters(images, classes, log_step_size, logits)
 
     @property
     def step_size(self) -> Float[Tensor, ""]:
@@ -59,7 +60,7 @@ class Learned:
         parts = {"images": self.images, "log_step_size": self.log_step_size}
         return parts if self.label_logits is None else {**parts, "label_logits": self.label_logits}
 
-    def with_tensors(self, tensors: dict[str, Tensor]) -> Learned:
+    def with_tensors(self, tensors: dict[str, Tensor]) -> SyntheticParameters:
         return replace(self, **tensors)
 
 
@@ -73,8 +74,8 @@ class Estimate:
     labels: Float[Tensor, "n classes"] | None = None
     step_size: Float[Tensor, ""] | None = None
 
-    def of(self, learned: Learned) -> dict[str, Tensor]:
-        """The gradients in the form that is optimized, by the names of `Learned.tensors`.
+    def of(self, learned: SyntheticParameters) -> dict[str, Tensor]:
+        """The gradients with respect to `SyntheticParameters.tensors`, by name.
 
         d/d log(alpha) = alpha d/d alpha; through the softmax p, d/d logits = p * (g - <g, p>).
         """

@@ -18,12 +18,12 @@ from trajmatch.networks.functional import FunctionalNetwork
 from trajmatch.rng import derive
 from trajmatch.types import Float, Int, Tensor
 
-OPINIONS = 5
+TEACHERS = 5
 """Experts asked for the labels that images begin with."""
 
 
 @dataclass(frozen=True, eq=False)
-class Ground:
+class Problem:
     """Real images of one data set as the networks see them, and the network that images are made
     for. Nothing is whitened or moved before it is asked for."""
 
@@ -34,7 +34,7 @@ class Ground:
     library: ExpertLibrary | None = None
 
     @classmethod
-    def of(cls, data: ImageDataset, library: ExpertLibrary, device: torch.device) -> Ground:
+    def of(cls, data: ImageDataset, library: ExpertLibrary, device: torch.device) -> Problem:
         """The experts' own network and whitening."""
         return cls(data, library.spec, library.whitening, device, library)
 
@@ -75,7 +75,7 @@ class Ground:
         chosen = torch.randint(len(self.data.train), (count,), generator=draw).to(self.device)
         return self.images[chosen], self.labels[chosen]
 
-    def opinion(
+    def teacher_logits(
         self, images: Float[Tensor, "n channels height width"]
     ) -> Float[Tensor, "n classes"]:
         """The mean logits of the first few trained experts on whitened images."""
@@ -83,7 +83,7 @@ class Ground:
         network = FunctionalNetwork(self.spec.build(seed=0))
         logits = []
         with torch.no_grad():
-            for expert in library.experts[:OPINIONS]:
+            for expert in library.experts[:TEACHERS]:
                 vector = library.trajectory(expert).row(library.epochs).to(images)
                 logits.append(torch.cat([network(vector, few) for few in torch.split(images, 256)]))
         return torch.stack(logits).mean(0)

@@ -4,37 +4,37 @@ from __future__ import annotations
 
 from trajmatch.config import DistillConfig
 from trajmatch.errors import SettingError, suggest
-from trajmatch.methods.base import Maker
-from trajmatch.methods.cafe import FeatureAlignment
-from trajmatch.methods.dc import GradientMatching, SiameseGradientMatching
-from trajmatch.methods.dd import Descent, LabelDescent
-from trajmatch.methods.dm import DistributionMatching
-from trajmatch.methods.kip.kip import InducingPoints
-from trajmatch.methods.mtt import TrajectoryMatching
-from trajmatch.methods.problem import Ground
+from trajmatch.methods.base import Method
+from trajmatch.methods.cafe import CAFE
+from trajmatch.methods.dc import DC, DSA
+from trajmatch.methods.dd import DD, LD
+from trajmatch.methods.dm import DM
+from trajmatch.methods.kip.kip import KIP
+from trajmatch.methods.mtt import MTT
+from trajmatch.methods.problem import Problem
 
-MAKERS: dict[str, type[Maker]] = {
+METHODS: dict[str, type[Method]] = {
     maker.name: maker
     for maker in (
-        TrajectoryMatching,
-        DistributionMatching,
-        GradientMatching,
-        SiameseGradientMatching,
-        FeatureAlignment,
-        Descent,
-        LabelDescent,
-        InducingPoints,
+        MTT,
+        DM,
+        DC,
+        DSA,
+        CAFE,
+        DD,
+        LD,
+        KIP,
     )
 }
 
 
-def maker_of(name: str) -> type[Maker]:
+def method_class(name: str) -> type[Method]:
     """Raises SettingError, with the nearest name, for an unknown one."""
-    if name not in MAKERS:
-        raise SettingError(f"unknown method '{name}'; {suggest(name, MAKERS)}")
-    return MAKERS[name]
+    if name not in METHODS:
+        raise SettingError(f"unknown method '{name}'; {suggest(name, METHODS)}")
+    return METHODS[name]
 
 
-def begin(ground: Ground, config: DistillConfig, *, seed: int) -> Maker:
+def begin(ground: Problem, config: DistillConfig, *, seed: int) -> Method:
     """The method that `config` names, ready for its first iteration."""
-    return maker_of(config.method)(ground, config, seed=seed)
+    return method_class(config.method)(ground, config, seed=seed)

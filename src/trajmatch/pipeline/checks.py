@@ -14,7 +14,7 @@ from trajmatch.config import (
     NetworkConfig,
 )
 from trajmatch.data import ImageDataset, load_data
-from trajmatch.data.augment import DSA
+from trajmatch.data.augment import Augmentation
 from trajmatch.errors import MismatchError, SettingError
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods.mtt import require_long_enough
@@ -108,7 +108,7 @@ def require_settings(
         )
     for strategy in (config.augment, evaluation.augment):
         if strategy not in (None, "none"):
-            DSA(str(strategy))
+            Augmentation(str(strategy))
 
 
 def _in_words(summary: Mapping[str, Any]) -> str:

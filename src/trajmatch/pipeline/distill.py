@@ -17,18 +17,26 @@ from trajmatch.config import (
     to_dict,
 )
 from trajmatch.data import ImageDataset
-from trajmatch.data.canvas import Window
+from trajmatch.data.canvas import CropSampler
 from trajmatch.data.whiten import Whitening, fit_whitening
 from trajmatch.errors import SettingError
-from trajmatch.evaluation import Score, SmallSet, evaluate_images, training_work
+from trajmatch.evaluation import Score, TrainingSet, evaluate_images, training_work
 from trajmatch.experts import ExpertLibrary
-from trajmatch.methods import Ground, Learned, Outcome, begin, coresets, maker_of, run_loop
+from trajmatch.methods import (
+    Outcome,
+    Problem,
+    SyntheticParameters,
+    begin,
+    coresets,
+    method_class,
+    run_loop,
+)
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.spec import network_for
 from trajmatch.pipeline.checks import require_experts, require_fit, require_sound
 from trajmatch.rng import derive, stream
 from trajmatch.runtime.compiling import wanted
-from trajmatch.runtime.executor import limited_threads
+from trajmatch.runtime.threads import limited_threads
 from trajmatch.synthetic import SyntheticSet
 
 
@@ -73,7 +81,7 @@ def distill(
     method = begin(ground, config, seed=seed)
     initial = initial_images(data, ground.whitening, config, seed=seed)
     if config.init_labels == "experts":
-        initial = dataclasses.replace(initial, label_logits=ground.opinion(initial.images))
+        initial = dataclasses.replace(initial, label_logits=ground.teacher_logits(initial.images))
     validation = data.val
     if validation is None:
         raise SettingError("the data have no validation split; use data.with_validation(0.1)")
@@ -96,7 +104,7 @@ def distill(
         info["texture"] = {"canvas": [tall, wide], "samples": config.samples}
         cover = window.cover(stream(seed, "texture", "cover"), count, tall, wide)
 
-    def package(learned: Learned, iteration: int) -> SyntheticSet:
+    def package(learned: SyntheticParameters, iteration: int) -> SyntheticSet:
         images, labels = learned.images.detach().cpu(), learned.labels.detach().cpu()
         canvases = None
         if cover is not None:
@@ -133,7 +141,7 @@ def distill(
     with limited_threads(threads or method.threads(initial)):
         return run_loop(
             method,
-            Learned(
+            SyntheticParameters(
                 initial.images.to(where),
                 initial.classes.to(where),
                 initial.log_step_size.to(where),
@@ -153,10 +161,10 @@ def distill(
 
 def initial_images(
     data: ImageDataset, whitening: Whitening, config: DistillConfig, *, seed: int
-) -> Learned:
+) -> SyntheticParameters:
     """Where distillation starts: random training images of each class, or noise; whitened.
     Canvases begin laid with such images. Learned labels begin one-hot."""
-    learns_labels = config.soft_labels or maker_of(config.method).learns_labels
+    learns_labels = config.soft_labels or method_class(config.method).learns_labels
     soft = data.num_classes if learns_labels else None
     classes = torch.arange(data.num_classes).repeat_interleave(config.ipc)
     window, (tall, wide) = _canvas(data, config)
@@ -169,13 +177,13 @@ def initial_images(
     else:
         shape = (len(classes), data.channels, tall, wide)
         images = torch.randn(shape, generator=stream(seed, "initial", "noise"))
-    return Learned.begin(images, classes, step_size=config.step_size, soft=soft)
+    return SyntheticParameters.begin(images, classes, step_size=config.step_size, soft=soft)
 
 
 def require_method(config: DistillConfig, *, experts: bool) -> None:
     """Refuse an unknown method, one that matches experts where there are none, and settings that
     are not the method's."""
-    maker = maker_of(config.method)
+    maker = method_class(config.method)
     if maker.needs_experts and not experts:
         raise SettingError(
             f"{config.method} matches experts; give --experts a library of `trajmatch experts`"
@@ -204,14 +212,14 @@ def _ground(
     network: NetworkConfig | None,
     whitening: str | None,
     device: torch.device,
-) -> Ground:
+) -> Problem:
     """What a method stands on: the experts' network and whitening, or those asked for."""
     if library is None:
         fitted = fit_whitening(whitening or "normalize", data.train)
-        return Ground(data, network_for(data, network or NetworkConfig()), fitted, device)
+        return Problem(data, network_for(data, network or NetworkConfig()), fitted, device)
     require_fit(library, data, network=network, whitening=whitening)
     require_experts(library)
-    return Ground.of(data, library, device)
+    return Problem.of(data, library, device)
 
 
 def require_texture(data: ImageDataset, config: DistillConfig, whitening: str | None) -> None:
@@ -248,18 +256,18 @@ def require_texture_whitening(config: DistillConfig, whitening: str | None) -> N
         )
 
 
-def _canvas(data: ImageDataset, config: DistillConfig) -> tuple[Window, tuple[int, int]]:
+def _canvas(data: ImageDataset, config: DistillConfig) -> tuple[CropSampler, tuple[int, int]]:
     """The window that a student sees through, and height and width of what it looks at: of plain
     images the window's own."""
     height, width = data.train.images.shape[2:]
     side = (height, width)
     if config.texture:
         side = (2 * height, 2 * width) if config.canvas is None else (config.canvas, config.canvas)
-    return Window(height, width, config.samples), side
+    return CropSampler(height, width, config.samples), side
 
 
 def _origin(
-    ground: Ground,
+    ground: Problem,
     config: DistillConfig,
     evaluation: EvaluateConfig,
     seed: int,
@@ -290,7 +298,7 @@ def _quick(
 ) -> EvaluateConfig:
     """How a set is judged on the way: by fewer networks, compiled if all of them together pay."""
     few = dataclasses.replace(evaluation, n=config.eval_networks)
-    one = SmallSet(first.images, first.labels)
+    one = TrainingSet(first.images, first.labels)
     times = -(-config.iterations // config.eval_every)
     work = training_work(spec, few, [one]).times(times)
     return dataclasses.replace(few, compile="yes" if wanted(few.compile, work) else "no")

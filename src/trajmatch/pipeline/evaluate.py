@@ -14,12 +14,12 @@ from trajmatch.config import (
     NetworkConfig,
 )
 from trajmatch.data import ImageDataset
-from trajmatch.data.augment import DSA
+from trajmatch.data.augment import Augmentation
 from trajmatch.errors import MismatchError, SettingError
 from trajmatch.evaluation import Score
-from trajmatch.evaluation.batch import Entry, Progress, Round, Rounds, split_of
-from trajmatch.evaluation.evaluator import Judge, own_network
-from trajmatch.evaluation.resume import Record, require_own_folder
+from trajmatch.evaluation.batch import BatchEvaluator, Entry, EvaluationBatch, Progress, split_of
+from trajmatch.evaluation.evaluator import Evaluator, network_of
+from trajmatch.evaluation.resume import EvaluationLog, require_own_folder
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import coresets
 from trajmatch.networks import NetworkSpec
@@ -80,7 +80,7 @@ def evaluate(
             "give the same --data, --size and --val-fraction, or --split test"
         )
     if networks is None:
-        networks = [own_network(made) or NetworkConfig()]
+        networks = [network_of(made) or NetworkConfig()]
     specs = [_spec(made, data, n) for n in networks]
     if specs and tuple(made.images.shape[1:]) != tuple(data.train.images.shape[1:]):
         raise MismatchError(
@@ -91,12 +91,12 @@ def evaluate(
     for spec in specs:
         _require_takes(spec, data)
     if config.augment not in (None, "none"):
-        DSA(str(config.augment))  # a mistake in it is told now
+        Augmentation(str(config.augment))  # a mistake in it is told now
     if out is not None:
         require_own_folder(Path(out), "evaluate")
     scores = []
-    with contextlib.closing(Record(None if out is None else Path(out))) as record:
-        judge = Judge(
+    with contextlib.closing(EvaluationLog(None if out is None else Path(out))) as record:
+        judge = Evaluator(
             made,
             data,
             config,
@@ -141,7 +141,7 @@ def _spec(
     """A network of the name of the one the set was made with is that, but for options given."""
     if isinstance(asked, NetworkSpec):
         return asked
-    own = own_network(made)
+    own = network_of(made)
     if own and asked.network == own.name:
         return dataclasses.replace(own, options={**own.options, **asked.options()})
     return network_for(data, asked)
@@ -166,7 +166,7 @@ def compare_on_test(
     out: the run's folder, whose log.jsonl hears of every network that is done: a later call takes
     those up and trains the others.
     """
-    spec = own_network(made)
+    spec = network_of(made)
     assert spec is not None
     chosen = [
         select_coreset(
@@ -177,8 +177,8 @@ def compare_on_test(
     ]
     where = torch.device(device)
     entries = [Entry.of(one, where) for one in (made, *chosen)]
-    final = Round("score", "evaluation", spec, config, entries, "test", seed)
-    with contextlib.closing(Record(None if out is None else Path(out))) as record:
-        rounds = Rounds(data, made.whitening, record, device=where, on_progress=on_progress)
+    final = EvaluationBatch("score", "evaluation", spec, config, entries, "test", seed)
+    with contextlib.closing(EvaluationLog(None if out is None else Path(out))) as record:
+        rounds = BatchEvaluator(data, made.whitening, record, device=where, on_progress=on_progress)
         scores = rounds.scores(final, lambda score: say(f"{score.method}: {score}"))
     return scores if library is None else [*scores, full_data_score(library)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from trajmatch.experts import ExpertLibrary, fill
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.spec import network_for
 from trajmatch.pipeline.checks import require_fit
+from trajmatch.runtime.threads import cores
 
 Progress = Callable[[Mapping[str, Any]], None]
 """Called with what has just been done, as plain values."""
@@ -78,9 +78,3 @@ def full_data_score(library: ExpertLibrary) -> Score:
         split="test",
         brief=words,
     )
-
-
-def cores() -> int:
-    """Cores this process may use: a container's share, where the system tells."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -19,7 +19,7 @@ from trajmatch.methods import Outcome
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.spec import network_for
 from trajmatch.pipeline.checks import load, require_sound
-from trajmatch.pipeline.cost.microbenchmark import require_made
+from trajmatch.pipeline.cost.microbenchmark import require_method_fits
 from trajmatch.pipeline.distill import distill, require_method, require_texture
 from trajmatch.pipeline.evaluate import compare_on_test
 from trajmatch.pipeline.experts import Progress, full_data_score, train_experts
@@ -53,7 +53,7 @@ def run(
     out = Path(out)
     data = data or load(config.data)
     require_method(config.distill, experts=True)
-    require_made(network_for(data, config.network), config.distill)
+    require_method_fits(network_for(data, config.network), config.distill)
     require_sound(data, config.distill, config.evaluate, config.experts.epochs)
     require_texture(data, config.distill, config.data.whitening)
     library = train_experts(

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from trajmatch.methods import MAKERS
+from trajmatch.methods import METHODS
 from trajmatch.report.folder import RunFolder, is_number, mapping, optional
 from trajmatch.units import duration, number, percent
 
@@ -58,7 +58,7 @@ def origin(run: RunFolder) -> list[tuple[str, str]]:
             text += f", accuracy {accuracy} % (n = {library.get('n', library.get('experts'))})"
         if isinstance(library.get("bytes"), int):
             text += f", {library['bytes'] / 1e6:,.1f} MB"
-        maker = MAKERS.get(str(run.setting("distill", "method")))
+        maker = METHODS.get(str(run.setting("distill", "method")))
         name = "Experts" if maker is None or maker.needs_experts else "Experts (not matched)"
         facts += [(name, text), ("Expert library", str(library.get("path", "not recorded")))]
     if run.small is not None:

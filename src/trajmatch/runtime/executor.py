@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 
 from trajmatch.errors import TrajmatchError
+from trajmatch.runtime.threads import limited_threads
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -204,17 +205,6 @@ def _portable(error: BaseException) -> BaseException | tuple[type[TrajmatchError
 def _rebuilt(kind: type[TrajmatchError], message: str) -> TrajmatchError:
     # Without __init__, whose arguments need not be the message; pickle would call it with that.
     return kind.__new__(kind, message)
-
-
-@contextlib.contextmanager
-def limited_threads(threads: int) -> Iterator[None]:
-    """torch computes with this many threads inside, and with as many as before after it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

@@ -35,13 +35,13 @@ def available_bytes(device: torch.device) -> int:
 
 
 @runtime_checkable
-class Holder(Protocol):
+class SavesTensors(Protocol):
     """What says which tensors it keeps."""
 
-    def held(self) -> Iterable[torch.Tensor]: ...
+    def saved_tensors(self) -> Iterable[torch.Tensor]: ...
 
 
-def kept_bytes(make: Callable[[], Holder]) -> int:
+def saved_bytes(make: Callable[[], SavesTensors]) -> int:
     """Bytes of the distinct tensors that autograd saves while `make` runs, and that its result
     holds."""
     kept: dict[int, int] = {}
@@ -53,7 +53,7 @@ def kept_bytes(make: Callable[[], Holder]) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(see, lambda tensor: tensor):
         made = make()
-    for tensor in made.held():
+    for tensor in made.saved_tensors():
         see(tensor)
     return sum(kept.values())
 

@@ -19,7 +19,7 @@ CACHE_BYTES = 8 * 2**20
 """Largest activation of a piece. Measured at width 32 and 128, 32x32 pixels: 4 to 8 MB are best."""
 
 
-def piece_length(module: nn.Module, image_shape: tuple[int, ...], device: torch.device) -> int:
+def micro_batch_size(module: nn.Module, image_shape: tuple[int, ...], device: torch.device) -> int:
     """How many images of `image_shape` should go through `module` at a time; 0: all of them.
 
     A function of the network and the shape alone, so that results do not depend on the machine.
@@ -49,7 +49,7 @@ def largest_activation(module: nn.Module, image_shape: tuple[int, ...]) -> int:
     return largest
 
 
-def piece_sizes(count: int, length: int) -> list[int]:
+def micro_batch_sizes(count: int, length: int) -> list[int]:
     """`count` images in pieces of at most `length` (0: in one): as few as can be, all of one size
     but the last."""
     if length <= 0 or count <= length:

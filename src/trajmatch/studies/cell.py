@@ -16,7 +16,7 @@ from trajmatch.data import ImageDataset
 from trajmatch.errors import FileFormatError, MismatchError
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
-from trajmatch.methods import MAKERS
+from trajmatch.methods import METHODS
 from trajmatch.runtime.memory import added
 from trajmatch.storage.files import read_json, write_json
 from trajmatch.storage.jsonl import jsonable
@@ -61,7 +61,7 @@ class Cell:
             on_iteration(iteration, values)
 
         with added(torch.device(self.device)) as memory:
-            if self.variant.source in MAKERS:
+            if self.variant.source in METHODS:
                 outcome = self._distilled(hear)
                 small = outcome.best
             else:
@@ -98,7 +98,7 @@ class Cell:
 
     def _most(self, now: int | None) -> int | None:
         """Bytes at the peak of making, which may have been done in parts; `now`: in this one."""
-        if self.variant.source not in MAKERS:
+        if self.variant.source not in METHODS:
             return now
         path = self.folder / "memory.json"
         before = int(read_json(path)["bytes"]) if path.exists() else None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from trajmatch.config import DistillConfig, NetworkConfig, RunConfig, to_dict
 from trajmatch.errors import SettingError, suggest
-from trajmatch.methods import MAKERS
+from trajmatch.methods import METHODS
 from trajmatch.methods.coresets import CORESETS
 from trajmatch.networks import NETWORKS
 from trajmatch.studies.judged import judged, ranked
@@ -16,7 +16,7 @@ from trajmatch.studies.study import Study, Variant
 
 def known(base: RunConfig) -> list[str]:
     """What can be compared: coresets, methods, and what `base.methods` gives another name."""
-    return list(dict.fromkeys([*CORESETS, *MAKERS, *base.methods]))
+    return list(dict.fromkeys([*CORESETS, *METHODS, *base.methods]))
 
 
 def comparison(
@@ -78,9 +78,9 @@ def _variant(base: RunConfig, name: str, ipc: int) -> Variant:
         distill = dataclasses.replace(base.distill, ipc=ipc)
         return Variant(f"{name}-ipc{ipc}", _with(base, distill), place, source=name)
     distill = base.by(name, ipc=ipc)
-    if distill.method not in MAKERS:
+    if distill.method not in METHODS:
         raise SettingError(
-            f"methods.{name} is of method '{distill.method}'; {suggest(distill.method, MAKERS)}"
+            f"methods.{name} is of method '{distill.method}'; {suggest(distill.method, METHODS)}"
         )
     return Variant(f"{name}-ipc{ipc}", _with(base, distill), place, source=distill.method)
 

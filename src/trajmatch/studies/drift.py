@@ -24,13 +24,13 @@ from pathlib import Path
 import torch
 
 from trajmatch.config import RunConfig
-from trajmatch.data.augment import DSA
+from trajmatch.data.augment import Augmentation
 from trajmatch.errors import MismatchError, SettingError
-from trajmatch.methods import MAKERS
-from trajmatch.runtime.micro_batches import piece_length
+from trajmatch.methods import METHODS
+from trajmatch.runtime.micro_batches import micro_batch_size
 from trajmatch.studies.study import Made, Row, Variant, trained_with
 from trajmatch.types import Float, Tensor
-from trajmatch.unroll.gradient import arithmetic, passes
+from trajmatch.unroll.gradient import arithmetic, gradient_fn
 from trajmatch.unroll.schedule import Schedule
 from trajmatch.unroll.student import Student
 
@@ -92,12 +92,12 @@ def _nearest(
     trajectory = made.library.trajectory(expert)
     vector = trajectory.row(start).to(device)
     targets = torch.stack([trajectory.row(start + stretch) for stretch in stretches]).to(device)
-    augment = None if config.augment in (None, "none") else DSA(str(config.augment))
+    augment = None if config.augment in (None, "none") else Augmentation(str(config.augment))
     batch = config.batch_syn if (config.batch_syn or 0) < len(made.small) else None
     module = made.library.spec.build(seed=0).to(device)
     images = made.small.images.to(device)
     student = Student(
-        passes(module, precision=config.precision),
+        gradient_fn(module, precision=config.precision),
         images,
         made.small.labels.to(device),
         augment,
@@ -109,7 +109,7 @@ def _nearest(
             seed=made.seed,
             names=("drift", expert, start),
         ),
-        piece_length(module, module.image_shape, device),
+        micro_batch_size(module, module.image_shape, device),
     )
     lengths, step_size = _squared(targets, vector), _step_size(made)
     walked = [torch.ones_like(lengths)]
@@ -167,7 +167,7 @@ def compared(base: RunConfig) -> list[Variant]:
     variants = []
     for name in COMPARED:
         own = config
-        if name in MAKERS and name != base.distill.method:
+        if name in METHODS and name != base.distill.method:
             own = dataclasses.replace(config, distill=base.by(name))
         variants.append(Variant(name, own, {"set": name}, name))
     return variants

@@ -13,7 +13,7 @@ from trajmatch.config import NetworkConfig
 from trajmatch.evaluation import Score
 from trajmatch.evaluation.ranking import augmentation_robust, label_robust
 from trajmatch.experts import ExpertLibrary
-from trajmatch.methods import Ground
+from trajmatch.methods import Problem
 from trajmatch.methods.coresets import CORESETS
 from trajmatch.networks import NetworkSpec
 from trajmatch.studies.study import Made, Row
@@ -75,8 +75,8 @@ def _score(
 def _labelled_by_experts(made: Made) -> SyntheticSet:
     """The same images with the mean opinion of a few experts, as labels of networks are."""
     device = torch.device(made.device)
-    ground = Ground.of(made.data, made.library, device)
-    labels = ground.opinion(made.small.images.to(device)).softmax(1).cpu()
+    ground = Problem.of(made.data, made.library, device)
+    labels = ground.teacher_logits(made.small.images.to(device)).softmax(1).cpu()
     return dataclasses.replace(made.small, labels=labels)
 
 

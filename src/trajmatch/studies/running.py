@@ -23,7 +23,7 @@ from trajmatch.data import ImageDataset
 from trajmatch.errors import SettingError, TrajmatchError
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
-from trajmatch.methods import MAKERS
+from trajmatch.methods import METHODS
 from trajmatch.methods.coresets import CORESETS
 from trajmatch.pipeline.checks import require_sound
 from trajmatch.storage import write_result
@@ -157,7 +157,7 @@ def _full(library: ExpertLibrary) -> Row | None:
 def _steps(variant: Variant) -> int:
     """Student steps that distilling a variant takes."""
     distill = variant.config.distill
-    return distill.iterations * distill.syn_steps if variant.source in MAKERS else 0
+    return distill.iterations * distill.syn_steps if variant.source in METHODS else 0
 
 
 def _in_steps(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from trajmatch.config import RunConfig
 from trajmatch.data import ImageDataset
 from trajmatch.experts import ExpertLibrary
-from trajmatch.methods import MAKERS
+from trajmatch.methods import METHODS
 from trajmatch.methods.coresets import CORESETS
 from trajmatch.synthetic import SyntheticSet
 
@@ -20,7 +20,7 @@ else the measure found."""
 
 def is_own(source: str) -> bool:
     """Whether a source of images is a method of ours, rather than the folder of a set."""
-    return source in MAKERS or source in CORESETS
+    return source in METHODS or source in CORESETS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,25 +7,23 @@ from trajmatch.unroll.student import Student
 from trajmatch.unroll.unroll import (
     EXACT,
     METHODS,
+    OuterLoss,
     Plan,
-    Question,
     SegmentDistance,
-    WalkGradient,
+    UnrolledGradient,
     match_segment,
     plan,
-    walk,
 )
 
 __all__ = [
     "EXACT",
     "METHODS",
+    "OuterLoss",
     "Plan",
-    "Question",
     "Schedule",
     "SegmentDistance",
     "Student",
-    "WalkGradient",
+    "UnrolledGradient",
     "match_segment",
     "plan",
-    "walk",
 ]

@@ -38,7 +38,7 @@ from trajmatch.unroll.convolution import convolve, gradient_at_filters, gradient
 EPS = 1e-5
 """Of the instance norm, as in torch."""
 
-Kept = list[Tensor]
+SavedTensors = list[Tensor]
 """What the way back reads, in the order of `_Block`s, then of the `_Head`."""
 
 
@@ -52,7 +52,7 @@ class _Layer:
 
 
 @dataclass(frozen=True)
-class Chain:
+class ConvNetGradient:
     """Passes for one network.
 
     `rounded` is the type of convolutions' inputs (None: the vector's own); everything else is in
@@ -64,7 +64,7 @@ class Chain:
     rounded: torch.dtype | None
 
     @staticmethod
-    def of(module: nn.Module, rounded: torch.dtype | None = None) -> Chain | None:
+    def of(module: nn.Module, rounded: torch.dtype | None = None) -> ConvNetGradient | None:
         """The chain of `module`; None where it is another kind of network."""
         published = {"norm": "instance", "activation": "relu", "pooling": "avg"}
         if not isinstance(module, ConvNet):
@@ -72,7 +72,7 @@ class Chain:
         if any(module.options[option] != value for option, value in published.items()):
             return None
         shapes = tuple(parameter.shape for parameter in module.parameters())
-        return Chain(shapes, int(module.options["depth"]), rounded)
+        return ConvNetGradient(shapes, int(module.options["depth"]), rounded)
 
     def logits(
         self,
@@ -86,16 +86,16 @@ class Chain:
             x, _, _ = _norm_relu_pool(convolve(x, layer.weight), layer)
         return F.linear(x.to(vector.dtype).flatten(1), weight, bias)
 
-    def out(
+    def grad(
         self,
         vector: Float[Tensor, "params"],
         images: Float[Tensor, "batch channels height width"],
         labels: Shaped[Tensor, "batch ..."],
-    ) -> tuple[Float[Tensor, "params"], Kept]:
+    ) -> tuple[Float[Tensor, "params"], SavedTensors]:
         """The gradient of the mean cross-entropy, and what `back` needs of its making."""
         layers, (weight, bias) = self._split(vector)
         x = self._round(images)
-        blocks: list[Kept] = []
+        blocks: list[SavedTensors] = []
         for layer in layers:
             h = convolve(x, layer.weight)
             following, mean, scale = _norm_relu_pool(h, layer)
@@ -119,11 +119,11 @@ class Chain:
         kept = [tensor for block in blocks for tensor in block]
         return _join(gradients), [*kept, features, probabilities, error]
 
-    def back(
+    def grad_vjp(
         self,
         vector: Float[Tensor, "params"],
         labels: Shaped[Tensor, "batch ..."],
-        kept: Kept,
+        kept: SavedTensors,
         v: Float[Tensor, "params"],
     ) -> tuple[
         Float[Tensor, "params"],

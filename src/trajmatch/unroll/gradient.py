@@ -25,7 +25,7 @@ from trajmatch.errors import SettingError, suggest
 from trajmatch.networks.functional import FunctionalNetwork
 from trajmatch.runtime.compiling import compiled
 from trajmatch.types import Tensor
-from trajmatch.unroll.convnet import Chain, Kept
+from trajmatch.unroll.convnet import ConvNetGradient, SavedTensors
 
 PRECISIONS = ("float32", "bf16", "tf32")
 
@@ -35,7 +35,7 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(vector, images, labels) -> mean cross-entropy, labels being indices or probabilities."""
 
 
-class Pulled(NamedTuple):
+class GradientVJP(NamedTuple):
     """<g, v> and its derivatives."""
 
     inner: Tensor
@@ -47,21 +47,21 @@ class Pulled(NamedTuple):
 
 
 @runtime_checkable
-class Record(Protocol):
+class Residuals(Protocol):
     """A gradient together with the way back through it."""
 
     def gradient(self) -> Tensor:
         """g."""
 
-    def pull(self, v: Tensor) -> Pulled:
+    def vjp(self, v: Tensor) -> GradientVJP:
         """<g, v> and its derivatives. Uses the record up."""
 
-    def held(self) -> Iterable[Tensor]:
+    def saved_tensors(self) -> Iterable[Tensor]:
         """The tensors it keeps, besides those in an autograd graph."""
 
 
 @runtime_checkable
-class Passes(Protocol):
+class GradientFn(Protocol):
     """g of one network, in one of its forms."""
 
     precision: str
@@ -69,14 +69,16 @@ class Passes(Protocol):
     def gradient(self, vector: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         """g, and nothing kept."""
 
-    def record(self, vector: Tensor, images: Tensor, labels: Tensor) -> Record:
+    def record(self, vector: Tensor, images: Tensor, labels: Tensor) -> Residuals:
         """g, and what the way back needs."""
 
 
-_CACHE: WeakKeyDictionary[nn.Module, dict[tuple[str, bool], Passes]] = WeakKeyDictionary()
+_CACHE: WeakKeyDictionary[nn.Module, dict[tuple[str, bool], GradientFn]] = WeakKeyDictionary()
 
 
-def passes(module: nn.Module, *, precision: str = "float32", compile: bool = False) -> Passes:
+def gradient_fn(
+    module: nn.Module, *, precision: str = "float32", compile: bool = False
+) -> GradientFn:
     """The gradient of `module` and its derivative; the same object for the same arguments.
 
     precision: "float32" computes in the type of its inputs (float64 stays float64). "bf16" rounds
@@ -93,15 +95,15 @@ def passes(module: nn.Module, *, precision: str = "float32", compile: bool = Fal
     known = _CACHE.setdefault(module, {})
     key = (precision, compile)
     if key not in known:
-        chain = Chain.of(module, torch.bfloat16 if precision == "bf16" else None)
+        chain = ConvNetGradient.of(module, torch.bfloat16 if precision == "bf16" else None)
         if not compile:
-            known[key] = EagerPasses(training_loss(classifier(module, precision)), precision)
+            known[key] = EagerGradient(training_loss(classifier(module, precision)), precision)
         elif chain is not None:
-            known[key] = ChainPasses(chain, precision)
+            known[key] = DerivedGradient(chain, precision)
         else:
             # Not channels last: torch's forward derivative of a group norm refuses that layout.
             loss = training_loss(classifier(module, precision))
-            known[key] = CompiledPasses(loss, precision)
+            known[key] = CompiledGradient(loss, precision)
     return known[key]
 
 
@@ -154,7 +156,7 @@ def arithmetic(precision: str) -> Iterator[None]:
 # -- eager ---------------------------------------------------------------------------------------
 
 
-class EagerPasses:
+class EagerGradient:
     """By autograd; the record is the gradient's own graph."""
 
     def __init__(self, loss: Loss, precision: str) -> None:
@@ -165,14 +167,14 @@ class EagerPasses:
         """g without a graph."""
         return self._gradient(vector.detach().requires_grad_(), images, labels, again=False)
 
-    def record(self, vector: Tensor, images: Tensor, labels: Tensor) -> Record:
+    def record(self, vector: Tensor, images: Tensor, labels: Tensor) -> Residuals:
         """g with its graph."""
         soft = labels.is_floating_point()
         leaves = [vector.detach().requires_grad_(), images.detach().requires_grad_()]
         if soft:
             labels = labels.detach().requires_grad_()
             leaves.append(labels)
-        return _Graph(self._gradient(leaves[0], leaves[1], labels, again=True), leaves)
+        return _GraphResiduals(self._gradient(leaves[0], leaves[1], labels, again=True), leaves)
 
     def _gradient(self, leaf: Tensor, images: Tensor, labels: Tensor, *, again: bool) -> Tensor:
         with torch.enable_grad():
@@ -180,7 +182,7 @@ class EagerPasses:
         return g
 
 
-class _Graph:
+class _GraphResiduals:
     def __init__(self, g: Tensor, leaves: list[Tensor]) -> None:
         self.g = g
         self.leaves = leaves
@@ -188,19 +190,19 @@ class _Graph:
     def gradient(self) -> Tensor:
         return self.g.detach()
 
-    def pull(self, v: Tensor) -> Pulled:
+    def vjp(self, v: Tensor) -> GradientVJP:
         inner = torch.dot(self.g.detach(), v)
         vector, images, *labels = torch.autograd.grad(self.g, self.leaves, v)
-        return Pulled(inner, vector, images, labels[0] if labels else None)
+        return GradientVJP(inner, vector, images, labels[0] if labels else None)
 
-    def held(self) -> Iterable[Tensor]:
+    def saved_tensors(self) -> Iterable[Tensor]:
         return ()
 
 
 # -- compiled, any network -----------------------------------------------------------------------
 
 
-class CompiledPasses:
+class CompiledGradient:
     """By torch.func; the record is the inputs, and the way back computes all of it again."""
 
     def __init__(self, loss: Loss, precision: str) -> None:
@@ -214,9 +216,9 @@ class CompiledPasses:
             g: Tensor = self.gradient_of(vector, images, labels)
         return g
 
-    def record(self, vector: Tensor, images: Tensor, labels: Tensor) -> Record:
+    def record(self, vector: Tensor, images: Tensor, labels: Tensor) -> Residuals:
         """The inputs."""
-        return _Again(self, vector, images, labels)
+        return _RecomputedResiduals(self, vector, images, labels)
 
 
 def _along(loss: Loss) -> Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
@@ -236,50 +238,52 @@ def _along(loss: Loss) -> Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tenso
     return product
 
 
-class _Again:
-    def __init__(self, own: CompiledPasses, vector: Tensor, images: Tensor, labels: Tensor) -> None:
+class _RecomputedResiduals:
+    def __init__(
+        self, own: CompiledGradient, vector: Tensor, images: Tensor, labels: Tensor
+    ) -> None:
         self.own = own
         self.inputs = vector, images, labels
 
     def gradient(self) -> Tensor:
         return self.own.gradient(*self.inputs)
 
-    def pull(self, v: Tensor) -> Pulled:
+    def vjp(self, v: Tensor) -> GradientVJP:
         with torch.no_grad():
             inner, hessian_v, images, *labels = self.own.product(*self.inputs, v)
-        return Pulled(inner, hessian_v, images, labels[0] if labels else None)
+        return GradientVJP(inner, hessian_v, images, labels[0] if labels else None)
 
-    def held(self) -> Iterable[Tensor]:
+    def saved_tensors(self) -> Iterable[Tensor]:
         return ()
 
 
 # -- compiled, the field's ConvNet ---------------------------------------------------------------
 
 
-class ChainPasses:
+class DerivedGradient:
     """By the chain's written-out passes; the record is what its way back reads."""
 
-    def __init__(self, chain: Chain, precision: str) -> None:
+    def __init__(self, chain: ConvNetGradient, precision: str) -> None:
         self.precision = precision
-        self.out = compiled(chain.out)
-        self.back = compiled(chain.back)
+        self.grad = compiled(chain.grad)
+        self.grad_vjp = compiled(chain.grad_vjp)
 
     def gradient(self, vector: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         """g."""
         with torch.no_grad():
-            g, _ = self.out(vector, images, labels)
+            g, _ = self.grad(vector, images, labels)
         return g
 
-    def record(self, vector: Tensor, images: Tensor, labels: Tensor) -> Record:
+    def record(self, vector: Tensor, images: Tensor, labels: Tensor) -> Residuals:
         """g and the activations."""
         with torch.no_grad():
-            g, kept = self.out(vector, images, labels)
-        return _Walked(self, vector, labels, g, kept)
+            g, kept = self.grad(vector, images, labels)
+        return _DerivedResiduals(self, vector, labels, g, kept)
 
 
-class _Walked:
+class _DerivedResiduals:
     def __init__(
-        self, own: ChainPasses, vector: Tensor, labels: Tensor, g: Tensor, kept: Kept
+        self, own: DerivedGradient, vector: Tensor, labels: Tensor, g: Tensor, kept: SavedTensors
     ) -> None:
         self.own = own
         self.vector = vector
@@ -290,10 +294,10 @@ class _Walked:
     def gradient(self) -> Tensor:
         return self.g
 
-    def pull(self, v: Tensor) -> Pulled:
+    def vjp(self, v: Tensor) -> GradientVJP:
         with torch.no_grad():
-            hessian_v, images, labels = self.own.back(self.vector, self.labels, self.kept, v)
-        return Pulled(torch.dot(self.g, v), hessian_v, images, labels)
+            hessian_v, images, labels = self.own.grad_vjp(self.vector, self.labels, self.kept, v)
+        return GradientVJP(torch.dot(self.g, v), hessian_v, images, labels)
 
-    def held(self) -> Iterable[Tensor]:
+    def saved_tensors(self) -> Iterable[Tensor]:
         return self.kept

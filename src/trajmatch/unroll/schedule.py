@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from trajmatch.data.augment import DSA, Draw
-from trajmatch.data.canvas import Crops, Window
+from trajmatch.data.augment import Augmentation, Draw
+from trajmatch.data.canvas import Crops, CropSampler
 from trajmatch.errors import SettingError
 from trajmatch.rng import stream
 from trajmatch.types import Float, Int, Tensor
@@ -33,8 +33,8 @@ class Schedule:
         *,
         steps: int,
         batch_syn: int | None,
-        augment: DSA | None,
-        window: Window | None = None,
+        augment: Augmentation | None,
+        window: CropSampler | None = None,
         seed: int,
         names: tuple[str | int, ...] = (),
     ) -> Schedule:
@@ -57,8 +57,10 @@ class Schedule:
         if batch_syn is not None and batch_syn < count:
             batch = batch_syn
             shuffle = stream(seed, *names, "batches")
-            passes = -(-steps * batch // count)
-            order = torch.cat([torch.randperm(count, generator=shuffle) for _ in range(passes)])
+            gradient_fn = -(-steps * batch // count)
+            order = torch.cat(
+                [torch.randperm(count, generator=shuffle) for _ in range(gradient_fn)]
+            )
             indices = torch.split(order[: steps * batch].to(images.device), batch)
         crops = None
         if window is not None:

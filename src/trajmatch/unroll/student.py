@@ -8,35 +8,35 @@ from typing import Any, NamedTuple
 
 import torch
 
-from trajmatch.data.augment import DSA
-from trajmatch.runtime.micro_batches import piece_sizes
+from trajmatch.data.augment import Augmentation
+from trajmatch.runtime.micro_batches import micro_batch_sizes
 from trajmatch.types import Tensor
-from trajmatch.unroll.gradient import Passes, Pulled, Record
+from trajmatch.unroll.gradient import GradientFn, GradientVJP, Residuals
 from trajmatch.unroll.schedule import Schedule
 
 
 class Student:
     """One student's view of the synthetic set: the batch of step n and the way back from it.
 
-    A batch goes through the network `piece` images at a time (0: all at once), so that on a CPU it
-    stays in the cache, and the graph of a step that is built again is never larger than a piece's.
+    A batch goes through the network `micro_batch` images at a time (0: all at once), so that on a
+    CPU it stays in the cache and the graph of a recomputed step is that of one micro-batch.
     """
 
     def __init__(
         self,
-        passes: Passes,
+        gradient_fn: GradientFn,
         images: Tensor,
         labels: Tensor,
-        augment: DSA | None,
+        augment: Augmentation | None,
         schedule: Schedule,
-        piece: int = 0,
+        micro_batch: int = 0,
     ) -> None:
-        self.passes = passes
+        self.gradient_fn = gradient_fn
         self.images = images.detach()
         self.labels = labels.detach()
         self.augment = augment
         self.schedule = schedule
-        self.piece = piece
+        self.micro_batch = micro_batch
 
     def batch(self, n: int) -> tuple[Tensor, Tensor]:
         """Images and labels that step n chooses, before they are cropped and augmented."""
@@ -45,7 +45,7 @@ class Student:
         chosen = self.schedule.indices[n]
         return self.images[chosen], self.labels[chosen]
 
-    def seen(self, n: int, images: Tensor) -> Tensor:
+    def augmented(self, n: int, images: Tensor) -> Tensor:
         """The images of step n as the network sees them: of canvases their crops; augmented."""
         if self.schedule.crops is not None:
             images = self.schedule.crops[n].apply(images)
@@ -53,72 +53,72 @@ class Student:
             return images
         return self.augment.apply(images, self.schedule.draws[n])
 
-    def told(self, n: int, labels: Tensor) -> Tensor:
+    def labels_at(self, n: int, labels: Tensor) -> Tensor:
         """The label of each image that is seen at step n."""
         return labels if self.schedule.crops is None else self.schedule.crops[n].repeat(labels)
 
     def step(self, n: int, vector: Tensor) -> Tensor:
         """g_n, without a graph."""
         images, labels = self.batch(n)
-        labels = self.told(n, labels)
+        labels = self.labels_at(n, labels)
         with torch.no_grad():
-            images = self.seen(n, images)
+            images = self.augmented(n, images)
         parts = self._split(images, labels)
         return _weighted(
-            [(self.passes.gradient(vector, x, y), len(x) / len(images)) for x, y in parts]
+            [(self.gradient_fn.gradient(vector, x, y), len(x) / len(images)) for x, y in parts]
         )
 
-    def recorded(self, n: int, vector: Tensor, *, keep: bool) -> RecordedStep:
+    def residuals(self, n: int, vector: Tensor, *, keep: bool) -> StepResiduals:
         """The way back from step n. `keep`: with the records of all its pieces, made now; else they
         are made one after another when they are walked."""
         images, labels = self.batch(n)
-        labels = self.told(n, labels)
+        labels = self.labels_at(n, labels)
         with torch.enable_grad():
             images = images.detach().requires_grad_()
-            seen = self.seen(n, images)
+            augmented = self.augmented(n, images)
 
-        def pieces() -> Iterator[Piece]:
-            for x, y in self._split(seen.detach(), labels):
-                yield Piece(self.passes.record(vector, x, y), len(x) / len(seen))
+        def micro_batches() -> Iterator[MicroBatch]:
+            for x, y in self._split(augmented.detach(), labels):
+                yield MicroBatch(self.gradient_fn.record(vector, x, y), len(x) / len(augmented))
 
-        return RecordedStep(images, seen, list(pieces()) if keep else pieces())
+        return StepResiduals(images, augmented, list(micro_batches()) if keep else micro_batches())
 
     def _split(self, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        sizes = piece_sizes(len(images), self.piece)
+        sizes = micro_batch_sizes(len(images), self.micro_batch)
         if len(sizes) == 1:
             return iter([(images, labels)])
         return zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True)
 
 
-class Piece(NamedTuple):
+class MicroBatch(NamedTuple):
     """The record of some images of a batch, and their share of the batch."""
 
-    record: Record
+    record: Residuals
     weight: float
 
 
 @dataclass
-class RecordedStep:
+class StepResiduals:
     """The way back from one step: what of it depends on parameters, images and labels."""
 
     images: Tensor
-    seen: Tensor
-    pieces: Iterable[Piece]
+    augmented: Tensor
+    micro_batches: Iterable[MicroBatch]
 
     def gradient(self) -> Tensor:
         """g_n. Only of a step whose pieces are kept."""
-        return _weighted([(record.gradient(), weight) for record, weight in self.pieces])
+        return _weighted([(record.gradient(), weight) for record, weight in self.micro_batches])
 
-    def held(self) -> Iterator[Tensor]:
+    def saved_tensors(self) -> Iterator[Tensor]:
         """The tensors that its records keep, besides those in autograd graphs."""
-        for record, _ in self.pieces:
-            yield from record.held()
+        for record, _ in self.micro_batches:
+            yield from record.saved_tensors()
 
-    def pull(self, v: Tensor) -> Pulled:
+    def vjp(self, v: Tensor) -> GradientVJP:
         """<g_n, v> and its derivatives. Uses the records up."""
         inner: Tensor | None = None
-        for record, weight in self.pieces:
-            part = record.pull(v if weight == 1 else v * weight)
+        for record, weight in self.micro_batches:
+            part = record.vjp(v if weight == 1 else v * weight)
             del record
             if inner is None:
                 inner, hessian_v, at_images, at_labels = part[0], part[1], [part[2]], [part[3]]
@@ -128,12 +128,12 @@ class RecordedStep:
             at_labels.append(part.labels)
         assert inner is not None
         images = _joined(at_images)
-        if self.seen is not self.images:
-            (images,) = torch.autograd.grad(self.seen, self.images, images)
+        if self.augmented is not self.images:
+            (images,) = torch.autograd.grad(self.augmented, self.images, images)
         labels = None if at_labels[0] is None else _joined(at_labels)
         if labels is not None and len(labels) > len(images):  # each crop was given its canvas's
             labels = labels.view(-1, len(images), labels.shape[1]).sum(0)
-        return Pulled(inner, hessian_v, images, labels)
+        return GradientVJP(inner, hessian_v, images, labels)
 
 
 def _joined(parts: list[Any]) -> Tensor:

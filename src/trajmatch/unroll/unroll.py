@@ -21,7 +21,7 @@ approximated: both replay the same batches and augmentation draws, and
 agree with plain back-propagation through the whole walk to rounding. "auto" keeps as many of the
 last records as fit.
 
-The engine knows no expert and no data set: `walk` takes values and a question.
+The engine knows no expert and no data set: `unroll` takes values and a question.
 
 Source: Cazenavette et al., Dataset Distillation by Matching Training Trajectories, CVPR 2022,
 algorithm 1 and equation 2. The reverse walk is reverse-mode differentiation with every step a
@@ -37,37 +37,37 @@ from typing import Any
 import torch
 from torch import nn
 
-from trajmatch.data.augment import DSA
+from trajmatch.data.augment import Augmentation
 from trajmatch.errors import SettingError, suggest
-from trajmatch.runtime.memory import available_bytes, kept_bytes
-from trajmatch.runtime.micro_batches import piece_length
+from trajmatch.runtime.memory import available_bytes, saved_bytes
+from trajmatch.runtime.micro_batches import micro_batch_size
 from trajmatch.types import Float, Shaped, Tensor
-from trajmatch.unroll.gradient import arithmetic, passes
+from trajmatch.unroll.gradient import arithmetic, gradient_fn
 from trajmatch.unroll.schedule import Schedule
-from trajmatch.unroll.student import RecordedStep, Student
+from trajmatch.unroll.student import StepResiduals, Student
 
 __all__ = [
     "EXACT",
     "METHODS",
+    "OuterLoss",
     "Plan",
-    "Question",
     "Schedule",
     "SegmentDistance",
     "Student",
-    "WalkGradient",
+    "UnrolledGradient",
 ]
-__all__ += ["match_segment", "plan", "walk"]
+__all__ += ["match_segment", "plan", "unroll"]
 
 EXACT = ("auto", "stored", "reverse")
 """Ways of one gradient; they differ in time and memory."""
 METHODS = (*EXACT, "tesla")
 
-Question = Callable[[Tensor], Tensor]
+OuterLoss = Callable[[Tensor], Tensor]
 """Asked of the end point: vector -> scalar, differentiable."""
 
 
 @dataclass(frozen=True)
-class WalkGradient:
+class UnrolledGradient:
     """The answer at the end of a walk and its exact gradients."""
 
     loss: Float[Tensor, ""]
@@ -91,17 +91,17 @@ class SegmentDistance:
         return (end - self.target).square().sum() / self.length
 
 
-def walk(
+def unroll(
     student: Student,
     start: Float[Tensor, "params"],
     step_size: Float[Tensor, ""],
-    question: Question,
+    outer_loss: OuterLoss,
     *,
     keep: int,
     truncate: bool = False,
     window: int | None = None,
-) -> WalkGradient:
-    """Walk out from `start`, ask `question` of the end point, and walk back for its gradients.
+) -> UnrolledGradient:
+    """Walk out from `start`, ask `outer_loss` of the end point, and walk back for its gradients.
 
     The records of the last `keep` steps are kept from the way out (0 to N); the others are made
     again on the way back. Memory: the N vectors, plus `keep` records, and one piece's record
@@ -115,35 +115,35 @@ def walk(
     """
     steps = student.schedule.steps
     first = 0 if window is None else steps - window
-    with arithmetic(student.passes.precision):
+    with arithmetic(student.gradient_fn.precision):
         vector = start.detach()
         for n in range(first):
             vector = torch.addcmul(vector, student.step(n, vector), step_size, value=-1)
-        return _walk(student, vector, range(first, steps), step_size, question, keep, truncate)
+        return _unroll(student, vector, range(first, steps), step_size, outer_loss, keep, truncate)
 
 
-def _walk(
+def _unroll(
     student: Student,
     vector: Tensor,
     steps: range,
     step_size: Tensor,
-    question: Question,
+    outer_loss: OuterLoss,
     keep: int,
     truncate: bool,
-) -> WalkGradient:
+) -> UnrolledGradient:
     vectors: list[Tensor] = []
-    kept: list[RecordedStep] = []
+    kept: list[StepResiduals] = []
     for n in steps:
         if n < steps.stop - keep:
             vectors.append(vector)
             vector = torch.addcmul(vector, student.step(n, vector), step_size, value=-1)
         else:
-            kept.append(student.recorded(n, vector, keep=True))
+            kept.append(student.residuals(n, vector, keep=True))
             vector = torch.addcmul(vector, kept[-1].gradient(), step_size, value=-1)
 
     end = vector.detach().requires_grad_()
     with torch.enable_grad():
-        loss = question(end)
+        loss = outer_loss(end)
         (v,) = torch.autograd.grad(loss, end)
 
     grad_images = torch.zeros_like(student.images)
@@ -151,8 +151,8 @@ def _walk(
     grad_labels = torch.zeros_like(student.labels) if soft else None
     grad_step_size = torch.zeros_like(step_size)
     for n in reversed(steps):
-        step = kept.pop() if kept else student.recorded(n, vectors.pop(), keep=False)
-        inner, hessian_v, images, labels = step.pull(v)
+        step = kept.pop() if kept else student.residuals(n, vectors.pop(), keep=False)
+        inner, hessian_v, images, labels = step.vjp(v)
         del step
         grad_step_size -= inner
         _subtract(grad_images, images, step_size, student.schedule, n)
@@ -160,7 +160,7 @@ def _walk(
             _subtract(grad_labels, labels, step_size, student.schedule, n)
         if not truncate:
             v = torch.addcmul(v, hessian_v, step_size, value=-1)
-    return WalkGradient(loss.detach(), grad_images, grad_labels, grad_step_size, end.detach())
+    return UnrolledGradient(loss.detach(), grad_images, grad_labels, grad_step_size, end.detach())
 
 
 def _subtract(total: Tensor, part: Tensor, step_size: Tensor, schedule: Schedule, n: int) -> None:
@@ -190,7 +190,7 @@ def plan(
         return Plan(0, f"{method}: every step's record is made again on the way back")
     if method != "auto":
         raise SettingError(f"unknown method '{method}'; {suggest(method, METHODS)}")
-    each = kept_bytes(lambda: student.recorded(0, start, keep=True))
+    each = saved_bytes(lambda: student.residuals(0, start, keep=True))
     free = available_bytes(start.device)
     keep = min(steps, int(free // 2 // max(each, 1)))
     return Plan(
@@ -215,12 +215,13 @@ def match_segment(
     method: str = "reverse",
     precision: str = "float32",
     compile: bool = False,
-) -> WalkGradient:
+) -> UnrolledGradient:
     """The normalized distance to `target` after `steps` student updates from `start`, and its exact
     gradients with respect to images, soft labels and step size.
 
     `labels` are class indices [n] (then `.grad_labels` is None) or class probabilities
-    [n, classes]. `augment` is a `DSA` or a strategy such as "color_crop_cutout_flip_scale_rotate";
+    [n, classes]. `augment` is an `Augmentation` or a strategy such as
+    "color_crop_cutout_flip_scale_rotate";
     batches and augmentation are drawn from `seed`, so that two calls with one seed see the same.
     `module` gives the structure only; its own parameters are not read. All tensors are of one
     floating type and on one device, which the result shares.
@@ -236,23 +237,23 @@ def match_segment(
     Source: Cazenavette et al. 2022, algorithm 1, equation 2.
     """
     if isinstance(augment, str):
-        augment = DSA(augment)
+        augment = Augmentation(augment)
     _check_segment(start, target, images, labels, method)
     alpha = torch.as_tensor(step_size, dtype=start.dtype, device=start.device).detach()
     schedule = Schedule.make(images, steps=steps, batch_syn=batch_syn, augment=augment, seed=seed)
-    piece = piece_length(module, tuple(images.shape[1:]), images.device)
+    micro_batch = micro_batch_size(module, tuple(images.shape[1:]), images.device)
 
     student = Student(
-        passes(module, precision=precision, compile=compile),
+        gradient_fn(module, precision=precision, compile=compile),
         images,
         labels,
         augment,
         schedule,
-        piece,
+        micro_batch,
     )
     keep = plan(student, start, method).keep
     distance = SegmentDistance(start, target)
-    return walk(student, start, alpha, distance, keep=keep, truncate=method == "tesla")
+    return unroll(student, start, alpha, distance, keep=keep, truncate=method == "tesla")
 
 
 def _check_segment(

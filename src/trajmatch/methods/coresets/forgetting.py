@@ -13,9 +13,9 @@ import torch
 
 from trajmatch import rng
 from trajmatch.config import ExpertConfig
-from trajmatch.data.augment import DSA
+from trajmatch.data.augment import Augmentation
 from trajmatch.experts.train import train_expert
-from trajmatch.experts.trajectory import Recording
+from trajmatch.experts.trajectory import TrainingState
 from trajmatch.networks import NetworkSpec
 from trajmatch.types import Bool, Float, Int, Tensor
 
@@ -64,7 +64,7 @@ def forgetting_counts(
     def note(epoch: int, chosen: Tensor, hits: Tensor) -> None:
         right[epoch, chosen] = hits
 
-    def tell(recording: Recording) -> None:
+    def tell(recording: TrainingState) -> None:
         if on_epoch is not None:
             on_epoch(recording.metrics[-1])
 
@@ -75,7 +75,7 @@ def forgetting_counts(
         config,
         seed=rng.derive(seed, "coreset", "forgetting"),
         index=0,
-        augment=None if config.augment in (None, "none") else DSA(str(config.augment)),
+        augment=None if config.augment in (None, "none") else Augmentation(str(config.augment)),
         on_batch=note,
         on_epoch=tell,
     )

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from trajmatch.methods.kip.kip import InducingPoints
+from trajmatch.methods.kip.kip import KIP
 
-__all__ = ["InducingPoints"]
+__all__ = ["KIP"]

@@ -12,10 +12,10 @@ from dataclasses import replace
 import torch
 
 from trajmatch.config import DistillConfig
-from trajmatch.methods.base import Maker
+from trajmatch.methods.base import Method
 from trajmatch.methods.kip.ntk import Convolutional, Dense, Kernel, Regression, centered
-from trajmatch.methods.parameters import Estimate, Learned
-from trajmatch.methods.problem import Ground
+from trajmatch.methods.parameters import Estimate, SyntheticParameters
+from trajmatch.methods.problem import Problem
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.base import height_width
 from trajmatch.rng import stream
@@ -30,7 +30,7 @@ PIECE_NUMBERS = 2**20
 """Real images go through the kernel in pieces of this many numbers a layer: 8 MB each tensor."""
 
 
-class InducingPoints(Maker):
+class KIP(Method):
     """1/2 mean |y_t - K_ts (K_ss + lambda I)^-1 y_s|^2 over a batch of real images t, exactly.
 
     No network is trained: the set s is fitted in one step, by the tangent kernel of the infinitely
@@ -44,12 +44,12 @@ class InducingPoints(Maker):
     title = "kernel inducing points (KIP)"
     objective = "squared error of the kernel’s regression"
 
-    def __init__(self, ground: Ground, config: DistillConfig, *, seed: int) -> None:
+    def __init__(self, ground: Problem, config: DistillConfig, *, seed: int) -> None:
         super().__init__(ground, config, seed=seed)
         self.kernel = kernel_for(ground.spec, config.ipc * ground.data.num_classes)
         self.decisions["kernel"] = self.kernel.describe()
 
-    def estimate(self, learned: Learned, iteration: int) -> Estimate:
+    def estimate(self, learned: SyntheticParameters, iteration: int) -> Estimate:
         """Through the weights of the regression in two halves, so that only a piece of the real
         batch is in memory: first d loss / d weights, then from the weights to what is learned."""
         images = learned.images.detach().double().requires_grad_()
@@ -102,7 +102,7 @@ class InducingPoints(Maker):
             real = self.augment.apply(real, self.augment.draw(draw, len(real), *real.shape[2:]))
         return real, centered(labels, self.ground.data.num_classes)
 
-    def _piece(self, learned: Learned) -> int:
+    def _piece(self, learned: SyntheticParameters) -> int:
         """How many real images at a time."""
         each = len(learned.images) * self.kernel.cost(learned.images[0, 0].numel())
         return max(1, PIECE_NUMBERS // each)

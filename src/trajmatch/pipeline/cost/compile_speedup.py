@@ -8,14 +8,14 @@ from __future__ import annotations
 import torch
 
 from trajmatch.config import RunConfig
-from trajmatch.evaluation import SmallSet, training_work
+from trajmatch.evaluation import TrainingSet, training_work
 from trajmatch.experts.train import expert_work
-from trajmatch.methods import maker_of
+from trajmatch.methods import method_class
 from trajmatch.methods.coresets import BASELINES
-from trajmatch.methods.unrolled import Walker, walking_work
+from trajmatch.methods.unrolled import UnrolledMethod, unroll_work
 from trajmatch.networks import NetworkSpec
 from trajmatch.runtime.compiling import wanted
-from trajmatch.unroll.convnet import Chain
+from trajmatch.unroll.convnet import ConvNetGradient
 
 GAIN = 1.5
 """How many times as fast compiled work is taken to be: a round number at the low end of what was
@@ -26,7 +26,7 @@ of ten images 1.4."""
 
 def known(spec: NetworkSpec, device: str) -> bool:
     """Whether anything was seen of what the compiler gains there."""
-    return device == "cpu" and Chain.of(spec.build(seed=0)) is not None
+    return device == "cpu" and ConvNetGradient.of(spec.build(seed=0)) is not None
 
 
 def compiled_stages(spec: NetworkSpec, config: RunConfig, images: int) -> list[str]:
@@ -36,12 +36,12 @@ def compiled_stages(spec: NetworkSpec, config: RunConfig, images: int) -> list[s
     experts, distill, judge = config.experts, config.distill, config.evaluate
     count = distill.ipc * spec.classes
     batch = min(distill.batch_syn or count, count) * distill.samples
-    small = SmallSet(torch.empty(count, 0, 0, 0), torch.empty(count, dtype=torch.int64))
+    small = TrainingSet(torch.empty(count, 0, 0, 0), torch.empty(count, dtype=torch.int64))
     stages = {
         "experts": (experts.compile, expert_work(module, experts, images, cpu)),
-        "distillation": (distill.compile, walking_work(module, distill, batch, cpu)),
+        "distillation": (distill.compile, unroll_work(module, distill, batch, cpu)),
         "evaluation": (judge.compile, training_work(spec, judge, [small] * (1 + len(BASELINES)))),
     }
-    if not issubclass(maker_of(distill.method), Walker):
+    if not issubclass(method_class(distill.method), UnrolledMethod):
         del stages["distillation"]
     return [stage for stage, (choice, work) in stages.items() if wanted(choice, work)]

@@ -23,9 +23,9 @@ from trajmatch.methods.loop import CHECKPOINT, KIND, VERSION
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.base import height_width
 from trajmatch.pipeline.cost.compile_speedup import GAIN, compiled_stages, known
-from trajmatch.pipeline.cost.microbenchmark import require_made
+from trajmatch.pipeline.cost.microbenchmark import require_method_fits
 from trajmatch.pipeline.cost.probe import Probe, Speed, measure
-from trajmatch.pipeline.experts import cores
+from trajmatch.runtime.threads import cores
 from trajmatch.storage import read_result
 from trajmatch.storage.files import open_tensors
 from trajmatch.types import Size
@@ -233,7 +233,7 @@ def estimate(
     """What a run of `config` on data of `shape` will cost, after a probe of a few seconds.
 
     trained, iterated: experts and iterations that are there already (`done_in`).
-    judged: networks that have judged each of the sets at the end (`judged_in`).
+    judged: networks that have judged each of the sets at the end (`evaluated_in`).
     room: the disk they go to, to be compared with what they need.
     probe: what measures; None: `measure`.
 
@@ -248,7 +248,7 @@ def estimate(
         config.network.options(),
     )
     experts, distill, judge = config.experts, config.distill, config.evaluate
-    require_made(spec, distill)
+    require_method_fits(spec, distill)
     final = (1 + len(BASELINES)) * max(0, judge.n - judged)
     if trained >= experts.experts and iterated >= distill.iterations and not final:
         speed = Speed(image=0.0, judging=0.0)  # nothing to be done, however fast
@@ -312,7 +312,7 @@ def done_in(out: Path) -> tuple[int, int]:
     return trained, open_tensors(checkpoint, kind=KIND, version=VERSION).metadata["iteration"]
 
 
-def judged_in(out: Path, config: RunConfig) -> int:
+def evaluated_in(out: Path, config: RunConfig) -> int:
     """How many networks have judged each set at the end of a run of `config` in the folder `out`:
     none where it has not come to that, or was of other settings."""
     try:

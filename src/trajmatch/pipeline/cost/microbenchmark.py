@@ -18,12 +18,12 @@ from trajmatch.config import DistillConfig
 from trajmatch.data import ImageDataset
 from trajmatch.data.dataset import Split
 from trajmatch.data.whiten import fit_whitening
-from trajmatch.methods import Ground, Learned, begin, maker_of
-from trajmatch.methods.unrolled import Walker
+from trajmatch.methods import Problem, SyntheticParameters, begin, method_class
+from trajmatch.methods.unrolled import UnrolledMethod
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.base import height_width
-from trajmatch.runtime.executor import limited_threads
 from trajmatch.runtime.memory import available_bytes, peak_bytes
+from trajmatch.runtime.threads import limited_threads
 from trajmatch.types import Float, Int, Tensor
 
 TRIAL_SECONDS = 2.0
@@ -48,7 +48,7 @@ class Trial:
         return f"{method}'s own, timed on noise{part}"
 
 
-class Noise(Ground):
+class Noise(Problem):
     """A ground of few random images that every class has for its own: each of them costs what a
     real one costs, and they take no memory to speak of."""
 
@@ -76,9 +76,9 @@ class Noise(Ground):
         return torch.randn(shape, generator=draw).to(self.device)
 
 
-def require_made(spec: NetworkSpec, config: DistillConfig) -> None:
+def require_method_fits(spec: NetworkSpec, config: DistillConfig) -> None:
     """Refuse what the method refuses of its settings and the network, before anything starts."""
-    if not maker_of(config.method).needs_experts:
+    if not method_class(config.method).needs_experts:
         begin(Noise.like(spec, 1, torch.device("cpu")), config, seed=0)
 
 
@@ -102,7 +102,7 @@ def iteration(
 
     Raises SettingError for what the method refuses.
     """
-    maker, sizes = maker_of(config.method), list(_sizes(spec, config))
+    maker, sizes = method_class(config.method), list(_sizes(spec, config))
     place = len(sizes) - 1
     while True:
         seconds, peak = _tried(*sizes[place], device, of_class, threads)
@@ -115,7 +115,7 @@ def iteration(
     whole, tried = sizes[0], sizes[place]
     share = maker.work(*tried) / maker.work(*whole)
     held = peak * maker.held(*whole) // maker.held(*tried)
-    if issubclass(maker, Walker) and config.gradient == "auto":  # keeps what fits
+    if issubclass(maker, UnrolledMethod) and config.gradient == "auto":  # keeps what fits
         held = min(held, max(peak, available_bytes(device) // 2))
     return Trial(seconds / share, held, share)
 
@@ -125,7 +125,7 @@ Size = tuple[NetworkSpec, DistillConfig]
 
 def _sizes(spec: NetworkSpec, config: DistillConfig) -> Iterator[Size]:
     """An iteration, then ever smaller ones, each with about half the work of the one before."""
-    maker = maker_of(config.method)
+    maker = method_class(config.method)
     size: Size | None = spec, dataclasses.replace(config, compile="no")
     while size is not None:
         yield size
@@ -162,7 +162,7 @@ def _tried(
     classes = torch.arange(spec.classes).repeat_interleave(config.ipc).to(device)
     soft = spec.classes if config.soft_labels or maker.learns_labels else None
     images = ground.noise(len(classes))
-    learned = Learned.begin(images, classes, step_size=config.step_size, soft=soft)
+    learned = SyntheticParameters.begin(images, classes, step_size=config.step_size, soft=soft)
     with limited_threads(threads or maker.threads(learned)):
         peak = peak_bytes(lambda: maker.estimate(learned, 0), device)
         began, done = _now(device), 0

@@ -14,21 +14,21 @@ from dataclasses import dataclass
 import torch
 
 from trajmatch.config import RunConfig
-from trajmatch.data.augment import DSA
+from trajmatch.data.augment import Augmentation
 from trajmatch.evaluation.train import train_network
 from trajmatch.experts.train import gradient_step
-from trajmatch.methods import maker_of
+from trajmatch.methods import method_class
 from trajmatch.methods.unrolled import WORK_PER_THREAD
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.base import Network
 from trajmatch.networks.functional import parameter_vector
 from trajmatch.pipeline.cost.microbenchmark import Trial, iteration
-from trajmatch.runtime.executor import limited_threads
-from trajmatch.runtime.memory import available_bytes, kept_bytes
-from trajmatch.runtime.micro_batches import piece_length, piece_sizes
+from trajmatch.runtime.memory import available_bytes, saved_bytes
+from trajmatch.runtime.micro_batches import micro_batch_size, micro_batch_sizes
+from trajmatch.runtime.threads import limited_threads
 from trajmatch.types import Float, Int, Tensor
 from trajmatch.unroll import match_segment
-from trajmatch.unroll.gradient import passes
+from trajmatch.unroll.gradient import gradient_fn
 from trajmatch.unroll.schedule import Schedule
 from trajmatch.unroll.student import Student
 
@@ -79,8 +79,8 @@ def measure(
     where = torch.device(device)
     with limited_threads(1):
         image = _image_seconds(spec, config, where)
-        judging = _judging_seconds(spec, config, where)
-    if not maker_of(config.distill.method).needs_experts:
+        judging = _evaluation_seconds(spec, config, where)
+    if not method_class(config.distill.method).needs_experts:
         of_class = images and max(1, images // spec.classes)
         trial = iteration(spec, config.distill, where, of_class=of_class, threads=threads)
         return Speed(image=image, judging=judging, trial=trial)
@@ -104,7 +104,7 @@ def _image_seconds(spec: NetworkSpec, config: RunConfig, device: torch.device) -
     return _seconds(train, device) / len(images)
 
 
-def _judging_seconds(spec: NetworkSpec, config: RunConfig, device: torch.device) -> float:
+def _evaluation_seconds(spec: NetworkSpec, config: RunConfig, device: torch.device) -> float:
     """One SGD step of a fresh network on the small set."""
     module = spec.build(seed=0).to(device)
     batch = min(config.evaluate.batch, config.distill.ipc * spec.classes)
@@ -137,17 +137,17 @@ def _walking(
         labels = torch.eye(spec.classes, device=device)[labels]
     augment, share = _augmentation(distill.augment), batch / len(images)
 
-    length = piece_length(module, module.image_shape, device)
+    length = micro_batch_size(module, module.image_shape, device)
     schedule = Schedule.make(images, steps=1, batch_syn=None, augment=augment, seed=0)
-    eager = passes(module, precision=distill.precision)
+    eager = gradient_fn(module, precision=distill.precision)
     student = Student(eager, images, labels, augment, schedule, length)
-    record = int(share * kept_bytes(lambda: student.recorded(0, vector, keep=True)))
+    record = int(share * saved_bytes(lambda: student.residuals(0, vector, keep=True)))
     keep = {"stored": distill.syn_steps, "reverse": 0, "tesla": 0}.get(distill.gradient)
     if keep is None:  # as unroll.plan decides
         keep = min(distill.syn_steps, int(available_bytes(device) // 2 // max(1, record)))
     steps = min(PROBE_STEPS, distill.syn_steps)
 
-    def walk() -> None:
+    def unroll() -> None:
         match_segment(
             module,
             vector,
@@ -163,8 +163,8 @@ def _walking(
 
     alone = device.type == "cpu" and batch * WORK_PER_THREAD <= length  # as Walker.threads
     with limited_threads(threads or (1 if alone else torch.get_num_threads())):
-        step = _seconds(walk, device) / steps * share
-    piece = record * piece_sizes(batch, length)[0] // batch
+        step = _seconds(unroll, device) / steps * share
+    piece = record * micro_batch_sizes(batch, length)[0] // batch
     return Speed(image=image, step=step, judging=judging, record=record, piece=piece, keep=keep)
 
 
@@ -173,8 +173,8 @@ def _first_pieces(
 ) -> tuple[Float[Tensor, "few channels height width"], Int[Tensor, "few"]]:
     """Random images, with classes, for the first pieces of a batch: work on each of them is what it
     is on each of the batch."""
-    length = piece_length(module, module.image_shape, device)
-    count = min(sum(piece_sizes(batch, length)[:2]), PROBE_IMAGES)
+    length = micro_batch_size(module, module.image_shape, device)
+    count = min(sum(micro_batch_sizes(batch, length)[:2]), PROBE_IMAGES)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(count, *module.image_shape, generator=generator)
     labels = torch.arange(count) % module.classifier.out_features
@@ -198,5 +198,5 @@ def _seconds(work: Callable[[], None], device: torch.device) -> float:
     return statistics.median(times)
 
 
-def _augmentation(strategy: str | None) -> DSA | None:
-    return None if strategy in (None, "none") else DSA(str(strategy))
+def _augmentation(strategy: str | None) -> Augmentation | None:
+    return None if strategy in (None, "none") else Augmentation(str(strategy))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from trajmatch.methods import MAKERS
+from trajmatch.methods import METHODS
 from trajmatch.report.figures.axes import END, WIDTH, Scale, every
 from trajmatch.report.figures.figure import Figure, Row
 from trajmatch.report.folder import BASELINES, RunFolder, is_chosen, mapping
@@ -127,7 +127,7 @@ def score_name(score: Row) -> str:
     method = str(score.get("method") or "unnamed")
     if is_chosen(method):
         return BASELINES.get(method, f"real images, {method}")
-    return f"distilled by {method.upper() if method in MAKERS else method}"
+    return f"distilled by {method.upper() if method in METHODS else method}"
 
 
 def network_name(value: Any) -> str:

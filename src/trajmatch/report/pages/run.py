@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trajmatch._version import __version__
-from trajmatch.methods import MAKERS
+from trajmatch.methods import METHODS
 from trajmatch.report.facts import cost, origin, settings
 from trajmatch.report.figures.figure import Curve, Row
 from trajmatch.report.figures.pictures import gallery, pictures_of, snapshot_paths, timeline
@@ -106,8 +106,8 @@ def _title(run: RunFolder) -> dict[str, str]:
 
 
 def _words(method: str) -> str:
-    if method in MAKERS:
-        return MAKERS[method].title
+    if method in METHODS:
+        return METHODS[method].title
     return "random choice" if method == "random" else method
 
 
@@ -239,7 +239,7 @@ def _curves(run: RunFolder) -> list[Curve]:
         method = _method(run)
         level = (1.0, "as far as at the start") if method == "mtt" else None
         values = tuple(number_or_nan(line.get("loss")) for line in lines.values())
-        title = f"Loss: {MAKERS[method].objective}" if method in MAKERS else "Loss"
+        title = f"Loss: {METHODS[method].objective}" if method in METHODS else "Loss"
         loss = Curve("loss", title, tuple(lines), values, skipped=skipped, chosen=chosen)
         curves.append(dataclasses.replace(loss, noisy=True, level=level))
     if any("step_size" in line for line in lines.values()):

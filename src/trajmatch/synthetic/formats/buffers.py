@@ -20,7 +20,7 @@ from trajmatch.data import ImageDataset
 from trajmatch.data.dataset import Split
 from trajmatch.data.whiten import Whitening
 from trajmatch.errors import FileFormatError, MismatchError, SettingError
-from trajmatch.experts import ExpertLibrary, Recording, save_trajectory
+from trajmatch.experts import ExpertLibrary, TrainingState, save_trajectory
 from trajmatch.experts.library import expert_path, write_library
 from trajmatch.experts.train import expert_accuracy
 from trajmatch.networks import NetworkSpec, require_stateless, split_vector
@@ -271,7 +271,7 @@ def _write(path: Path, expert: Epochs, index: int, library: str, accuracy: float
         raise FileFormatError(
             f"expert {index} holds NaN or infinity: its training diverged; leave its file out"
         )
-    recording = Recording(rows, rows[-1], None, [])
+    recording = TrainingState(rows, rows[-1], None, [])
     save_trajectory(
         path, recording, seed=None, index=index, library=library, test_accuracy=accuracy
     )
