@@ -4,6 +4,7 @@
 #   make test        the default tests
 #   make test-slow   the tests that take longer
 #   make lint        ruff and mypy
+#   make docs        build the pages under docs/ into site/
 #   make clean       remove .venv and caches (runs/ stays)
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint clean
+.PHONY: help demo test test-slow lint docs clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -22,18 +23,21 @@ demo: $(VENV)/.installed-report
 	@$(BIN)/trajmatch demo --out runs/demo
 
 test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -n $(JOBS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 test-slow: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -n $(JOBS) -m "slow or dist"
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+docs: $(VENV)/.installed-docs
+	@$(BIN)/zensical build --clean --strict
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site .cache build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 # -- the virtual environment ---------------------------------------------------------------------
@@ -47,6 +51,10 @@ $(VENV)/.installed-report: pyproject.toml constraints.txt
 $(VENV)/.installed-dev: pyproject.toml constraints.txt
 	@$(call install,dev)
 	@touch $(VENV)/.installed-report $@
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt
+	@$(call install,docs)
+	@touch $@
 
 define install
 set -e; \

@@ -1,6 +1,6 @@
 """Judging a small set: n fresh networks trained on it alone, 300 epochs, then tested.
 
-Ours: trajmatch.evaluation.evaluate_images in one process. The twin: module, torch.optim.SGD and a
+Ours: trajmatch.evaluation.evaluate_sets in one process. The twin: module, torch.optim.SGD and a
 DataLoader per network. Both start from the same parameters and see the same draws; before anything
 is timed, where a network ends is compared in float64.
 
@@ -19,10 +19,11 @@ import torch
 from benchmarks import harness, machine, twin
 from trajmatch.config import EvaluateConfig
 from trajmatch.data.augment import Augmentation
-from trajmatch.evaluation import evaluate_images
+from trajmatch.evaluation import TestSet, TrainingSet, TrainingSettings, evaluate_sets
 from trajmatch.evaluation.train import train_network
 from trajmatch.networks import NetworkSpec, load_parameter_vector, parameter_vector
 from trajmatch.rng import derive, stream
+from trajmatch.runtime.resources import Resources
 from trajmatch.types import Tensor
 
 CLASSES, LR = 10, 0.01
@@ -74,17 +75,13 @@ def small_set(case: Case, device: torch.device) -> tuple[Tensor, ...]:
 def ours(case: Case, data: tuple[Tensor, ...], config: EvaluateConfig, seed: int) -> list[float]:
     """Accuracies of n networks."""
     images, labels, tests, wanted = data
-    score = evaluate_images(
-        images,
-        labels,
+    (score,) = evaluate_sets(
+        [TrainingSet(images, labels, LR)],
         case.spec,
         config,
-        tests,
-        wanted,
-        lr=LR,
+        TestSet(tests, wanted),
         seed=seed,
-        workers=1,
-        device=images.device,
+        resources=Resources(images.device, workers=1),
     )
     return list(score.values)
 
@@ -146,18 +143,8 @@ def agreement() -> float:
             images, labels, *_ = small_set(case, torch.device("cpu"))
             ours_module, theirs_module = case.spec.build(seed=1), twin_network(case, 1)
             start = parameter_vector(ours_module)
-            train_network(
-                ours_module,
-                images,
-                labels,
-                lr=LR,
-                epochs=config.epochs,
-                momentum=config.momentum,
-                weight_decay=config.weight_decay,
-                batch=batch,
-                augment=Augmentation(),
-                seed=1,
-            )
+            settings = TrainingSettings.of(config, LR)
+            train_network(ours_module, images, labels, settings, seed=1)
             train_twin(theirs_module, images, labels, config, 1)
             one, other = parameter_vector(ours_module), parameter_vector(theirs_module)
             worst = max(worst, float((one - other).norm() / (other - start).norm()))

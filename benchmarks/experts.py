@@ -22,8 +22,7 @@ import torch
 from benchmarks import harness, machine, twin
 from trajmatch.config import ExpertConfig, from_dict, to_dict
 from trajmatch.data.augment import Augmentation
-from trajmatch.experts.train import train_expert
-from trajmatch.experts.trajectory import TrainingState
+from trajmatch.experts.train import expert_epochs, train_expert
 from trajmatch.networks import NetworkSpec, load_parameter_vector, parameter_vector
 from trajmatch.rng import derive, stream
 from trajmatch.types import Tensor
@@ -96,15 +95,13 @@ def agreement() -> float:
     with harness.default_dtype(torch.float64):
         spec, config = network(8, 4), ExpertConfig(epochs=2, batch=8, lr=0.05)
         images, labels = (t.double() if t.is_floating_point() else t for t in _few())
-        recording = train_expert(
-            spec, images, labels, config, seed=SEED, index=INDEX, augment=Augmentation()
-        )
+        state = train_expert(spec, images, labels, config, seed=SEED, index=INDEX)
         theirs = TwinExpert(spec, images, labels, config)
         start = parameter_vector(theirs.module)
         for number in range(config.epochs):
             theirs.epoch(number)
         end = parameter_vector(theirs.module)
-        apart = float((recording.vector - end).norm() / (end - start).norm())
+        apart = float((state.vector - end).norm() / (end - start).norm())
     if not apart < 1e-9:
         raise RuntimeError(f"ours and the twin do not train the same, nothing is timed: {apart}")
     return apart
@@ -126,28 +123,14 @@ def time_row(
     theirs = TwinExpert(spec, images, labels, config)
     pairs = harness.Pairs()
     device = images.device
-    began = 0.0
-
-    def on_epoch(recording: TrainingState) -> None:
-        nonlocal began
+    began = harness.now(device)
+    for state in expert_epochs(spec, images, labels, config, seed=SEED, index=INDEX):
         harness.synchronize(device)
         ours = time.perf_counter() - began
-        number = recording.epochs - 1
+        number = state.epochs - 1
         spent = harness.seconds(theirs.epoch, number, device)
         pairs.add(ours, spent, warm=number >= args.warmup)
         began = harness.now(device)
-
-    began = harness.now(device)
-    train_expert(
-        spec,
-        images,
-        labels,
-        config,
-        seed=SEED,
-        index=INDEX,
-        augment=Augmentation(),
-        on_epoch=on_epoch,
-    )
     rate = len(images) / harness.Spread.of(pairs.ours).median
     return {
         "settings": to_dict(config),
@@ -171,12 +154,10 @@ def memory_job(
     if who == "twin":
         theirs = TwinExpert(spec, images, labels, config)
         return lambda: theirs.epoch(0)
-    train_expert(  # so that the compiler's own memory is not counted
-        spec, images[: 2 * batch], labels[: 2 * batch], config, seed=SEED, index=INDEX, augment=None
-    )
-    return lambda: train_expert(
-        spec, images, labels, config, seed=SEED, index=INDEX, augment=Augmentation()
-    )
+    plain = dataclasses.replace(config, augment=None)
+    few = images[: 2 * batch], labels[: 2 * batch]
+    train_expert(spec, *few, plain, seed=SEED, index=INDEX)  # the compiler's memory is not counted
+    return lambda: train_expert(spec, images, labels, config, seed=SEED, index=INDEX)
 
 
 def show(found: dict[str, Any]) -> str:

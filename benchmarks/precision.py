@@ -59,9 +59,7 @@ def from_digits(args: argparse.Namespace) -> Real:
     images = whitening.apply_split(data.train)
     segments = []
     for index in range(args.segments):
-        rows = train_expert(
-            spec, images, data.train.labels, config, seed=0, index=index, augment=Augmentation()
-        ).parameters
+        rows = train_expert(spec, images, data.train.labels, config, seed=0, index=index).parameters
         start = _start_epoch(index, args)
         segments.append((rows[start].float(), rows[start + args.expert_epochs].float()))
     origin = f"{args.segments} experts of the digits, {config.epochs} epochs"

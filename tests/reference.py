@@ -6,6 +6,8 @@ import torch
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from trajmatch.unroll import SGD
+
 
 def plain_loss(module, vector, images, labels):
     """Cross-entropy of `module` with the parameters in `vector`, one slice per parameter."""
@@ -16,9 +18,28 @@ def plain_loss(module, vector, images, labels):
     return F.cross_entropy(functional_call(module, parameters, (images,)), labels)
 
 
-def plain_walk(module, start, images, labels, step_size, schedule, augment):
+def plain_update(optimizer, vector, state, gradient, step_size, n):
+    """One update of an inner optimizer, by the formulas of its paper; `state` begins as (0, 0)."""
+    name = type(optimizer).__name__
+    if name == "SGD":
+        return vector - step_size * gradient, state
+    if name == "Momentum":
+        moment = optimizer.momentum * state[0] + gradient
+        return vector - step_size * moment, (moment, 0)
+    assert name == "Adam"
+    first, second = optimizer.betas
+    moment = first * state[0] + (1 - first) * gradient
+    square = second * state[1] + (1 - second) * gradient**2
+    corrected = moment / (1 - first ** (n + 1)), square / (1 - second ** (n + 1))
+    return vector - step_size * corrected[0] / (corrected[1].sqrt() + optimizer.eps), (
+        moment,
+        square,
+    )
+
+
+def plain_unroll(module, start, images, labels, step_size, schedule, augment, optimizer=None):
     """theta_N of the student, with the whole graph."""
-    vector = start.clone().requires_grad_()
+    vector, state = start.clone().requires_grad_(), (0, 0)
     for n in range(schedule.steps):
         chosen = slice(None) if schedule.indices is None else schedule.indices[n]
         batch = images[chosen]
@@ -26,17 +47,19 @@ def plain_walk(module, start, images, labels, step_size, schedule, augment):
             batch = augment.apply(batch, schedule.draws[n])
         loss = plain_loss(module, vector, batch, labels[chosen])
         (gradient,) = torch.autograd.grad(loss, vector, create_graph=True)
-        vector = vector - step_size * gradient
+        vector, state = plain_update(optimizer or SGD(), vector, state, gradient, step_size, n)
     return vector
 
 
-def plain_match(module, start, target, images, labels, step_size, schedule, augment):
-    """Loss, end and gradients by back-propagation through the whole walk at once."""
+def plain_match(
+    module, start, target, images, labels, step_size, schedule, augment, optimizer=None
+):
+    """Loss, end and gradients by back-propagation through the whole unroll at once."""
     images = images.clone().requires_grad_()
     soft = labels.is_floating_point()
     labels = labels.clone().requires_grad_() if soft else labels
     step_size = torch.as_tensor(step_size, dtype=start.dtype).clone().requires_grad_()
-    end = plain_walk(module, start, images, labels, step_size, schedule, augment)
+    end = plain_unroll(module, start, images, labels, step_size, schedule, augment, optimizer)
     loss = (end - target).pow(2).sum() / (start - target).pow(2).sum()
     wanted = [images, step_size, labels] if soft else [images, step_size]
     gradients = torch.autograd.grad(loss, wanted)

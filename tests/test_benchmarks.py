@@ -33,6 +33,7 @@ from benchmarks import (
 from trajmatch import pipeline
 from trajmatch.config import ExpertConfig, NetworkConfig
 from trajmatch.data import load_data
+from trajmatch.runtime.resources import Resources
 
 CPU = torch.device("cpu")
 SHORT = ["--quick", "--repeats", "1", "--warmup", "1"]
@@ -73,6 +74,7 @@ def test_a_benchmark_prints_a_table_and_writes_finite_ratios(name, tmp_path, cap
     ran(name, tmp_path, capsys)
 
 
+@pytest.mark.slow
 def test_an_iteration_says_where_its_time_goes(tmp_path, capsys):
     rows = ran("unroll", tmp_path, capsys)["times"]
     assert [row["method"] for row in rows] == ["auto", "reverse"]
@@ -206,7 +208,7 @@ def test_precision_over_a_library_is_a_result_beside_the_digits(tmp_path, capsys
         tmp_path / "library",
         network=NetworkConfig(width=4),
         config=ExpertConfig(experts=2, epochs=1, batch=512),
-        workers=1,
+        resources=Resources(workers=1),
     )
     flags = [*FLOAT32, "--segments", "1", "--steps", "2", "--max-start-epoch", "1"]
     flags += ["--expert-epochs", "1"]

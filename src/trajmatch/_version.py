@@ -1,3 +1,3 @@
-"""The version of this release; everything that needs it imports it from here."""
+"""The version of this package; everything that needs it imports it from here."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

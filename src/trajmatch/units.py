@@ -29,20 +29,20 @@ def duration(seconds: Real) -> str:
     """A measured time: `0.31 s`, `42 s`, `4 min 12 s`, `2 h 5 min`."""
     if seconds < 10:
         return f"{number(seconds, 2)} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60} s"
+    return f"{rounded // 3600:,} h {rounded % 3600 // 60} min"
 
 
 def rough_duration(seconds: Real) -> str:
     """A predicted time, in its one or two largest units: `42 s`, `5 min`, `1 h 12 min`,
     `2 d 3 h`."""
-    whole = round(seconds)
-    if whole < 90:
-        return f"{whole} s"
+    rounded = round(seconds)
+    if rounded < 90:
+        return f"{rounded} s"
     minutes = round(seconds / 60)
     if minutes < 60:
         return f"{minutes} min"

@@ -144,7 +144,9 @@ def test_distill(run: Path) -> None:
     result = result_of(run, "distill")
     assert [s["method"] for s in result["scores"]] == ["mtt", "random", "herding", "full data"]
     assert [s["split"] for s in result["scores"]] == ["test"] * 4
+    assert result["settings"]["distill"]["method"] == "mtt"
     assert result["settings"]["distill"]["syn_steps"] == 3
+    assert result["settings"]["distill"]["optimizer"] == "sgd"
     assert result["settings"]["evaluate"]["epochs"] == 2
     steps = [line for line in read_log(run / "log.jsonl") if "loss" in line]
     assert [line["step"] for line in steps] == [1, 2, 3, 4]
@@ -191,7 +193,7 @@ def test_distill_in_batches_by_both_methods(tmp_path: Path, library: Path) -> No
             f"{DISTILL} --experts {library} --out {out} --ipc 2 --batch-syn 7 --segments 2 "
             f"--gradient {method}"
         )
-        assert result_of(out, "distill")["decisions"]["keep"] == {"reverse": 0, "stored": 3}[method]
+        assert result_of(out, "distill")["resolved"]["keep"] == {"reverse": 0, "stored": 3}[method]
         made[method] = SyntheticSet.load(out / "last")
         losses[method] = [r["loss"] for r in read_log(out / "log.jsonl") if "loss" in r]
     one, other = made["reverse"], made["stored"]
@@ -266,7 +268,9 @@ def test_evaluate_keeps_what_it_finds_out_about_a_run_in_the_run(
     out = Path(shutil.copytree(run, "run"))
     for word in ("run", "run/best"):
         succeed(f"{EVALUATE} --networks mlp {word}")
-        assert "kept in run/evaluated; `trajmatch report run` draws it" in capsys.readouterr().out
+        assert (
+            "results in run/evaluated; `trajmatch report run` draws it" in capsys.readouterr().out
+        )
     result = result_of(out / "evaluated", "evaluate")
     assert result["settings"]["set"] == "run/best"
     assert result["set"] == {"fingerprint": SyntheticSet.load(out / "best").fingerprint}
@@ -503,9 +507,9 @@ def test_experts_refuses(
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("--method herding", ["herding", "features", "--experts"]),
+        ("--method herding", ["herding needs features", "--experts"]),
         ("--method hearding --experts LIBRARY", ["'hearding'", "did you mean 'herding'?"]),
-        ("--method k-center", ["k-center", "features", "--experts"]),
+        ("--method k-center", ["k-center needs features", "--experts"]),
         ("--method k-mean", ["'k-mean'", "did you mean 'k-means'?"]),
         ("--method forgetting --epochs 0", ["epochs is 0", "at least 1"]),
         ("--method forgetting --lr 0", ["lr is 0", "above 0"]),

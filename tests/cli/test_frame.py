@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import functools
 import io
 import os
 import re
@@ -19,16 +19,15 @@ import trajmatch
 from trajmatch import cli
 from trajmatch.cli.flags import Common, Flat, Positional, option_names, pick_device
 from trajmatch.cli.frame import Command
-from trajmatch.cli.progress import LINE_SECONDS, task
 from trajmatch.config import (
     DataConfig,
-    DistillConfig,
     EvaluateConfig,
     ExpertConfig,
     NetworkConfig,
-    RunConfig,
 )
 from trajmatch.errors import SettingError
+from trajmatch.runtime.display import LINE_SECONDS, Display
+from trajmatch.runtime.display import running as task
 from trajmatch.units import rough_duration
 
 
@@ -203,7 +202,7 @@ def test_configs_that_collide_are_a_bug_told_to_the_author() -> None:
         ("make --evaluate.lr x", "--evaluate.lr needs a number or none, not 'x'"),
         ("make --epochs", "trajmatch make: --epochs needs a value (INT)"),
         ("make --epochs --lr 1", "--epochs needs a value (INT)"),
-        ("make --whitening pca", "make: --whitening is 'pca'; did you mean 'zca'? (known: "),
+        ("make --whitening pca", "make: unknown whitening 'pca'; did you mean 'zca'? (known: "),
         (
             "make --storage f16",
             "make: --storage is 'f16'; did you mean 'bf16'? (known: bf16, float32)",
@@ -432,77 +431,82 @@ def test_the_time_before_the_work_began_is_not_its_own() -> None:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock() -> Clock:
     """Of all that commands show."""
-    from trajmatch.cli import shown
-
-    clock = Clock()
-    monkeypatch.setattr(shown, "task", functools.partial(task, clock=clock))
-    return clock
+    return Clock()
 
 
 def test_iterations_are_timed_from_the_first_one_on(
-    clock: Clock, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whatever came before it: half an hour of experts, or the iterations of an earlier call."""
-    from trajmatch.cli import shown
-
-    config = RunConfig(distill=DistillConfig(iterations=400))
-    with shown.run_progress(tmp_path, config) as (_, progress):
+    with contextlib.closing(Display(clock=clock)) as display:
         clock.now += 1800.0
+        display.update("distill", 199, 400)  # done by the checkpoint
         for iteration in range(200, 210):
             clock.now += 2.0
-            progress(iteration, {"loss": 0.7, "step_size": 0.01})
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("distill")]
-    assert lines[0] == "distill: 200/400, loss 0.7, step size 0.01"
-    assert lines[1] == "distill: 205/400, loss 0.7, step size 0.01, 2 s/it, ETA 6 min"
+            display.update("distill", iteration, 400, loss=0.7, step_size=0.01, grad_norm=3.0)
+    captured = capsys.readouterr()
+    assert captured.out == "continuing after iteration 199 of 400\n"
+    assert captured.err.splitlines() == [
+        "distill: 204/400, loss 0.7, step size 0.01, 2 s/it, ETA 7 min",
+        "distill: 209/400, loss 0.7, step size 0.01, 2 s/it, ETA 6 min",
+    ]
 
 
 def test_a_step_size_that_is_not_learned_is_not_shown(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from trajmatch.cli import shown
-
-    with shown.iteration_progress(DistillConfig(method="dm", iterations=400)) as progress:
-        clock.now += 1800.0
-        progress(1, {"loss": 0.7, "grad_norm": 3.0})
-    assert capsys.readouterr().err == "distill: 1/400, loss 0.7\n"
-
-
-def test_experts_that_are_there_count_as_done(
-    clock: Clock, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    from trajmatch.cli import shown
-
-    (tmp_path / "expert_00000.safetensors").touch()
-    (tmp_path / "expert_00007.safetensors").touch()  # more than are asked for
-    with shown.expert_progress(tmp_path, ExpertConfig(experts=4, epochs=50)) as progress:
-        for expert in (1, 2):
-            for epoch in range(41 if expert == 1 else 1, 51):  # a killed one goes on from its 40th
-                clock.now += 60.0
-                progress({"expert": expert, "epoch": epoch, "train_accuracy": 50.0})
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("experts: 91/200, expert 1, epoch 41")
-    assert "ETA" not in lines[0]
-    assert lines[1].startswith("experts: 92/200")
-    assert lines[1].endswith("60 s/it, ETA 1 h 48 min")
-    assert lines[-1].startswith("experts: 150/200, expert 2, epoch 50")
+    with contextlib.closing(Display(clock=clock)) as display:
+        display.update("distill", 1, 400, loss=0.8, grad_norm=3.0)
+        clock.now += 20.0
+        display.update("distill", 2, 400, loss=0.7, grad_norm=3.0)
+    assert capsys.readouterr().err == "distill: 2/400, loss 0.7, 20 s/it, ETA 2 h 13 min\n"
 
 
-def test_networks_are_timed_from_the_first_word_on(
+def test_a_task_that_starts_over_is_counted_anew(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It comes when some epochs are done, and the bar is made then."""
-    from trajmatch.cli import shown
+    """A study trains a second library when the first is finished."""
+    with contextlib.closing(Display(clock=clock)) as display:
+        for total in (4, 2):
+            for epoch in range(1, total + 1):
+                clock.now += 11.0
+                display.update("experts", epoch, total, expert=0, epoch=epoch)
+    lines = [line.split(",")[0] for line in capsys.readouterr().err.splitlines()]
+    assert lines == ["experts: 2/4", "experts: 3/4", "experts: 4/4", "experts: 2/2"]
 
-    with shown.evaluation_progress() as progress:
+
+def test_what_was_done_before_counts_and_is_not_timed(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first update comes when some epochs are done, and the bar starts from there."""
+    with Display(clock=clock) as display:
         for what in ("one", "other"):
             for done in range(40, 100, 4):
                 clock.now += 2.0
-                progress(what, done, 400)
+                display.update("evaluation", done, 400, network=what)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "one: 60/400, 0.5 s/it, ETA 3 min"
-    assert lines[2] == "other: 60/400, 0.5 s/it, ETA 3 min"
+    assert lines[0] == "one, evaluation: 60/400, 0.5 s/it, ETA 3 min"
+    assert lines[2] == "other, evaluation: 60/400, 0.5 s/it, ETA 3 min"
+
+
+def test_work_from_python_shows_nothing_before_a_few_seconds(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Display(patience=3.0, clock=clock) as display:
+        display.update("distill", 1, 100, loss=1.0)
+        display.message("early")
+        clock.now += 2.9
+        display.message("still early")
+        clock.now += 0.2
+        display.message("late")
+        for done in range(2, 30):
+            clock.now += 1.0
+            display.update("distill", done, 100, loss=0.5)
+    printed = capsys.readouterr()
+    assert printed.out == "late\n"
+    assert printed.err.splitlines()[0].startswith("distill: 12/100, loss 0.5")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +17,14 @@ from trajmatch.cli import distill
 from trajmatch.cli import run as command
 from trajmatch.cli.flags import parse
 from trajmatch.cli.frame import Command, dispatch
-from trajmatch.config import NetworkConfig, PublishedConfig, RunConfig
-from trajmatch.config.recipes import load_recipe, recipe_names
-from trajmatch.methods import METHODS
+from trajmatch.config import NetworkConfig, PublishedConfig
+from trajmatch.config.recipes import recipe_names
+from trajmatch.methods import DM, METHODS
 from trajmatch.networks import NETWORKS
 from trajmatch.pipeline.cost import estimate as cost
-from trajmatch.pipeline.cost.microbenchmark import Trial
-from trajmatch.pipeline.cost.probe import Speed
+from trajmatch.pipeline.cost.iteration import Iteration
+from trajmatch.pipeline.cost.measure import Speeds
+from trajmatch.pipeline.recipe import Recipe, load_recipe
 from trajmatch.storage import read_log, read_result
 
 COMMANDS = {
@@ -32,10 +34,11 @@ EXPERT_WORDS = " ".join(
     f"--experts.{word[2:]}" if word.startswith("--") else word
     for word in tiny.EXPERT_WORDS.removesuffix(" --workers 1").split()
 )
-TINY = (
-    f"{tiny.NETWORK_WORDS} {EXPERT_WORDS} {tiny.DISTILL_WORDS} {tiny.JUDGE_WORDS} "
-    "--workers 1 --device cpu"
-)  # fmt: skip
+LOOP_WORDS = "--iterations 4 --eval-every 2 --checkpoint-every 1"
+SMALL = (
+    f"{tiny.NETWORK_WORDS} {EXPERT_WORDS} {LOOP_WORDS} {tiny.JUDGE_WORDS} --workers 1 --device cpu"
+)
+TINY = f"{SMALL} {tiny.DISTILL_WORDS}"
 
 
 @pytest.fixture(autouse=True)
@@ -47,15 +50,17 @@ def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+def known_speeds(recipe: Recipe, *given: object) -> Speeds:
+    """In the place of measuring, which takes seconds to minutes."""
+    name = recipe.method.name
+    words = f"{name}'s own, timed on noise, 25 % of one"
+    return Speeds(image=1e-3, evaluation=0.01, iteration=Iteration(0.5, 10**6, False, words))
+
+
 @pytest.fixture(autouse=True)
-def _known_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    speed = Speed(image=1e-3, step=0.1, judging=0.01, record=10**6, piece=10**6, keep=5)
-    other = Speed(image=1e-3, judging=0.01, trial=Trial(seconds=0.5, peak=10**6, share=0.25))
-
-    def measure(spec: object, config: RunConfig, *given: object) -> Speed:
-        return speed if config.distill.method == "mtt" else other
-
-    monkeypatch.setattr(cost, "measure", measure)
+def _known_speeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = functools.partial(cost.estimate, measure=known_speeds)
+    monkeypatch.setattr(cost, "estimate", known)
 
 
 Line = Callable[[str], list[str]]
@@ -88,11 +93,11 @@ def mistake(capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
     return refused
 
 
-def settings(line: str) -> RunConfig:
+def settings(line: str) -> Recipe:
     """What a line would run."""
     flags = parse(command.Flags, line.split(), program="trajmatch run", description="")
     assert flags is not None
-    return command.settings(flags)
+    return command.with_flags(load_recipe(flags.recipe), flags)
 
 
 # -- what is run ---------------------------------------------------------------------------------
@@ -110,10 +115,10 @@ def test_the_line_wins_over_the_recipe() -> None:
         "--dry-run --lr-img 300 cifar10-ipc1 --experts.epochs=4 --iterations 9 --evaluate.n 2 "
         "--depth 2 --data photos --no-soft-labels"
     )
-    assert (run.distill.lr_img, run.distill.iterations, run.experts.epochs) == (300, 9, 4)
+    assert (run.method.lr_img, run.distill.iterations, run.experts.epochs) == (300, 9, 4)
     assert (run.evaluate.n, run.network.depth, run.data.data) == (2, 2, "photos")
     # All else is the recipe's.
-    assert (run.distill.syn_steps, run.experts.experts) == (50, 200)
+    assert (run.method.syn_steps, run.experts.experts) == (50, 200)
     assert (run.network.width, run.data.size, run.data.whitening) == (128, 32, "zca")
     assert run.name == recipe.name
 
@@ -154,29 +159,29 @@ def test_a_method_takes_its_table_of_the_recipe_and_the_line_wins() -> None:
     recipe = load_recipe("digits-ipc1")
     assert settings("digits-ipc1 --method mtt") == recipe
     run = settings("digits-ipc1 --method=dm")
-    assert run.distill == recipe.by("dm")
-    assert (run.distill.lr_img, run.distill.iterations) == (1.0, 200)
+    assert (run.method, run.distill) == (recipe.by("dm").method, recipe.by("dm").distill)
+    assert (run.method, run.distill.iterations) == (DM(lr_img=1.0), 200)
     run = settings("--method dm digits-ipc1 --lr-img 3")
-    assert (run.distill.method, run.distill.lr_img, run.distill.iterations) == ("dm", 3.0, 200)
+    assert (run.method, run.distill.iterations) == (DM(lr_img=3.0), 200)
     assert settings("cifar10-ipc1 --method dm").published == PublishedConfig()
 
 
 def test_distill_takes_a_methods_table_as_well(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("[distill]\nipc = 3\n[methods.dm]\nlr_img = 4.5\n")
-    for words, lr_img in (("--method dm", 4.5), ("--method dm --lr-img 6", 6.0), ("", 10.0)):
+    for words, lr_img in (("--method dm", 4.5), ("--method dm --lr-img 6", 6.0), ("", 100.0)):
         line = f"--config mine.toml {words}".split()
         flags = parse(distill.Flags, line, program="trajmatch distill", description="")
         assert flags is not None
-        assert (flags.distill.ipc, flags.distill.lr_img) == (3, lr_img)
+        assert (flags.distill.ipc, flags.settings.lr_img) == (3, lr_img)
 
 
 def test_a_methods_table_for_a_number_of_images(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("[methods.dm.ipc10]\nlr_img = 4.5\n")
-    for words, lr_img in (("--ipc 10", 4.5), ("--ipc 10 --lr-img 6", 6.0), ("--ipc 2", 10.0)):
+    for words, lr_img in (("--ipc 10", 4.5), ("--ipc 10 --lr-img 6", 6.0), ("--ipc 2", 1.0)):
         line = f"--config mine.toml --method dm {words}".split()
         flags = parse(distill.Flags, line, program="trajmatch distill", description="")
         assert flags is not None
-        assert (str(flags.distill.ipc), flags.distill.lr_img) == (words.split()[1], lr_img)
+        assert (str(flags.distill.ipc), flags.settings.lr_img) == (words.split()[1], lr_img)
 
 
 def test_without_a_walk_beside_them_few_experts_are_trained() -> None:
@@ -192,7 +197,7 @@ def test_without_a_walk_beside_them_few_experts_are_trained() -> None:
 def test_a_table_may_give_other_settings_of_a_method_a_name(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text('[methods.slow]\nmethod = "dm"\niterations = 77\n')
     run = settings("mine.toml --method slow --ipc 2")
-    assert (run.distill.method, run.distill.iterations, run.distill.ipc) == ("dm", 77, 2)
+    assert (run.method, run.distill.iterations, run.distill.ipc) == (DM(), 77, 2)
 
 
 # -- what it costs -------------------------------------------------------------------------------
@@ -225,8 +230,8 @@ def test_every_recipe_says_what_it_costs(name: str, succeed: Line, tmp_path: Pat
         ("--evaluate.augment colr", "did you mean 'color'?"),
         ("--texture --whitening zca", "--texture learns"),
         ("--method kipp", "unknown method 'kipp'; did you mean 'kip'"),
-        ("--method dm --texture", "--texture is made by mtt"),
-        ("--method dm --soft-labels", "not learned by dm"),
+        ("--method dm --texture", "--texture is a setting of mtt"),
+        ("--method dm --soft-labels", "--soft-labels is a setting of mtt, dd, kip"),
         ("--method dc --ipc 3", "dc has published loops for"),
     ],
 )
@@ -253,7 +258,7 @@ def test_a_method_is_told_of_and_its_own_iteration_counted(succeed: Line) -> Non
     assert "200 iterations, 0.5 s each; dm's own, timed on noise, 25 % of one" in said[4]
     said = succeed("run cifar10-ipc1 --method dm --dry-run --device cpu --data-root .")
     assert said[0].startswith(
-        "the recipe has no [methods.dm]: what is not given here is as for mtt"
+        "the recipe has no [methods.dm]: what is not given here has dm's own defaults"
     )
     assert said[1] == told
     said = succeed("run digits-ipc1 --method mtt --dry-run --device cpu")
@@ -314,7 +319,10 @@ def test_a_run_goes_all_the_way_and_continues(succeed: Line, tmp_path: Path) -> 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"mtt"}))
 def test_every_method_goes_all_the_way(method: str, succeed: Line, tmp_path: Path) -> None:
     pytest.importorskip("jinja2")
-    line = f"run digits-ipc1 {TINY} --method {method} --window none --batch-real 16 --out out"
+    values = {"syn-steps": 3, "bptt-steps": "none", "batch-real": 16}
+    own = {field.name.replace("_", "-") for field in dataclasses.fields(METHODS[method])}
+    words = " ".join(f"--{name} {value}" for name, value in values.items() if name in own)
+    line = f"run digits-ipc1 {SMALL} --method {method} {words} --out out"
     succeed(line)
     out = tmp_path / "out"
     result = read_result(out)
@@ -324,7 +332,7 @@ def test_every_method_goes_all_the_way(method: str, succeed: Line, tmp_path: Pat
     assert (result["last_iteration"], result["library"]["experts"]) == (4, 2)
     page = (out / "report.html").read_text()
     learns = METHODS[method].learns_step_size
-    assert ("small.step_size" in page) == learns
+    assert ("distilled.step_size" in page) == learns
     iterations = [entry for entry in read_log(out / "log.jsonl") if "loss" in entry]
     assert [("step_size" in entry) == learns for entry in iterations] == [True] * 4
 

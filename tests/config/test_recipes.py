@@ -9,9 +9,10 @@ import pytest
 
 from trajmatch.cli import recipes as command
 from trajmatch.cli.frame import Command, dispatch
-from trajmatch.config import RunConfig, from_dict
-from trajmatch.config.recipes import load_recipe, recipe_names, recipe_text
+from trajmatch.config.recipes import recipe_names, recipe_text
 from trajmatch.errors import SettingError
+from trajmatch.methods import MTT
+from trajmatch.pipeline.recipe import Recipe, load_recipe
 
 COMMANDS = {"recipes": Command(command.Flags, command.run, "list", "trajmatch recipes")}
 
@@ -56,8 +57,8 @@ def test_a_recipe_is_sound(name: str) -> None:
     assert name.startswith(f"{recipe.data.data}-ipc{recipe.distill.ipc}")
     assert (recipe.published.accuracy is None) == (not recipe.published.source)
     assert recipe.data.whitening is not None
-    read = recipe.distill.max_start_epoch - 1 + recipe.distill.expert_epochs
-    assert recipe.experts.epochs >= read
+    read = recipe.method.last_epoch
+    assert recipe.experts.epochs >= read > 0
     if recipe.data.size is not None:
         assert recipe.experts.epochs == read, "no epoch beyond those is ever read"
         assert recipe.network.depth == DEPTH[recipe.data.size]
@@ -66,15 +67,16 @@ def test_a_recipe_is_sound(name: str) -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_recipe_is_its_authors(name: str) -> None:
     recipe = load_recipe(name)
-    d = recipe.distill
+    m = recipe.method
+    assert isinstance(m, MTT)
     assert PUBLISHED[name] == (
-        d.syn_steps, d.expert_epochs, d.max_start_epoch, d.lr_img, d.lr_lr, d.step_size,
-        d.batch_syn, recipe.data.whitening, recipe.published.accuracy,
+        m.syn_steps, m.expert_epochs, m.max_start_epoch, m.lr_img, m.lr_lr, m.step_size,
+        m.batch_syn, recipe.data.whitening, recipe.published.accuracy,
     )  # fmt: skip
     subset = name.startswith("image")
     experts = recipe.experts
     assert (experts.experts, experts.batch, experts.lr) == (100 if subset else 200, 256, 0.01)
-    assert (experts.momentum, experts.weight_decay, d.iterations) == (0, 0, 5000)
+    assert (experts.momentum, experts.weight_decay, recipe.distill.iterations) == (0, 0, 5000)
     assert (recipe.network.network, recipe.network.width) == ("convnet", 128)
     assert (recipe.evaluate.n, recipe.evaluate.epochs) == (5, 1000)
 
@@ -91,7 +93,7 @@ def test_the_text_of_a_recipe_can_be_saved_and_loaded(tmp_path: Path) -> None:
     changed, recipe = load_recipe(str(own)), load_recipe("cifar10-ipc1")
     assert changed.distill.iterations == 3
     assert changed.data == recipe.data
-    assert from_dict(RunConfig, tomllib.loads(recipe_text("cifar10-ipc1"))) == recipe
+    assert Recipe.from_dict(tomllib.loads(recipe_text("cifar10-ipc1"))) == recipe
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 from trajmatch.data import load_data
+from trajmatch.data.cache import cache_path
 from trajmatch.errors import DataError
 
 CIFAR = Path(__file__).parents[3] / "shared" / "data" / "cifar10-jpeg.zip"
@@ -351,13 +353,37 @@ def test_no_place_for_a_cache_is_no_mistake(tmp_path, cache, monkeypatch):
     path = folder(tmp_path / "pets", files())
     cache.write_text("a file where the folder should be")
     first = load_data(path)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as without a home folder
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for place in ("~/cache", None):
+        if place is None:
+            monkeypatch.delenv("TRAJMATCH_CACHE")
+        else:
+            monkeypatch.setenv("TRAJMATCH_CACHE", place)
+        assert cache_path("pets", 1) is None
+        assert load_data(path).fingerprint == first.fingerprint
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems, other folders")
+def test_the_cache_lies_where_the_system_keeps_caches(tmp_path, monkeypatch):
     monkeypatch.delenv("TRAJMATCH_CACHE")
-
-    def homeless():
-        raise RuntimeError("no home")
-
-    monkeypatch.setattr(Path, "home", homeless)
-    assert load_data(path).fingerprint == first.fingerprint
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    former = cache_path("pets", 1)
+    assert former.parent == tmp_path / "home" / ".cache" / "trajmatch"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    path = cache_path("pets", 1)
+    assert path == tmp_path / "xdg" / "trajmatch" / former.name
+    # What version 0.1 decoded is not decoded again.
+    former.parent.mkdir(parents=True)
+    former.touch()
+    assert cache_path("pets", 1) == former
+    assert cache_path("pets", 2).parent == path.parent
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert cache_path("pets", 1) == path
+    monkeypatch.setenv("TRAJMATCH_CACHE", str(tmp_path / "chosen"))
+    assert cache_path("pets", 1) == tmp_path / "chosen" / former.name
 
 
 def test_the_cache_can_be_left_alone(tmp_path, cache):

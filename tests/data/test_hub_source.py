@@ -62,6 +62,9 @@ class FakeRows:
         return FakeRows(self.columns, {**self.features, name: kind})
 
 
+FakeImage.__name__, FakeClassLabel.__name__ = "Image", "ClassLabel"
+
+
 def fake_library():
     library = ModuleType("datasets")
     library.Image, library.ClassLabel = FakeImage, FakeClassLabel
@@ -168,7 +171,9 @@ def test_whole_numbers_and_words_are_labels_by_their_column_name(library):
     assert load_hub("hf:pets", Request()).classes == ("a", "b")
     words["test"] = (cells(4), ["c"])
     library.serve(words, image=library.Image(), label=library.Value("string"))
-    with pytest.raises(DataError, match="test of 'hf:pets' has a label 'c' that train has not"):
+    with pytest.raises(
+        DataError, match="test of 'hf:pets' has a label 'c' that train does not have"
+    ):
         load_hub("hf:pets", Request())
 
 

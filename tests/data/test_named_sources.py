@@ -603,10 +603,10 @@ def test_a_folder_is_restricted_before_it_is_read(tmp_path, monkeypatch):
 
 
 def test_the_hub_is_asked_for_what_begins_with_hf(monkeypatch):
-    hub = pytest.importorskip("trajmatch.data.sources.hub")
     asked = []
     monkeypatch.setattr(
-        hub, "load_hub", lambda name, request: asked.append((name, request)) or load_data("digits")
+        "trajmatch.data.sources.load_hub",
+        lambda name, request: asked.append((name, request)) or load_data("digits"),
     )
     assert load_data("hf:me/scans", size=16, classes="1,2").size == 16
     assert asked == [("hf:me/scans", Request(size=16, classes=("1", "2")))]

@@ -1,4 +1,4 @@
-"""The learning rate for another network: which of the rates that were tried is taken."""
+"""The learning rate for another network: which of the tried rates is selected."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import pytest
 import torch
 
 from trajmatch.config import EvaluateConfig
-from trajmatch.evaluation import Score, TrainingSet, evaluate_sets
+from trajmatch.evaluation import Score, TestSet, TrainingSet, evaluate_sets
 from trajmatch.evaluation.learning_rate import (
     LR_GRID,
     LR_NETWORKS,
     LR_ORIGIN,
     best_rate,
-    trial_config,
-    trial_sets,
+    selection_config,
+    sets_over_rates,
 )
 from trajmatch.networks import NetworkSpec
 
 
 def tried(lr: float, *values: float, diverged: int = 0) -> Score:
-    """What networks came to at one rate."""
+    """The score of networks at one rate."""
     known = {"method": "mtt", "model": "MLP", "ipc": 1, "protocol": "", "split": "val"}
     return Score.of(values, lr=lr, diverged=diverged, **known)
 
@@ -64,11 +64,11 @@ def test_a_network_that_really_diverges_does_not_win():
     """It says class 0 to all images and is right nine times of ten; the set teaches the reverse."""
     spec = NetworkSpec("convnet", 1, 2, 8, {"width": 4, "depth": 1})
     images = torch.randn(2, 1, 8, 8, generator=torch.manual_seed(0))
-    small = TrainingSet(images, torch.tensor([1, 0]))
-    sets = [dataclasses.replace(small, lr=lr) for lr in (1e30, 0.05)]
+    training_set = TrainingSet(images, torch.tensor([1, 0]))
+    sets = [dataclasses.replace(training_set, lr=lr) for lr in (1e30, 0.05)]
     config = EvaluateConfig(n=2, epochs=12, augment="none", workers=1)
-    val, labels = images[[0] * 9 + [1]], torch.tensor([0] * 9 + [1])
-    wild, sane = evaluate_sets(sets, spec, config, val, labels, split="val")
+    val = TestSet(images[[0] * 9 + [1]], torch.tensor([0] * 9 + [1]), "val")
+    wild, sane = evaluate_sets(sets, spec, config, val)
     assert wild.mean == 90 > sane.mean
     assert best_rate([wild, sane]) == 0.05
 
@@ -76,11 +76,11 @@ def test_a_network_that_really_diverges_does_not_win():
 def test_rates_are_tried_as_they_will_be_used():
     """At full length, with every setting of the evaluation but the number of networks."""
     config = EvaluateConfig(n=9, epochs=77, momentum=0.8, weight_decay=0.1, batch=3, augment="flip")
-    assert trial_config(config) == dataclasses.replace(config, n=LR_NETWORKS)
-    small = TrainingSet(torch.zeros(3, 1, 4, 4), torch.arange(3), 0.5, "mtt", 1)
-    sets = trial_sets(small)
+    assert selection_config(config) == dataclasses.replace(config, n=LR_NETWORKS)
+    training_set = TrainingSet(torch.zeros(3, 1, 4, 4), torch.arange(3), 0.5, "mtt", 1)
+    sets = sets_over_rates(training_set)
     assert [one.lr for one in sets] == list(LR_GRID) == sorted(set(LR_GRID))
     for one in sets:
-        assert one.images is small.images
-        assert one.labels is small.labels
+        assert one.images is training_set.images
+        assert one.labels is training_set.labels
         assert one.lr_origin not in ("", LR_ORIGIN)

@@ -1,4 +1,4 @@
-"""Fresh networks on a small set: training against torch's own optimizer, and an honest number."""
+"""Fresh networks on a small set: training against torch's own optimizer, and the score."""
 
 from __future__ import annotations
 
@@ -16,13 +16,20 @@ from trajmatch.data.augment import Augmentation
 from trajmatch.errors import MismatchError
 from trajmatch.evaluation import (
     Score,
+    TestSet,
+    Trained,
+    TrainingSet,
+    TrainingSettings,
     accuracy,
-    evaluate_images,
+    evaluate_sets,
     is_finite,
-    protocol,
     train_network,
 )
+from trajmatch.evaluation.task import MappedTensor
+from trajmatch.evaluation.workers import measured_seconds, worker_count
 from trajmatch.networks import NetworkSpec, parameter_vector
+from trajmatch.runtime.progress import SILENT, Silent
+from trajmatch.runtime.resources import Resources
 
 SPEC = NetworkSpec("convnet", 1, 3, 8, {"width": 4, "depth": 1})
 
@@ -36,9 +43,10 @@ def easy_data(per_class, seed=0, noise=0.8):
     return images, labels
 
 
-def trained(images, labels, **settings):
+def trained(images, labels, *, seed=0, **settings):
     module = SPEC.build(seed=0).to(images.dtype)
-    train_network(module, images, labels, **{"lr": 0.05, "epochs": 5, "augment": None, **settings})
+    settings = TrainingSettings(**{"lr": 0.05, "epochs": 5, **settings})
+    train_network(module, images, labels, settings, seed=seed)
     return parameter_vector(module)
 
 
@@ -132,7 +140,7 @@ def test_batch_norm_learns_its_statistics_and_the_mode_is_put_back():
         seed=0
     )
     module.eval()
-    train_network(module, images, labels, lr=0.05, epochs=30)
+    train_network(module, images, labels, TrainingSettings(lr=0.05, epochs=30))
     norm = next(part for part in module.modules() if isinstance(part, nn.BatchNorm2d))
     assert not module.training
     assert norm.num_batches_tracked == 30
@@ -143,7 +151,7 @@ def test_batch_norm_learns_its_statistics_and_the_mode_is_put_back():
 def test_trained_parameters_have_memory_of_their_own():
     images, labels = easy_data(1)
     module = SPEC.build(seed=0)
-    train_network(module, images, labels, lr=0.05, epochs=1)
+    train_network(module, images, labels, TrainingSettings(lr=0.05, epochs=1))
     places = [p.untyped_storage().data_ptr() for p in module.parameters()]
     assert len(set(places)) == len(places)
 
@@ -153,7 +161,7 @@ def test_frozen_parameters_stay():
     module = SPEC.build(seed=0)
     module.classifier.weight.requires_grad_(False)
     before = module.classifier.weight.clone()
-    train_network(module, images, labels, lr=0.05, epochs=2)
+    train_network(module, images, labels, TrainingSettings(lr=0.05, epochs=2))
     assert torch.equal(module.classifier.weight, before)
 
 
@@ -188,14 +196,20 @@ def test_accuracy_in_percent(batch):
 CONFIG = EvaluateConfig(n=3, epochs=40, lr=0.05, workers=1)
 
 
-def evaluate(per_class=2, config=CONFIG, **keywords):
-    return evaluate_images(
-        *easy_data(per_class), SPEC, config, *easy_data(30, seed=1), seed=5, **keywords
+TEST = TestSet(*easy_data(30, seed=1))
+
+
+def evaluate(config=CONFIG, *, test=TEST, resources=Resources(), progress=SILENT, **about):
+    training_set = TrainingSet(*easy_data(2), **about)
+    (score,) = evaluate_sets(
+        [training_set], SPEC, config, test, seed=5, resources=resources, progress=progress
     )
+    return score
 
 
 def test_a_score_says_what_it_is():
-    score = evaluate(method="mtt", ipc=2, split="val", whitening="zca")
+    val = dataclasses.replace(TEST, split="val", whitening="zca")
+    score = evaluate(method="mtt", ipc=2, test=val)
     assert score.n == len(score.values) == 3
     assert score.mean == pytest.approx(statistics.fmean(score.values))
     assert score.sd == pytest.approx(statistics.stdev(score.values))
@@ -214,7 +228,8 @@ def test_a_score_says_what_it_is():
 )
 def test_a_score_names_the_whitening(name, word):
     few = dataclasses.replace(CONFIG, epochs=1, n=1)
-    assert evaluate(config=few, whitening=name).brief == f"{word}, DSA, 1 epochs"
+    test = dataclasses.replace(TEST, whitening=name)
+    assert evaluate(config=few, test=test).brief == f"{word}, DSA, 1 epochs"
 
 
 def test_a_score_survives_json():
@@ -266,44 +281,53 @@ def test_is_finite():
     assert not is_finite(module)
 
 
-def test_networks_are_trained_by_one_thread_whatever_the_caller_has(monkeypatch):
-    threads = []
-    monkeypatch.setattr(
-        protocol, "train_network", lambda *_, **__: threads.append(torch.get_num_threads())
-    )
+class Threads(Silent):
+    """How many threads torch has while a network is trained."""
+
+    def __init__(self):
+        self.counts = []
+
+    def update(self, task, done, total, **values):
+        self.counts.append(torch.get_num_threads())
+
+
+def test_networks_are_trained_by_one_thread_whatever_the_caller_has():
+    threads = Threads()
     torch.set_num_threads(2)
-    evaluate()
-    assert threads == [1, 1, 1]
+    evaluate(progress=threads)
+    assert set(threads.counts) == {1}
     assert torch.get_num_threads() == 2
 
 
 def test_the_number_of_workers_changes_nothing():
     config = dataclasses.replace(CONFIG, epochs=5)
-    assert evaluate(config=config, workers=2) == evaluate(config=config)
+    assert evaluate(config, resources=Resources(workers=2)) == evaluate(config)
 
 
 def test_soft_labels_reach_the_workers_whole(tmp_path):
     soft = torch.rand(5, 3, generator=torch.manual_seed(0)).T.softmax(0)  # not contiguous
-    mapped = protocol._Mapped.write(soft.contiguous(), tmp_path / "soft")
+    mapped = MappedTensor.write(soft.contiguous(), tmp_path / "soft")
     assert torch.equal(mapped.read(), soft)
 
 
 @pytest.mark.parametrize(
     ("seconds", "networks", "cores", "workers"),
-    [(100.0, 5, 4, 4), (0.5, 5, 4, 1), (100.0, 1, 4, 1), (100.0, 2, 8, 2), (100.0, 5, 1, 1)],
+    [(100.0, 5, 4, 4), (0.5, 5, 4, 1), (None, 1, 4, 1), (100.0, 2, 8, 2), (None, 5, 1, 1)],
 )
-def test_processes_are_started_where_they_pay(monkeypatch, seconds, networks, cores, workers):
-    monkeypatch.setattr(protocol.os, "sched_getaffinity", lambda _: range(cores), raising=False)
-    monkeypatch.setattr(protocol, "_seconds_per_network", lambda _: seconds)
-    small = protocol.TrainingSet(*easy_data(1)[:2])
-    config = EvaluateConfig(n=networks)
-    assert protocol._default_workers(SPEC, config, [small], config.n) == workers
+def test_processes_are_started_where_they_pay(seconds, networks, cores, workers):
+    """None: where one process is sure, nothing is measured."""
+
+    def measured():
+        assert seconds is not None
+        return seconds
+
+    assert worker_count(networks, cores, measured) == workers
 
 
-def test_the_guess_of_the_time_grows_with_the_work():
+def test_the_estimate_of_the_time_grows_with_the_work():
     images, _ = easy_data(10)
-    few = protocol._seconds_per_network((SPEC, EvaluateConfig(epochs=10), images))
-    many = protocol._seconds_per_network((SPEC, EvaluateConfig(epochs=10_000), images))
+    few = measured_seconds(SPEC, EvaluateConfig(epochs=10), images)
+    many = measured_seconds(SPEC, EvaluateConfig(epochs=10_000), images)
     assert 0 < 20 * few < many
 
 
@@ -311,36 +335,51 @@ def test_the_guess_of_the_time_grows_with_the_work():
 def test_images_that_do_not_fit_the_network_are_refused(which):
     images, labels = easy_data(1)
     wide = images.expand(-1, 3, -1, -1)
+    trained_on, tested_on = (wide, images) if which == "set" else (images, wide)
     with pytest.raises(MismatchError, match=r"3x8x8 .* takes 1x8x8"):
-        evaluate_images(
-            wide if which == "set" else images,
-            labels,
-            SPEC,
-            CONFIG,
-            wide if which == "test" else images,
-            labels,
-        )
+        evaluate_sets([TrainingSet(trained_on, labels)], SPEC, CONFIG, TestSet(tested_on, labels))
+
+
+class Scores(Silent):
+    """The methods of the scores, in the order in which they are reported."""
+
+    def __init__(self):
+        self.methods = []
+
+    def event(self, name, **values):
+        if name == "score":
+            self.methods.append(values["method"])
+
+
+def two_sets():
+    images, labels = easy_data(2)
+    return [
+        TrainingSet(images, labels, 0.02, "one", 1),
+        TrainingSet(images[::2], labels[::2], None, "half", None),
+    ]
 
 
 def test_sets_together_score_as_each_alone():
-    images, labels, test_images, test_labels = easy_data(2)[:2] + easy_data(3)[:2]
-    config = dataclasses.replace(CONFIG, epochs=4, n=2, lr=None)
-    sets = [
-        protocol.TrainingSet(images, labels, 0.02, "one", 1),
-        protocol.TrainingSet(images[::2], labels[::2], None, "half", None),
-    ]
-    heard: list[str] = []
-    together = protocol.evaluate_sets(
-        sets, SPEC, config, test_images, test_labels, on_score=lambda s: heard.append(s.method)
-    )
-    alone = [
-        protocol.evaluate_images(
-            one.images, one.labels, SPEC, config, test_images, test_labels,
-            lr=one.lr, method=one.method, ipc=one.ipc,
-        )
-        for one in sets
-    ]  # fmt: skip
+    config, test = dataclasses.replace(CONFIG, epochs=4, n=2, lr=None), TestSet(*easy_data(3))
+    sets, scores = two_sets(), Scores()
+    together = evaluate_sets(sets, SPEC, config, test, progress=scores)
+    alone = [evaluate_sets([each], SPEC, config, test)[0] for each in sets]
     assert together == alone
-    assert heard == ["one", "half"]
+    assert scores.methods == ["one", "half"]
     assert "lr 0.02" in together[0].protocol
     assert "lr 0.01" in together[1].protocol
+
+
+def test_results_are_kept_and_not_computed_again():
+    config, test = dataclasses.replace(CONFIG, epochs=4, n=2, lr=None), TestSet(*easy_data(3))
+    results = {(1, 0): Trained(12.5, False)}
+    scores = evaluate_sets(two_sets(), SPEC, config, test, results=results)
+    assert set(results) == {(k, i) for k in range(2) for i in range(2)}
+    assert results[1, 0] == Trained(12.5, False)
+    assert (scores[1].values[0], scores[1].diverged) == (12.5, 1)
+    assert scores[0].values == tuple(results[0, i].percent for i in range(2))
+    threads = Threads()
+    assert (
+        evaluate_sets(two_sets(), SPEC, config, test, results=results, progress=threads) == scores
+    )
+    assert threads.counts == []

@@ -12,10 +12,16 @@ from trajmatch import rng
 from trajmatch.config import ExpertConfig
 from trajmatch.data.augment import Augmentation
 from trajmatch.errors import SettingError, TrajmatchError
-from trajmatch.experts.train import expert_accuracy, gradient_step, sgd_update, train_expert
+from trajmatch.experts.train import (
+    augmentation_of,
+    expert_accuracy,
+    expert_epochs,
+    gradient_step,
+    sgd_update,
+    train_expert,
+)
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.functional import parameter_vector
-from trajmatch.runtime import micro_batches as pieces
 
 SPEC = NetworkSpec("convnet", channels=1, classes=3, size=8, options={"depth": 1, "width": 4})
 CONFIG = ExpertConfig(experts=1, epochs=3, batch=16, lr=0.05, momentum=0.5, weight_decay=1e-3)
@@ -33,13 +39,17 @@ def _data():
 
 
 def _train(config=CONFIG, **keywords):
-    keywords = {"seed": 7, "index": 2, "augment": Augmentation(), **keywords}
-    return train_expert(SPEC, *_data(), config, **keywords)
+    return train_expert(SPEC, *_data(), config, **{"seed": 7, "index": 2, **keywords})
 
 
-def _reference(config, augment, seed=7, index=2):
+def _epochs(config=CONFIG, **keywords):
+    return list(expert_epochs(SPEC, *_data(), config, **{"seed": 7, "index": 2, **keywords}))
+
+
+def _reference(config, seed=7, index=2):
     """The slow clear twin: a module, torch.optim.SGD, one loop."""
     images, labels = _data()
+    augment = augmentation_of(config)
     module = SPEC.build(seed=rng.derive(seed, "expert", index, "init"))
     optimizer = torch.optim.SGD(
         module.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
@@ -61,36 +71,48 @@ def _reference(config, augment, seed=7, index=2):
     return torch.stack(rows)
 
 
-@pytest.mark.parametrize("augment", [Augmentation(), None], ids=["dsa", "plain"])
+@pytest.mark.parametrize("augment", [ExpertConfig().augment, None], ids=["dsa", "plain"])
 @pytest.mark.parametrize(
     ("momentum", "weight_decay"), [(0.0, 0.0), (0.5, 1e-2), (0.0, 1e-2), (0.9, 0.0)]
 )
 def test_same_as_torchs_sgd(augment, momentum, weight_decay):
-    config = dataclasses.replace(CONFIG, momentum=momentum, weight_decay=weight_decay)
-    rows = _train(config, augment=augment).parameters
-    torch.testing.assert_close(rows, _reference(config, augment), rtol=1e-5, atol=1e-6)
+    config = dataclasses.replace(
+        CONFIG, momentum=momentum, weight_decay=weight_decay, augment=augment
+    )
+    rows = _train(config).parameters
+    torch.testing.assert_close(rows, _reference(config), rtol=1e-5, atol=1e-6)
+
+
+def test_the_config_names_the_augmentation():
+    assert augmentation_of(CONFIG) == Augmentation()
+    assert augmentation_of(dataclasses.replace(CONFIG, augment="flip")) == Augmentation("flip")
+    for none in (None, "none"):
+        assert augmentation_of(dataclasses.replace(CONFIG, augment=none)) is None
+    with pytest.raises(SettingError, match="unknown augmentation 'flop'"):
+        _train(dataclasses.replace(CONFIG, augment="flop"))
 
 
 def test_recorded_rows_are_copies_and_complete():
     """Snapshots that alias one tensor make every segment of length zero, and the loss 0/0."""
-    recording = _train()
-    assert recording.parameters.shape == (4, SPEC.parameters())
-    steps = (recording.parameters[1:] - recording.parameters[:-1]).norm(dim=1)
+    state = _train()
+    assert state.parameters.shape == (4, SPEC.parameters())
+    steps = (state.parameters[1:] - state.parameters[:-1]).norm(dim=1)
     assert (steps > 1e-3).all()
-    assert torch.equal(recording.parameters[3], recording.vector)
+    assert torch.equal(state.parameters[3], state.vector)
     start = parameter_vector(SPEC.build(seed=rng.derive(7, "expert", 2, "init")))
-    assert torch.equal(recording.parameters[0], start)
+    assert torch.equal(state.parameters[0], start)
 
 
-def test_what_on_epoch_saw_is_not_changed_later():
-    seen = []
-    _train(on_epoch=lambda r: seen.append((r, r.parameters.clone(), r.vector.clone())))
-    assert [r.epochs for r, _, _ in seen] == [1, 2, 3]
-    for recording, parameters, vector in seen:
-        assert torch.equal(recording.parameters, parameters)
-        assert torch.equal(recording.vector, vector)
-        assert len(parameters) == recording.epochs + 1
-        assert len(recording.metrics) == recording.epochs
+def test_a_state_is_not_changed_by_later_epochs():
+    epochs = expert_epochs(SPEC, *_data(), CONFIG, seed=7, index=2)
+    states = [(s, s.parameters.clone(), s.vector.clone(), s.velocity.clone()) for s in epochs]
+    assert [state.epochs for state, *_ in states] == [1, 2, 3]
+    for state, parameters, vector, velocity in states:
+        assert torch.equal(state.parameters, parameters)
+        assert torch.equal(state.vector, vector)
+        assert torch.equal(state.velocity, velocity)
+        assert len(parameters) == state.epochs + 1
+        assert len(state.metrics) == state.epochs
 
 
 def test_seed_and_index_and_nothing_else_decide():
@@ -107,8 +129,8 @@ def test_seed_and_index_and_nothing_else_decide():
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
 def test_resumed_at_any_epoch_it_ends_in_the_same_bits(storage, momentum):
     config = dataclasses.replace(CONFIG, storage=storage, momentum=momentum)
-    states = []
-    whole = _train(config, on_epoch=states.append)
+    states = _epochs(config)
+    whole = _train(config)
     assert whole.parameters.dtype == (torch.bfloat16 if storage == "bf16" else torch.float32)
     for state in states:
         vector = state.vector.clone()
@@ -133,12 +155,12 @@ def test_a_state_that_does_not_fit_is_refused():
 
 
 def test_it_learns_and_says_so():
-    config = dataclasses.replace(CONFIG, epochs=8, momentum=0.9)
-    recording = _train(config, augment=None)
+    config = dataclasses.replace(CONFIG, epochs=8, momentum=0.9, augment=None)
+    state = _train(config)
     images, labels = _data()
-    assert expert_accuracy(SPEC, recording.vector, images, labels, batch=16) > 95
-    assert expert_accuracy(SPEC, recording.parameters[0], images, labels) < 80
-    first, last = recording.metrics[0], recording.metrics[-1]
+    assert expert_accuracy(SPEC, state.vector, images, labels, batch=16) > 95
+    assert expert_accuracy(SPEC, state.parameters[0], images, labels) < 80
+    first, last = state.metrics[0], state.metrics[-1]
     assert set(first) == {"epoch", "train_loss", "train_accuracy", "seconds"}
     assert (first["epoch"], last["epoch"]) == (1, 8)
     assert last["train_loss"] < first["train_loss"]
@@ -155,11 +177,9 @@ def test_accuracy_counts():
 
 
 def test_divergence_names_the_rate_and_the_mend():
-    seen = []
     config = dataclasses.replace(CONFIG, lr=1e30)
     with pytest.raises(TrajmatchError, match=r"expert 2 diverged in epoch 1 .*lr=1e\+30.*--lr"):
-        _train(config, on_epoch=seen.append)
-    assert seen == []
+        next(expert_epochs(SPEC, *_data(), config, seed=7, index=2))
 
 
 def test_bf16_gradient_is_near_and_stays_float32():
@@ -176,13 +196,13 @@ def test_bf16_gradient_is_near_and_stays_float32():
     assert not vector.requires_grad
 
 
-def test_a_batch_in_pieces_is_the_batch(monkeypatch):
+def test_a_batch_in_micro_batches_is_the_batch():
     images, labels = _data()
     vector = parameter_vector(SPEC.build(seed=0))
     whole = gradient_step(SPEC.build(seed=0))(vector, images, labels)
-    # An image's largest activation is 4 filters of 8x8 floats: seven at a time, the last five.
-    monkeypatch.setattr(pieces, "CACHE_BYTES", 7 * 4 * 8 * 8 * 4)
-    gradient, loss, right = gradient_step(SPEC.build(seed=0))(vector, images, labels)
+    # Seven at a time, the last five.
+    gradient, loss, right = gradient_step(SPEC.build(seed=0), micro_batch=7)(vector, images, labels)
+    assert not torch.equal(gradient, whole[0])  # summed in another order
     torch.testing.assert_close(gradient, whole[0])
     torch.testing.assert_close(loss, whole[1])
     assert right.shape == (N,)
@@ -214,4 +234,4 @@ def test_update_in_place():
 def test_a_network_with_state_is_refused():
     spec = NetworkSpec("convnet", channels=1, classes=3, size=8, options={"norm": "batch"})
     with pytest.raises(SettingError, match="running statistics"):
-        train_expert(spec, *_data(), CONFIG, seed=0, index=0, augment=None)
+        train_expert(spec, *_data(), CONFIG, seed=0, index=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -19,10 +20,14 @@ from trajmatch.config import ExpertConfig
 from trajmatch.data.dataset import ImageDataset
 from trajmatch.data.whiten import Normalize, fit_whitening
 from trajmatch.errors import FileFormatError, MismatchError, SettingError, TrajmatchError
-from trajmatch.experts import ExpertLibrary, Trajectory, fill, filling, open_experts
+from trajmatch.experts import ExpertLibrary, LibraryFilling, Trajectory, expert_epochs, open_experts
 from trajmatch.experts.library import expert_path
+from trajmatch.experts.mapped_images import MappedImages
 from trajmatch.networks import NetworkSpec
+from trajmatch.runtime.progress import SILENT, Silent
+from trajmatch.runtime.resources import Resources
 from trajmatch.storage.files import read_json, write_json
+from trajmatch.storage.locks import lock
 
 SPEC = NetworkSpec("convnet", channels=1, classes=3, size=8, options={"depth": 1, "width": 4})
 CONFIG = ExpertConfig(experts=3, epochs=4, batch=16, lr=0.05, momentum=0.5)
@@ -40,8 +45,32 @@ DATASET = make_dataset()
 WHITENING = fit_whitening("normalize", DATASET.train)
 
 
-def make(path, config=CONFIG, *, dataset=DATASET, spec=SPEC, whitening=WHITENING, seed=3, **kw):
-    return fill(path, dataset, spec, whitening, config, seed=seed, **kw)
+class Epochs(Silent):
+    """Calls a function with each epoch event."""
+
+    def __init__(self, on_epoch):
+        self.on_epoch = on_epoch
+
+    def event(self, name, **values):
+        assert name == "epoch"
+        self.on_epoch(values)
+
+
+def make(
+    path,
+    config=CONFIG,
+    *,
+    dataset=DATASET,
+    spec=SPEC,
+    whitening=WHITENING,
+    seed=3,
+    workers=1,
+    on_epoch=None,
+    **timing,
+):
+    filling = LibraryFilling(path, dataset, spec, whitening, config, seed, **timing)
+    progress = Epochs(on_epoch) if on_epoch else SILENT
+    return filling.run(resources=Resources(workers=workers), progress=progress)
 
 
 def rows(library):
@@ -115,19 +144,33 @@ def test_summary_and_accuracy(made):
 
 def test_progress_and_nothing_to_do(tmp_path, made):
     events = []
-    make(tmp_path / "library", dataclasses.replace(CONFIG, experts=1), on_progress=events.append)
+    make(tmp_path / "library", dataclasses.replace(CONFIG, experts=1), on_epoch=events.append)
     assert [(e["expert"], e["epoch"], e["epochs"]) for e in events] == [
         (0, i, 4) for i in (1, 2, 3, 4)
     ]
     assert all({"train_loss", "train_accuracy", "seconds"} <= e.keys() for e in events)
     before = {p.name: p.stat().st_mtime_ns for p in made.path.iterdir()}
-    make(made.path, on_progress=lambda event: pytest.fail("nothing was missing"))
+    make(made.path, on_epoch=lambda event: pytest.fail("nothing was missing"))
     assert {p.name: p.stat().st_mtime_ns for p in made.path.iterdir()} == before
+
+
+def test_progress_counts_the_epochs_of_all_experts(copy):
+    class Updates(Silent):
+        def update(self, task, done, total, **values):
+            updates.append((task, done, total, values["expert"], values["epoch"]))
+            assert 0 <= values["train_accuracy"] <= 100
+
+    updates = []
+    expert_path(copy, 1).unlink()
+    LibraryFilling(copy, DATASET, SPEC, WHITENING, CONFIG, 3).run(
+        resources=Resources(workers=1), progress=Updates()
+    )
+    assert updates == [("experts", 8 + epoch, 12, 1, epoch) for epoch in (1, 2, 3, 4)]
 
 
 def test_two_workers_make_the_same_experts(tmp_path, made):
     events = []
-    library = make(tmp_path / "library", workers=2, on_progress=events.append)
+    library = make(tmp_path / "library", workers=2, on_epoch=events.append)
     same(rows(library), rows(made))
     assert library.accuracy() == made.accuracy()
     assert {(e["expert"], e["epoch"]) for e in events} == {
@@ -156,15 +199,14 @@ def test_a_lost_expert_is_made_again(copy, made):
 SCRIPT = """
 import sys
 sys.path[:0] = [{tests!r}, {tests!r} + "/experts"]
+from pathlib import Path
 import test_library
-from trajmatch.experts import filling
 
-filling.SAVE_SECONDS = 0
 def pause(event):
     print(event["expert"], event["epoch"], flush=True)
     sys.stdin.readline()
 
-test_library.make({path!r}, on_progress=pause)
+test_library.make(Path({path!r}), on_epoch=pause, save_seconds=0)
 """
 
 
@@ -188,28 +230,99 @@ def test_killed_at_any_moment_and_given_again(tmp_path, made):
     expert_path(path, 1).with_name("expert_00001.safetensors.1-aa.partial").write_bytes(b"half")
     path.joinpath("images.1-aa.partial").write_bytes(b"half")
     events = []
-    library = make(path, on_progress=events.append)
+    library = make(path, on_epoch=events.append)
     assert (events[0]["expert"], events[0]["epoch"]) == (1, 3)  # from the state after epoch 2
     same(rows(library), rows(made))
     assert [m["epoch"] for m in library.trajectory(1).metrics] == [1, 2, 3, 4]
     assert not list(path.glob("*.partial*"))
+    assert not list(path.glob("images.*"))
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+sys.path[:0] = [{tests!r}, {tests!r} + "/experts"]
+from test_library import DATASET, WHITENING
+from trajmatch.experts.mapped_images import MappedImages
+
+images = MappedImages.write(Path({path!r}), DATASET, WHITENING)
+print(images.path.name, flush=True)
+time.sleep(60)
+"""
+
+
+def test_images_of_a_killed_writer_are_recognized_and_removed(tmp_path):
+    script = WRITER.format(tests=os.path.dirname(os.path.dirname(__file__)), path=str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    name = process.stdout.readline().strip()
+    MappedImages.remove_abandoned(tmp_path)
+    assert (tmp_path / name).exists()  # its writer lives
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    MappedImages.remove_abandoned(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_writer_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(Normalize, "apply_split", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        MappedImages.write(tmp_path, DATASET, WHITENING)
+    assert list(tmp_path.iterdir()) == []
+
+
+COMMAND = """
+import sys, time
+from pathlib import Path
+sys.path[:0] = [{tests!r}, {tests!r} + "/experts"]
+import test_library
+
+def show(event):
+    print(event["expert"], event["epoch"], flush=True)
+    time.sleep(0.05)
+
+print("ready", flush=True)
+sys.stdin.readline()
+test_library.make(Path({path!r}), test_library.MORE, on_epoch=show, poll_seconds=0.02)
+"""
+MORE = dataclasses.replace(CONFIG, experts=8)
+
+
+@pytest.mark.slow
+def test_several_commands_fill_one_library_and_train_each_expert_once(tmp_path, made):
+    script = COMMAND.format(tests=os.path.dirname(os.path.dirname(__file__)), path=str(tmp_path))
+    commands = [
+        subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    for command in commands:
+        assert command.stdout.readline() == "ready\n"
+    for command in commands:
+        command.stdin.write("\n")
+        command.stdin.flush()
+    lines = [command.communicate(timeout=120)[0].splitlines() for command in commands]
+    assert [command.returncode for command in commands] == [0, 0, 0]
+    trained = sorted(line for part in lines for line in part)
+    assert trained == sorted(f"{i} {e}" for i in range(8) for e in (1, 2, 3, 4))
+    assert sum(1 for part in lines if part) > 1  # else nothing was shared
+    library = open_experts(tmp_path)
+    library.verify()
+    for expert, matrix in rows(made).items():
+        assert torch.equal(rows(library)[expert], matrix)
+    left = sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith("expert_"))
+    assert left == [".lock", "library.json", "whitening.safetensors"]
+    assert len(list(tmp_path.glob("expert_*"))) == 8
 
 
 def _save_state(path, library):
     """Train expert 0 and save its state after the second epoch."""
-    states = []
-    filling.train_expert(
-        SPEC,
-        library.whitening.apply_split(DATASET.train),
-        DATASET.train.labels,
-        CONFIG,
-        seed=3,
-        index=0,
-        augment=filling.Augmentation(),
-        on_epoch=states.append,
-    )
-    states[1].save(path, index=0, library=library.digest)
-    return states[1]
+    images, labels = library.whitening.apply_split(DATASET.train), DATASET.train.labels
+    epochs = expert_epochs(SPEC, images, labels, CONFIG, seed=3, index=0)
+    state = next(itertools.islice(epochs, 1, None))
+    state.save(path, index=0, library=library.digest)
+    return state
 
 
 @pytest.mark.parametrize(
@@ -217,7 +330,7 @@ def _save_state(path, library):
 )
 def test_a_state_is_used_only_if_it_is_sound(copy, made, harm):
     state = copy / "expert_00000.partial.safetensors"
-    recording = _save_state(state, made)
+    saved = _save_state(state, made)
     if harm == "flip":
         content = bytearray(state.read_bytes())
         content[-5] ^= 4
@@ -228,25 +341,25 @@ def test_a_state_is_used_only_if_it_is_sound(copy, made, harm):
         shutil.copy(expert_path(copy, 0), state)
     elif harm != "none":
         index, library = (1, made.digest) if harm == "other expert" else (0, "0" * 16)
-        recording.save(state, index=index, library=library)
+        saved.save(state, index=index, library=library)
     expert_path(copy, 0).unlink()
     events = []
-    library = make(copy, on_progress=events.append)
+    library = make(copy, on_epoch=events.append)
     assert events[0]["epoch"] == (3 if harm == "none" else 1)
     same(rows(library), rows(made))
     assert not state.exists()
 
 
-def test_what_another_process_trains_is_left_to_it_until_it_dies(tmp_path, made, monkeypatch):
-    monkeypatch.setattr(filling, "POLL_SECONDS", 0.02)
+def test_what_another_process_trains_is_left_to_it_until_it_dies(tmp_path, made):
     path, events = tmp_path / "library", []
     path.mkdir()
     config = dataclasses.replace(CONFIG, experts=2)
-    # A lock is held by an open file, not by a process: this stands for another command.
-    with (path / "expert_00000.lock").open("w") as theirs:
-        filling.fcntl.flock(theirs, filling.fcntl.LOCK_EX)
+    # Locks exclude each other within a process as well: this stands for another command.
+    with lock(path / "expert_00000.lock"):
         thread = threading.Thread(
-            target=make, args=(path, config), kwargs={"on_progress": events.append}
+            target=make,
+            args=(path, config),
+            kwargs={"on_epoch": events.append, "poll_seconds": 0.02},
         )
         thread.start()
         patience = time.monotonic() + 20
@@ -263,9 +376,9 @@ def test_what_another_process_trains_is_left_to_it_until_it_dies(tmp_path, made,
     assert torch.equal(library.trajectory(0).row(4), made.trajectory(0).row(4))
 
 
-def test_images_of_a_running_fill_are_not_swept(tmp_path):
-    images = filling._MappedImages.write(tmp_path, DATASET, WHITENING)
-    filling._MappedImages.sweep(tmp_path)
+def test_images_of_a_running_fill_are_not_removed(tmp_path):
+    images = MappedImages.write(tmp_path, DATASET, WHITENING)
+    MappedImages.remove_abandoned(tmp_path)
     assert images.path.exists()
     found = images.open()
     images.remove()
@@ -282,7 +395,7 @@ def test_divergence_keeps_what_is_good_and_leaves_nothing_else(tmp_path):
     path = tmp_path / "library"
     with pytest.raises(TrajmatchError, match="expert 0 diverged"):
         make(path, dataclasses.replace(CONFIG, lr=1e30))
-    names = {p.name for p in path.iterdir()} - {"expert_00000.lock"}
+    names = {p.name for p in path.iterdir()}
     assert names == {".lock", "library.json", "whitening.safetensors"}
 
 

@@ -1,8 +1,7 @@
-"""Feature alignment: its loss and gradient by hand, its schedule, and a killed run."""
+"""Feature alignment: its loss and gradient by hand, its schedule, and an interrupted run."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from pathlib import Path
@@ -13,14 +12,12 @@ import torch
 from torch import nn
 
 import tiny
-from trajmatch import cli, pipeline
-from trajmatch.config import DSA_STRATEGY as EVERY_CHANGE
-from trajmatch.config import DistillConfig, NetworkConfig
+from trajmatch import cli
+from trajmatch.config import DSA_STRATEGY, NetworkConfig
 from trajmatch.data.augment import Augmentation
 from trajmatch.errors import SettingError
-from trajmatch.methods import Outcome, Problem, SyntheticParameters, begin
-from trajmatch.methods import cafe as alignment
-from trajmatch.methods.cafe import BETA, CAFE, discrimination, spread
+from trajmatch.methods import CAFE, Conditions, Problem, SyntheticParameters
+from trajmatch.methods.cafe import alignment, discrimination, spread
 from trajmatch.networks.base import Network
 from trajmatch.networks.functional import parameter_vector
 from trajmatch.rng import stream
@@ -28,11 +25,10 @@ from trajmatch.storage import read_result
 from trajmatch.storage.files import open_tensors
 from trajmatch.synthetic import SyntheticSet
 
-CONFIG = DistillConfig(
-    method="cafe", iterations=6, ipc=2, lr_img=0.1, batch_real=16, eval_every=6,
-    checkpoint_every=1, outer_loop=4, inner_loop=3, lr_net=0.05,
-)  # fmt: skip
-PAPERS = {"outer_loop": None, "inner_loop": None}
+FIXED = {"lr_img": 0.1, "batch_real": 16, "outer_loop": 4, "inner_loop": 3, "lr_net": 0.05}
+PAPERS = {"lr_img": 0.1, "batch_real": 16, "lr_net": 0.05}
+WEIGHT = 0.01
+"""The released weight of the discrimination loss."""
 
 
 @pytest.fixture(autouse=True)
@@ -40,13 +36,21 @@ def _no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
-def aligning(ground: Problem, seed: int = 3, **settings: object) -> CAFE:
-    method = begin(ground, dataclasses.replace(CONFIG, **settings), seed=seed)
-    assert isinstance(method, CAFE)
-    return method
+@pytest.fixture
+def problem() -> Problem:
+    return tiny.bare_problem(seed=3)
 
 
-def learned(dtype: torch.dtype = torch.float64) -> SyntheticParameters:
+def fixed(**settings: object) -> CAFE:
+    return CAFE(**{**FIXED, **settings})
+
+
+def papers(**settings: object) -> CAFE:
+    """By the paper's schedule, which follows the accuracy on real images."""
+    return CAFE(**{**PAPERS, **settings})
+
+
+def make_parameters(dtype: torch.dtype = torch.float64) -> SyntheticParameters:
     images = torch.randn(20, 1, 8, 8, generator=stream(0, "images"), dtype=torch.float64)
     # Not in the order of the classes, which nothing may rely on.
     return SyntheticParameters.begin(images.to(dtype), torch.arange(10).repeat(2), step_size=0.01)
@@ -64,9 +68,9 @@ def test_the_distance_by_hand() -> None:
         torch.tensor([[2.0, 1.0], [4.0, 1.0]]),  # mean (3, 1), apart (-3, 0): 9
     ]
     wanted = 0.1 * 2 + 2.25 + 2 * 9
-    assert alignment.alignment(means, layers).item() == pytest.approx(wanted)
-    assert alignment.alignment(means[1:], layers[1:]).item() == pytest.approx(2.25 + 18)
-    assert alignment.alignment(means[2:], layers[2:]).item() == pytest.approx(18)
+    assert alignment(means, layers).item() == pytest.approx(wanted)
+    assert alignment(means[1:], layers[1:]).item() == pytest.approx(2.25 + 18)
+    assert alignment(means[2:], layers[2:]).item() == pytest.approx(18)
 
 
 def test_the_discrimination_by_hand() -> None:
@@ -107,87 +111,95 @@ class Linear(Network):
 class LinearProblem(tiny.DoubleProblem):
     """The digits below a linear network, another for every name."""
 
-    def fresh(self, seed: int, *names: str | int) -> Network:
-        return Linear(seed, *names)
+    def fresh(self, *names: str | int) -> Network:
+        return Linear(self.seed, *names)
 
 
-def test_of_a_linear_network_it_is_the_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("weight", [WEIGHT, 0.5])
+def test_of_a_linear_network_it_is_the_closed_form(weight: float) -> None:
     """With A_l from pixels to layer l, m_c and s_c the class means, p the softmax of real images'
     logits and y their labels, an image of n of a class has the gradient
     - 2/n sum_l w_l A_l^T A_l (m_c - s_c) + beta/n A_3^T sum_i (p_ic - y_ic) A_3 x_i."""
-    monkeypatch.setattr("trajmatch.methods.alternating.micro_batch_size", lambda *_: 50)
-    ground, made = tiny.bare_ground(LinearProblem), learned()
-    method = aligning(ground, outer_loop=1, batch_real=10_000, augment="none")
+    problem = tiny.bare_problem(LinearProblem, seed=3, micro_batch_size=50)
+    parameters = make_parameters()
+    method = fixed(outer_loop=1, batch_real=10_000, augment="none", discrimination_weight=weight)
     for iteration in (0, 5):
-        found = method.estimate(made, iteration)
-        network = ground.fresh(3, "distill", "alignment", "network", iteration)
+        found = method.estimate(problem, parameters, iteration)
+        network = problem.fresh("distill", "alignment", "network", iteration)
         maps: list[np.ndarray] = []
         for part in network.features:
             if isinstance(part, nn.Linear):
-                weight = part.weight.detach().numpy()
-                maps.append(weight @ maps[-1] if maps else weight)
-        real, labels = ground.images.flatten(1).numpy(), ground.labels.numpy()
-        images, classes = made.images.flatten(1).numpy(), made.classes.numpy()
-        of = range(10)
-        means = np.stack([real[labels == c].mean(0) for c in of])
-        mine = np.stack([images[classes == c].mean(0) for c in of])
+                matrix = part.weight.detach().numpy()
+                maps.append(matrix @ maps[-1] if maps else matrix)
+        real, labels = problem.images.flatten(1).numpy(), problem.labels.numpy()
+        images, classes = parameters.images.flatten(1).numpy(), parameters.classes.numpy()
+        means = np.stack([real[labels == c].mean(0) for c in range(10)])
+        own = np.stack([images[classes == c].mean(0) for c in range(10)])
         features = real @ maps[2].T
-        logits = features @ (mine @ maps[2].T).T
+        logits = features @ (own @ maps[2].T).T
         p = np.exp(logits - logits.max(1, keepdims=True))
         p /= p.sum(1, keepdims=True)
         y = np.eye(10)[labels]
-        loss = -BETA * np.log(p[y == 1]).sum()
-        gradient = BETA / 2 * (p - y).T @ features @ maps[2]
-        for weight, matrix in zip((0.1, 1, 2), maps, strict=True):
-            apart = (means - mine) @ matrix.T
-            loss += weight * (apart**2).sum()
-            gradient -= 2 / 2 * weight * apart @ matrix
+        loss = -weight * np.log(p[y == 1]).sum()
+        gradient = weight / 2 * (p - y).T @ features @ maps[2]
+        for layer_weight, matrix in zip((0.1, 1, 2), maps, strict=True):
+            apart = (means - own) @ matrix.T
+            loss += layer_weight * (apart**2).sum()
+            gradient -= 2 / 2 * layer_weight * apart @ matrix
         assert found.loss.item() == pytest.approx(loss, rel=1e-10)
         np.testing.assert_allclose(found.images.flatten(1), gradient[classes], rtol=1e-9)
         assert (found.labels, found.step_size) == (None, None)
 
 
-@pytest.mark.parametrize("augment", ["none", EVERY_CHANGE])
-def test_by_finite_differences(augment: str) -> None:
-    """At a fresh network, and at one that has walked (which does not move with the images)."""
-    made = learned()
-    method = aligning(tiny.bare_ground(tiny.DoubleProblem), augment=augment)
+@pytest.mark.parametrize("augment", ["none", DSA_STRATEGY])
+def test_by_finite_differences(augment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a fresh network, and at a trained one (which is no function of the images here)."""
+    parameters, method = make_parameters(), fixed(augment=augment)
+    problem = tiny.bare_problem(tiny.DoubleProblem, seed=3)
     for iteration in range(3):  # several changes
-        found = method.estimate(made, iteration)
-        vector = method.carried["network"]
-        method._network = lambda *_, vector=vector: vector  # type: ignore[method-assign]
-        way = torch.randn(
-            made.images.shape, generator=stream(iteration, "way"), dtype=torch.float64
+        found = method.estimate(problem, parameters, iteration)
+        vector = problem.state["network"]
+        direction = torch.randn(
+            parameters.images.shape, generator=stream(iteration, "direction"), dtype=torch.float64
         )
-        losses = [
-            method.estimate(made.with_tensors({"images": made.images + h * way}), iteration).loss
-            for h in (1e-6, -1e-6)
-        ]
-        del method._network
+        with monkeypatch.context() as patched:
+            patched.setattr(CAFE, "_network", lambda *_, vector=vector: vector)
+            losses = [
+                method.estimate(
+                    problem,
+                    parameters.with_tensors({"images": parameters.images + h * direction}),
+                    iteration,
+                ).loss
+                for h in (1e-6, -1e-6)
+            ]
         slope = (losses[0] - losses[1]).item() / 2e-6
-        assert (found.images * way).sum().item() == pytest.approx(slope, rel=1e-5)
+        assert (found.images * direction).sum().item() == pytest.approx(slope, rel=1e-5)
 
 
 def test_of_images_that_are_the_real_ones_only_the_discrimination_is_left() -> None:
-    ground = tiny.bare_ground(tiny.DoubleProblem)
-    method = aligning(ground, batch_real=10_000, augment="none")
-    made = SyntheticParameters.begin(ground.images, ground.labels.long(), step_size=0.01)
-    embedded = ground.fresh(3, "distill", "alignment", "network", 0).embed(ground.images).detach()
-    centers = torch.stack([embedded[ground.labels == label].mean(0) for label in range(10)])
-    wanted = BETA * discrimination(embedded, ground.labels.long(), centers)
-    assert method.estimate(made, 0).loss.item() == pytest.approx(wanted.item(), rel=1e-9)
+    problem = tiny.bare_problem(tiny.DoubleProblem, seed=3)
+    method = fixed(batch_real=10_000, augment="none")
+    equal = SyntheticParameters.begin(problem.images, problem.labels.long(), step_size=0.01)
+    network = problem.fresh("distill", "alignment", "network", 0)
+    embedded = network.embed(problem.images).detach()
+    centers = torch.stack([embedded[problem.labels == label].mean(0) for label in range(10)])
+    wanted = WEIGHT * discrimination(embedded, problem.labels.long(), centers)
+    found = method.estimate(problem, equal, 0).loss
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-9)
 
 
-def test_both_sides_are_changed_alike_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_and_synthetic_images_change_alike_or_not_at_all(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawn = []
     original = Augmentation.apply
 
-    def watched(self: Augmentation, images: torch.Tensor, draw: object) -> torch.Tensor:
+    def recorded(self: Augmentation, images: torch.Tensor, draw: object) -> torch.Tensor:
         drawn.append(draw)
         return original(self, images, draw)
 
-    monkeypatch.setattr(Augmentation, "apply", watched)
-    aligning(tiny.bare_ground(), augment="color_crop").estimate(learned(torch.float32), 0)
+    monkeypatch.setattr(Augmentation, "apply", recorded)
+    fixed(augment="color_crop").estimate(problem, make_parameters(torch.float32), 0)
     assert len(drawn) == 20
     for real, synthetic in zip(drawn[::2], drawn[1::2], strict=True):
         assert real.name == synthetic.name
@@ -195,103 +207,108 @@ def test_both_sides_are_changed_alike_or_not_at_all(monkeypatch: pytest.MonkeyPa
             assert (len(value), len(synthetic.values[key])) == (16, 2)
             assert torch.cat([value, synthetic.values[key]]).unique().numel() == 1
     drawn.clear()
-    method = aligning(tiny.bare_ground(), augment="none")
     for iteration in (0, 1):
-        method.estimate(learned(torch.float32), iteration)
+        fixed(augment="none").estimate(problem, make_parameters(torch.float32), iteration)
     assert drawn == []
 
 
-def test_bf16_is_near_and_the_images_stay_float32() -> None:
-    made = learned(torch.float32)
-    plain = aligning(tiny.bare_ground()).estimate(made, 0)
-    rounded = aligning(tiny.bare_ground(), precision="bf16").estimate(made, 0)
+def test_bf16_is_near_and_the_images_stay_float32(problem: Problem) -> None:
+    parameters = make_parameters(torch.float32)
+    plain = fixed().estimate(problem, parameters, 0)
+    rounded = fixed().estimate(tiny.bare_problem(seed=3, precision="bf16"), parameters, 0)
     assert rounded.images.dtype == rounded.loss.dtype == torch.float32
     apart = (plain.images - rounded.images).norm() / plain.images.norm()
     assert 1e-4 < apart < 0.2
 
 
 def test_any_network_has_layers_to_align() -> None:
-    ground = tiny.bare_ground()
-    spec = pipeline.checks.network_for(tiny.digits(), NetworkConfig(network="mlp", width=8))
-    method = aligning(dataclasses.replace(ground, spec=spec))
-    assert method.estimate(learned(torch.float32), 0).images.abs().max() > 0
+    problem = tiny.bare_problem(network=NetworkConfig(network="mlp", width=8), seed=3)
+    assert fixed().estimate(problem, make_parameters(torch.float32), 0).images.abs().max() > 0
 
 
 # -- the schedule --------------------------------------------------------------------------------
 
 
 class Scripted:
-    """Accuracies as they are told, and which passes lay before each."""
+    """Gives `CAFE._accuracy` these values in turn, and records which draws it is called for."""
 
-    def __init__(self, method: CAFE, values: list[float]) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
         self.values = iter(values)
-        self.asked: list[tuple[int, ...]] = []
-        method._accuracy = self  # type: ignore[method-assign, assignment]
+        self.calls: list[tuple[int, ...]] = []
+        monkeypatch.setattr(CAFE, "_accuracy", lambda _, *arguments: self.measure(*arguments))
 
-    def __call__(self, vector: torch.Tensor, *names: int) -> torch.Tensor:
-        self.asked.append(names)
+    def measure(
+        self, problem: Problem, vector: torch.Tensor, names: tuple[int, ...]
+    ) -> torch.Tensor:
+        self.calls.append(names)
         return torch.tensor([next(self.values)], dtype=torch.float64)
 
 
-def test_a_network_is_trained_until_it_has_moved(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alignment, "WATCHED", 3)
-    monkeypatch.setattr(alignment, "LONGEST", 5)
-    ground, made = tiny.bare_ground(), learned(torch.float32)
-    method = aligning(ground, augment="none", **PAPERS)
+def test_a_network_is_trained_until_its_accuracy_has_moved(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters = make_parameters(torch.float32)
+    method = papers(augment="none", accuracies=3, max_epochs=5)
     # Fresh; then 0.5 to 0.52 are still together, 0.51 to 0.55 are not; then it never moves.
-    script = Scripted(method, [0.1, 0.5, 0.51, 0.52, 0.55, 0.6, *[0.6] * 5, 0.8])
+    script = Scripted(monkeypatch, [0.1, 0.5, 0.51, 0.52, 0.55, 0.6, *[0.6] * 5, 0.8])
     vectors = []
     for iteration in range(3):
-        method.estimate(made, iteration)
-        vectors.append(method.carried["network"])
+        method.estimate(problem, parameters, iteration)
+        vectors.append(problem.state["network"])
     passes = {0: 0, 1: 4, 2: 5}
-    assert script.asked == [
+    assert script.calls == [
         names for i, count in passes.items() for names in [*((i, k) for k in range(count)), (i,)]
     ]
-    assert method.carried["accuracies"].tolist() == [0.1, 0.6, 0.8]
-    assert torch.equal(
-        vectors[0], parameter_vector(ground.fresh(3, "distill", "alignment", "network", 0))
-    )
+    assert problem.state["accuracies"].tolist() == [0.1, 0.6, 0.8]
+    fresh = problem.fresh("distill", "alignment", "network", 0)
+    assert torch.equal(vectors[0], parameter_vector(fresh))
     # 20 images are one batch, so that four passes are four steps.
-    steps = aligning(ground, augment="none", inner_loop=4)
-    assert torch.equal(vectors[1], steps._walked(vectors[0], made, 4, 0))
+    steps = fixed(augment="none", inner_loop=4)
+    assert torch.equal(vectors[1], steps._trained(problem, vectors[0], parameters, 4, (0,)))
 
 
-def test_a_network_that_has_settled_makes_way_for_another(
-    monkeypatch: pytest.MonkeyPatch,
+def test_the_thresholds_are_settings(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `moved` at 0.005 two of the passes of the test above are enough."""
+    method = papers(augment="none", accuracies=2, max_epochs=5, moved=0.005)
+    script = Scripted(monkeypatch, [0.1, 0.5, 0.51, 0.6])
+    for iteration in range(2):
+        method.estimate(problem, make_parameters(torch.float32), iteration)
+    assert script.calls == [(0,), (1, 0), (1, 1), (1,)]
+
+
+def test_a_network_that_has_settled_is_replaced(
+    problem: Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alignment, "WATCHED", 2)
-    monkeypatch.setattr(alignment, "LONGEST", 1)
-    ground, made = tiny.bare_ground(), learned(torch.float32)
-    method = aligning(ground, **PAPERS)
-    # One look after the only pass of each iteration, one at where it ended.
-    Scripted(method, [0.1, 0.0, 0.5, 0.0, 0.53, 0.1, 0.0, 0.3])
-    watched = []
+    parameters = make_parameters(torch.float32)
+    method = papers(accuracies=2, max_epochs=1)
+    # One accuracy after the only pass of each iteration, one of the network that is used.
+    Scripted(monkeypatch, [0.1, 0.0, 0.5, 0.0, 0.53, 0.1, 0.0, 0.3])
+    accuracies = []
     for iteration in range(5):
-        method.estimate(made, iteration)
-        watched.append(method.carried["accuracies"].tolist())
-    assert watched == [[0.1], [0.1, 0.5], [0.5, 0.53], [0.1], [0.1, 0.3]]
-    fresh = [ground.fresh(3, "distill", "alignment", "network", i) for i in (0, 3)]
-    method = aligning(ground, **PAPERS)
-    Scripted(method, [0.1])
-    method.carried["accuracies"] = torch.tensor([0.5, 0.53], dtype=torch.float64)
-    method.estimate(made, 3)
-    assert torch.equal(method.carried["network"], parameter_vector(fresh[1]))
+        method.estimate(problem, parameters, iteration)
+        accuracies.append(problem.state["accuracies"].tolist())
+    assert accuracies == [[0.1], [0.1, 0.5], [0.5, 0.53], [0.1], [0.1, 0.3]]
+    fresh = [problem.fresh("distill", "alignment", "network", i) for i in (0, 3)]
+    state = {"accuracies": torch.tensor([0.5, 0.53], dtype=torch.float64)}
+    resumed = tiny.bare_problem(seed=3, state=state)
+    Scripted(monkeypatch, [0.1])
+    method.estimate(resumed, parameters, 3)
+    assert torch.equal(resumed.state["network"], parameter_vector(fresh[1]))
     assert not torch.equal(parameter_vector(fresh[0]), parameter_vector(fresh[1]))
 
 
-def test_the_accuracy_is_the_mean_over_the_classes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alignment, "QUERY", 10_000)
-    ground = tiny.bare_ground(tiny.DoubleProblem)
-    method = aligning(ground, **PAPERS)
-    method.piece = 50
-    network = ground.fresh(8)
-    found = method._accuracy(parameter_vector(network), 0)
-    right = (network(ground.images).argmax(1) == ground.labels).double()
-    shares = [right[ground.labels == label].mean().item() for label in range(10)]
+def test_the_accuracy_is_the_mean_over_the_classes() -> None:
+    problem = tiny.bare_problem(tiny.DoubleProblem, seed=8, micro_batch_size=50)
+    network = problem.fresh()
+    found = papers(batch_query=10_000)._accuracy(problem, parameter_vector(network), (0,))
+    right = (network(problem.images).argmax(1) == problem.labels).double()
+    shares = [right[problem.labels == label].mean().item() for label in range(10)]
+    assert len(set(shares)) > 2
     assert found.item() == pytest.approx(sum(shares) / 10, abs=1e-12)
-    monkeypatch.setattr(alignment, "QUERY", 5)
-    few = [method._accuracy(parameter_vector(network), k).item() for k in (0, 1, 2, 3, 0)]
+    method = papers(batch_query=5)
+    few = [
+        method._accuracy(problem, parameter_vector(network), (k,)).item() for k in (0, 1, 2, 3, 0)
+    ]
     assert few[0] == few[4]
     assert len(set(few)) > 1
 
@@ -300,77 +317,59 @@ def test_spread() -> None:
     assert spread(torch.tensor([0.5, 0.25, 0.375])) == 0.25
 
 
-def test_fixed_loops_are_those_of_gradient_matching() -> None:
-    ground, made = tiny.bare_ground(), learned(torch.float32)
-    method = aligning(ground)
+def test_fixed_loops_are_those_of_gradient_matching(problem: Problem) -> None:
+    parameters, method = make_parameters(torch.float32), fixed()
     vectors = []
     for iteration in range(5):
-        method.estimate(made, iteration)
-        vectors.append(method.carried["network"])
-    assert "accuracies" not in method.carried
+        method.estimate(problem, parameters, iteration)
+        vectors.append(problem.state["network"])
+    assert "accuracies" not in problem.state
     for iteration, number in ((0, 0), (4, 1)):
-        fresh = ground.fresh(3, "distill", "alignment", "network", number)
+        fresh = problem.fresh("distill", "alignment", "network", number)
         assert torch.equal(vectors[iteration], parameter_vector(fresh))
-    assert torch.equal(vectors[2], method._walked(vectors[1], made, 3, 2))
+    assert torch.equal(vectors[2], method._trained(problem, vectors[1], parameters, 3, (2,)))
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
-        ({"soft_labels": True}, r"not learned by cafe.*--method mtt"),
         ({"outer_loop": None}, r"outer_loop is None and inner_loop is 3; cafe takes both"),
         ({"inner_loop": None}, r"outer_loop is 4 and inner_loop is None; cafe takes both"),
     ],
 )
-def test_refused(settings: dict[str, object], said: str) -> None:
-    with pytest.raises(SettingError, match=said):
-        aligning(tiny.bare_ground(), **settings)
+def test_one_loop_alone_is_refused(settings: dict[str, object], message: str) -> None:
+    conditions = Conditions(tiny.bare_problem().spec, ipc=2)
+    for method in (fixed(), papers()):
+        method.check(conditions)
+    with pytest.raises(SettingError, match=message):
+        fixed(**settings).check(conditions)
 
 
-# -- the whole way -------------------------------------------------------------------------------
+# -- whole runs ----------------------------------------------------------------------------------
 
 
-class Killed(Exception):
-    pass
-
-
-def distilled(out: Path, *, kill_at: int | None = None, **settings: object) -> Outcome:
-    def watch(iteration: int, _: object) -> None:
-        if iteration == kill_at:
-            raise Killed
-
-    return pipeline.distill(
-        tiny.digits(),
-        None,
-        out,
-        config=dataclasses.replace(CONFIG, **settings),
-        evaluation=tiny.EVALUATE,
-        network=tiny.NETWORK,
-        on_iteration=watch,
-    )
-
-
-# From where it was killed, and from one before.
-@pytest.mark.parametrize(("schedule", "every"), [({}, 1), (PAPERS, 2)])
-def test_a_killed_run_goes_on_to_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: dict[str, None], every: int
+# From the iteration where it was interrupted, and from one before.
+@pytest.mark.parametrize(
+    ("method", "every"),
+    [(fixed(), 1), (papers(accuracies=3, batch_query=20, settled=0.5), 2)],
+    ids=["fixed", "papers"],
+)
+def test_an_interrupted_run_resumes_to_the_same_bits(
+    tmp_path: Path, method: CAFE, every: int
 ) -> None:
-    """By the paper's schedule in the middle of a network's life, which another one's follows."""
-    monkeypatch.setattr(alignment, "WATCHED", 3)
-    monkeypatch.setattr(alignment, "QUERY", 20)
-    monkeypatch.setattr(alignment, "SETTLED", 0.5)
-    settings = {**schedule, "checkpoint_every": every}
-    whole = distilled(tmp_path / "whole", **settings)
-    with pytest.raises(Killed):
-        distilled(tmp_path / "killed", kill_at=3, **settings)
-    resumed = distilled(tmp_path / "killed", **settings)
+    """By the paper's schedule while one network is in use, which another one replaces."""
+    settings = {"iterations": 6, "ipc": 2, "eval_every": 6, "checkpoint_every": every}
+    whole = tiny.distill(tmp_path / "whole", method, **settings)
+    with pytest.raises(KeyboardInterrupt):
+        tiny.distill(tmp_path / "parts", method, stop=3, **settings)
+    resumed = tiny.distill(tmp_path / "parts", method, **settings)
     assert torch.equal(whole.last.images, resumed.last.images)
     files = [
         open_tensors(tmp_path / run / "checkpoint.safetensors", kind="checkpoint", version=1)
-        for run in ("whole", "killed")
+        for run in ("whole", "parts")
     ]
     assert "carried.network" in files[0].names
-    assert ("carried.accuracies" in files[0].names) == bool(schedule)
+    assert ("carried.accuracies" in files[0].names) == (method.outer_loop is None)
     for part in files[0].names:
         assert torch.equal(*(file.read(part) for file in files)), part
     assert whole.last.step_size is None

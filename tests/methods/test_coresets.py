@@ -10,15 +10,15 @@ import torch
 from trajmatch.data.dataset import ImageDataset
 from trajmatch.data.whiten import fit_whitening, to_float
 from trajmatch.errors import SettingError
-from trajmatch.methods import coresets
 from trajmatch.methods.coresets import (
     BASELINES,
     CORESETS,
     Coreset,
-    choose_herding,
-    choose_k_center,
-    choose_k_means,
-    choose_random,
+    Herding,
+    KCenter,
+    KMeans,
+    Random,
+    class_members,
     embeddings,
     select_coreset,
 )
@@ -47,11 +47,11 @@ def whitening(dataset):
     return fit_whitening("normalize", dataset.train)
 
 
-def evidence_for(method):
-    """Of the kind that `method` looks at, for the images of `dataset`."""
+def statistics_for(method):
+    """Of the kind that `method` requires, for the images of `dataset`."""
     counts = torch.tensor([0, 2, torch.inf, 2, 1, 0, 0, 0, torch.inf, 5, 1, 1, 0])
     kinds = {"nothing": None, "features": features(13), "forgetting": counts}
-    return kinds[CORESETS[method].looks_at]
+    return kinds[CORESETS[method].requires]
 
 
 # The choices themselves.
@@ -61,7 +61,7 @@ def test_herding_by_hand():
     """Mean 3.2. Pick nearest to 3.2: 3. Then 6.4 - 3 = 3.4: 2. Then 9.6 - 5 = 4.6: 1.
     Then 12.8 - 6 = 6.8: 10 (off by 3.2, and 0 by 6.8)."""
     points = torch.tensor([[0.0], [1.0], [2.0], [3.0], [10.0]])
-    order = choose_herding(points, torch.zeros(5, dtype=torch.int64), 5, any_generator())
+    order = Herding().choose(points, torch.zeros(5, dtype=torch.int64), 5, any_generator())
     assert order.tolist() == [3, 2, 1, 4, 0]
 
 
@@ -69,12 +69,12 @@ def test_herding_goes_class_by_class():
     """Classes interleaved: class 0 holds 0, 4, 5 (mean 3, so 4 first), class 1 holds 7, 9, 8."""
     points = torch.tensor([[7.0], [0.0], [9.0], [4.0], [8.0], [5.0]])
     labels = torch.tensor([1, 0, 1, 0, 1, 0])
-    assert choose_herding(points, labels, 1, any_generator()).tolist() == [3, 4]
+    assert Herding().choose(points, labels, 1, any_generator()).tolist() == [3, 4]
 
 
 def test_herding_ties_go_to_the_lowest_index():
     points = torch.tensor([[1.0, 0.1], [-1.0, -0.1]]).repeat(30, 1) / 3
-    order = choose_herding(points, torch.zeros(60, dtype=torch.int64), 6, any_generator())
+    order = Herding().choose(points, torch.zeros(60, dtype=torch.int64), 6, any_generator())
     assert order.tolist() == [0, 1, 2, 3, 4, 5]
 
 
@@ -96,11 +96,11 @@ def brute_force_herding(points, labels, ipc):
 def test_herding_is_its_brute_force_twin(seed):
     labels = torch.randint(0, 3, (40,), generator=any_generator(seed))
     points = features(40, 4, seed) + 300  # far from the origin, where rounding would show
-    order = choose_herding(points, labels, 6, any_generator())
+    order = Herding().choose(points, labels, 6, any_generator())
     assert order.tolist() == brute_force_herding(points, labels, 6)
 
 
-@pytest.mark.parametrize("choose", [choose_herding, choose_k_center])
+@pytest.mark.parametrize("choose", [Herding().choose, KCenter().choose])
 @pytest.mark.parametrize("seed", range(8))
 def test_equal_images_are_taken_in_order_whatever_the_rounding(seed, choose):
     """The rows of a product are summed in an order of their own at the matrix's edge: seen at 7."""
@@ -116,8 +116,8 @@ def test_herding_mean_is_nearer_than_a_random_ones():
     def gap(order):
         return float((points[order].mean(0) - points.mean(0)).norm())
 
-    chosen = gap(choose_herding(points, labels, 10, any_generator()))
-    at_random = [gap(choose_random(None, labels, 10, any_generator(i))) for i in range(20)]
+    chosen = gap(Herding().choose(points, labels, 10, any_generator()))
+    at_random = [gap(Random().choose(None, labels, 10, any_generator(i))) for i in range(20)]
     assert chosen < 0.3 * min(at_random)
 
 
@@ -128,7 +128,7 @@ def test_k_center_by_hand():
     """Mean 4. Nearest to it: 3. Farthest from 3: 10. Then 0 (3 from a pick), then 8 (2 from one).
     Then 2 and 1, each 1 from a pick: in order."""
     points = torch.tensor([[0.0], [2.0], [1.0], [3.0], [10.0], [8.0]])
-    order = choose_k_center(points, ONE_CLASS[:6], 6, any_generator())
+    order = KCenter().choose(points, ONE_CLASS[:6], 6, any_generator())
     assert order.tolist() == [3, 4, 0, 5, 1, 2]
 
 
@@ -136,13 +136,13 @@ def test_k_center_goes_class_by_class():
     """Class 0 holds 0, 4, 5 (mean 3: 4, then 0); class 1 holds 7, 9, 8 (8, then 7 before 9)."""
     points = torch.tensor([[7.0], [0.0], [9.0], [4.0], [8.0], [5.0]])
     labels = torch.tensor([1, 0, 1, 0, 1, 0])
-    assert choose_k_center(points, labels, 2, any_generator()).tolist() == [3, 1, 4, 0]
+    assert KCenter().choose(points, labels, 2, any_generator()).tolist() == [3, 1, 4, 0]
 
 
 def test_k_center_ties_go_to_the_lowest_index_and_nothing_is_taken_twice():
     """Both points lie equally near the mean; then the other; then every image lies on a pick."""
     points = torch.tensor([[1.0, 0.1], [-1.0, -0.1]]).repeat(30, 1)
-    order = choose_k_center(points, torch.zeros(60, dtype=torch.int64), 6, any_generator())
+    order = KCenter().choose(points, torch.zeros(60, dtype=torch.int64), 6, any_generator())
     assert order.tolist() == [0, 1, 2, 3, 4, 5]
 
 
@@ -162,12 +162,14 @@ def two_radii(seed, choose):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_k_center_is_within_twice_the_best_radius(seed):
-    found, best = two_radii(seed, choose_k_center)
+    found, best = two_radii(seed, KCenter().choose)
     assert found <= 2 * best
 
 
 def test_twice_the_best_radius_is_no_gift():
-    broken = [found > 2 * best for found, best in (two_radii(s, choose_random) for s in range(12))]
+    broken = [
+        found > 2 * best for found, best in (two_radii(s, Random().choose) for s in range(12))
+    ]
     assert sum(broken) >= 6
 
 
@@ -187,7 +189,7 @@ def test_k_means_takes_the_image_nearest_each_clusters_mean_the_largest_first(se
         members = (where == cluster).nonzero().flatten()
         center = points[members].double().mean(0)
         expected.append(int(members[(points[members].double() - center).norm(dim=1).argmin()]))
-    order = choose_k_means(points, ONE_CLASS, 3, any_generator(seed))
+    order = KMeans().choose(points, ONE_CLASS, 3, any_generator(seed))
     assert order.tolist() == expected
 
 
@@ -197,15 +199,15 @@ def test_k_means_by_hand():
     line = [[0.0], [20.0], [1.0], [30.0], [2.0], [7.0]]
     points = torch.tensor([[-x[0]] if c else x for x in line for c in (0, 1)])
     labels = torch.tensor([0, 1] * 6)
-    order = choose_k_means(points, labels, 2, any_generator())
+    order = KMeans().choose(points, labels, 2, any_generator())
     assert order.tolist() == [8, 2, 9, 3]
-    assert choose_k_means(points, labels, 6, any_generator()).sort()[0].tolist() == list(range(12))
+    assert KMeans().choose(points, labels, 6, any_generator()).sort()[0].tolist() == list(range(12))
 
 
 def test_centers_that_share_their_nearest_image_take_two():
     """Four different images only, and six clusters: some centers coincide."""
     points = features(4, 3).repeat(10, 1)
-    order = choose_k_means(points, ONE_CLASS, 6, any_generator())
+    order = KMeans().choose(points, ONE_CLASS, 6, any_generator())
     assert len(order.unique()) == 6
     assert len(points[order].unique(dim=0)) == 4
 
@@ -214,32 +216,32 @@ def test_k_means_depends_on_its_generator_alone():
     points = features(40, 8)
 
     def chosen(seed):
-        return tuple(choose_k_means(points, ONE_CLASS, 7, any_generator(seed)).tolist())
+        return tuple(KMeans().choose(points, ONE_CLASS, 7, any_generator(seed)).tolist())
 
     assert chosen(3) == chosen(3)
     assert len({chosen(seed) for seed in range(5)}) > 1
 
 
-@pytest.mark.parametrize("choose", [choose_k_center, choose_k_means])
+@pytest.mark.parametrize("choose", [KCenter().choose, KMeans().choose])
 @pytest.mark.parametrize("seed", range(4))
 def test_one_image_a_class_is_the_one_nearest_its_mean(choose, seed):
     """As herding's is."""
     labels = torch.randint(0, 3, (40,), generator=any_generator(seed))
     points = features(40, 4, seed)
-    expected = choose_herding(points, labels, 1, any_generator())
+    expected = Herding().choose(points, labels, 1, any_generator())
     assert torch.equal(choose(points, labels, 1, any_generator()), expected)
 
 
 def test_random_choices_of_a_seed_are_nested_and_differ_between_seeds():
     def one_class(ipc, seed):
-        return choose_random(None, LABELS, ipc, any_generator(seed)).view(3, ipc)
+        return Random().choose(None, LABELS, ipc, any_generator(seed)).view(3, ipc)
 
     assert torch.equal(one_class(4, seed=0)[:, :2], one_class(2, seed=0))
     assert len({tuple(one_class(4, seed).flatten().tolist()) for seed in range(5)}) == 5
 
 
 def test_random_finds_every_image():
-    seen = torch.cat([choose_random(None, LABELS, 1, any_generator(i)) for i in range(60)])
+    seen = torch.cat([Random().choose(None, LABELS, 1, any_generator(i)) for i in range(60)])
     assert len(seen.unique()) == len(LABELS)
 
 
@@ -249,18 +251,18 @@ def test_random_finds_every_image():
 @pytest.mark.parametrize("method", CORESETS)
 @pytest.mark.parametrize("ipc", [1, 4])
 def test_a_coreset_is_ipc_different_training_images_of_each_class(dataset, whitening, method, ipc):
-    rows = evidence_for(method)
-    made = select_coreset(method, dataset, ipc, seed=3, whitening=whitening, evidence=rows)
+    rows = statistics_for(method)
+    coreset = select_coreset(method, dataset, ipc, seed=3, whitening=whitening, statistics=rows)
     white = whitening.apply(to_float(dataset.train.images))
-    where = [(white == image).flatten(1).all(1).nonzero().item() for image in made.images]
+    where = [(white == image).flatten(1).all(1).nonzero().item() for image in coreset.images]
     assert len(set(where)) == 3 * ipc
-    assert made.labels.tolist() == [label for label in range(3) for _ in range(ipc)]
-    assert dataset.train.labels[where].tolist() == made.labels.tolist()
-    assert (made.step_size, made.classes, made.ipc) == (None, ("a", "b", "c"), ipc)
-    assert made.info["method"] == method
-    assert made.info["data"]["fingerprint"] == dataset.fingerprint
-    again = select_coreset(method, dataset, ipc, seed=3, whitening=whitening, evidence=rows)
-    assert torch.equal(made.images, again.images)
+    assert coreset.labels.tolist() == [label for label in range(3) for _ in range(ipc)]
+    assert dataset.train.labels[where].tolist() == coreset.labels.tolist()
+    assert (coreset.step_size, coreset.classes, coreset.ipc) == (None, ("a", "b", "c"), ipc)
+    assert coreset.info["method"] == method
+    assert coreset.info["data"]["fingerprint"] == dataset.fingerprint
+    again = select_coreset(method, dataset, ipc, seed=3, whitening=whitening, statistics=rows)
+    assert torch.equal(coreset.images, again.images)
 
 
 @pytest.mark.parametrize("ipc", [0, 5])
@@ -285,7 +287,7 @@ def test_unknown_methods_are_refused_with_a_suggestion(dataset, whitening):
 )
 def test_features_that_do_not_fit_are_refused(dataset, whitening, rows, reason):
     with pytest.raises(SettingError, match=reason):
-        select_coreset("herding", dataset, 1, whitening=whitening, evidence=rows)
+        select_coreset("herding", dataset, 1, whitening=whitening, statistics=rows)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +301,7 @@ def test_features_that_do_not_fit_are_refused(dataset, whitening, rows, reason):
 )
 def test_counts_that_do_not_fit_are_refused(dataset, whitening, counts, reason):
     with pytest.raises(SettingError, match=reason):
-        select_coreset("forgetting", dataset, 1, whitening=whitening, evidence=counts)
+        select_coreset("forgetting", dataset, 1, whitening=whitening, statistics=counts)
 
 
 def test_a_made_set_is_compared_with_two_of_them():
@@ -308,13 +310,29 @@ def test_a_made_set_is_compared_with_two_of_them():
     assert set(BASELINES) <= set(CORESETS)
 
 
-def test_a_new_method_is_a_function_and_a_line(dataset, whitening, monkeypatch):
-    def first(features, labels, ipc, generator):
-        return torch.cat([(labels == c).nonzero()[:ipc, 0] for c in range(3)])
+class First(Coreset):
+    """A coreset of somebody else's: the first images of each class."""
 
-    monkeypatch.setitem(coresets.CORESETS, "first", Coreset(first))
-    made = select_coreset("first", dataset, 2, whitening=whitening)
-    assert torch.equal(made.pixels(), dataset.train.images[[1, 3, 0, 2, 4, 5]])
+    name = "first"
+
+    def choose(self, statistics, labels, ipc, generator):
+        return torch.cat([members[:ipc] for members in class_members(labels)])
+
+
+def test_a_coreset_of_ones_own_is_an_object(dataset, whitening):
+    coreset = select_coreset(First(), dataset, 2, whitening=whitening)
+    assert torch.equal(coreset.pixels(), dataset.train.images[[1, 3, 0, 2, 4, 5]])
+    assert coreset.info["method"] == "first"
+
+
+def test_a_coreset_of_ones_own_has_a_path_for_the_command_line(dataset, whitening, monkeypatch):
+    monkeypatch.setattr(CORESETS, "_entries", dict(CORESETS._entries))
+    coreset = select_coreset(f"{__name__}:First", dataset, 2, whitening=whitening)
+    assert torch.equal(
+        coreset.images, select_coreset(First(), dataset, 2, whitening=whitening).images
+    )
+    with pytest.raises(SettingError, match="not a coreset"):
+        select_coreset(f"{__name__}:features", dataset, 2, whitening=whitening)
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch"])

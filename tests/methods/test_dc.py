@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from pathlib import Path
 
@@ -12,13 +11,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import tiny
-from trajmatch import cli, pipeline
-from trajmatch.config import DSA_STRATEGY as EVERY_CHANGE
-from trajmatch.config import DistillConfig
+from trajmatch import cli
+from trajmatch.config import DSA_STRATEGY
 from trajmatch.data.augment import Augmentation
 from trajmatch.errors import SettingError
-from trajmatch.methods import Outcome, Problem, SyntheticParameters, begin
-from trajmatch.methods.dc import DC, layer_distance, loops
+from trajmatch.methods import DC, DSA, Conditions, Problem, SyntheticParameters
+from trajmatch.methods.dc import layer_distance
 from trajmatch.networks.functional import parameter_vector, split_vector
 from trajmatch.rng import stream
 from trajmatch.storage import read_result
@@ -26,10 +24,8 @@ from trajmatch.storage.files import open_tensors
 from trajmatch.synthetic import SyntheticSet
 from trajmatch.unroll.schedule import Schedule
 
-CONFIG = DistillConfig(
-    method="dsa", iterations=6, ipc=2, lr_img=0.1, batch_real=16, eval_every=6, checkpoint_every=1,
-    outer_loop=4, inner_loop=3, lr_net=0.05,
-)  # fmt: skip
+SETTINGS = {"lr_img": 0.1, "batch_real": 16, "outer_loop": 4, "inner_loop": 3, "lr_net": 0.05}
+both_methods = pytest.mark.parametrize("kind", [DC, DSA], ids=["dc", "dsa"])
 
 
 @pytest.fixture(autouse=True)
@@ -37,13 +33,16 @@ def _no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
-def matching(ground: Problem, seed: int = 3, **settings: object) -> DC:
-    method = begin(ground, dataclasses.replace(CONFIG, **settings), seed=seed)
-    assert isinstance(method, DC)
-    return method
+@pytest.fixture
+def problem() -> Problem:
+    return tiny.bare_problem(tiny.DoubleProblem, seed=3)
 
 
-def learned(dtype: torch.dtype = torch.float64) -> SyntheticParameters:
+def method(kind: type[DC] = DSA, **settings: object) -> DC:
+    return kind(**{**SETTINGS, **settings})
+
+
+def make_parameters(dtype: torch.dtype = torch.float64) -> SyntheticParameters:
     images = torch.randn(20, 1, 8, 8, generator=stream(0, "images"), dtype=torch.float64)
     # Not in the order of the classes, which nothing may rely on.
     return SyntheticParameters.begin(images.to(dtype), torch.arange(10).repeat(2), step_size=0.01)
@@ -89,86 +88,90 @@ def plain_gradient(
     return torch.autograd.grad(loss, leaf)[0]
 
 
-@pytest.mark.parametrize("name", ["dc", "dsa"])
-def test_images_that_are_the_real_ones_are_at_no_distance(name: str) -> None:
+@both_methods
+def test_images_that_are_the_real_ones_are_at_no_distance(kind: type[DC], problem: Problem) -> None:
     """But for what the published 1e-6 adds: 1e-6 / (|row|^2 + 1e-6) a row."""
-    ground = tiny.bare_ground(tiny.DoubleProblem)
-    method = matching(ground, method=name, batch_real=10_000)
-    made = SyntheticParameters.begin(ground.images, ground.labels.long(), step_size=0.01)
-    found = method.estimate(made, 0)
+    equal = SyntheticParameters.begin(problem.images, problem.labels.long(), step_size=0.01)
+    found = method(kind, batch_real=10_000).estimate(problem, equal, 0)
     rest = 0.0
-    if name == "dc":
+    if kind is DC:
         for label in range(10):
-            images = ground.images[ground.labels == label]
-            g = plain_gradient(method.module, method.carried["network"], images, label)
-            for part in split_vector(method.module, g).values():
+            images = problem.images[problem.labels == label]
+            g = plain_gradient(problem.module, problem.state["network"], images, label)
+            for part in split_vector(problem.module, g).values():
                 if part.ndim > 1:
                     squares = part.flatten(1).square().sum(1)
                     rest += (1e-6 / (squares + 1e-6)).sum().item()
         assert found.loss.item() == pytest.approx(rest, rel=1e-6)
-    others = ground.images.flip(0)
-    far = matching(ground, method=name).estimate(made.with_tensors({"images": others}), 0)
+    others = equal.with_tensors({"images": problem.images.flip(0)})
+    far = method(kind).estimate(problem, others, 0)
     assert 0 < found.loss.item() < 1e-2 * far.loss.item()
 
 
 # -- the gradient --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["dc", "dsa"])
-@pytest.mark.parametrize("piece", [0, 1])
-def test_by_finite_differences(name: str, piece: int) -> None:
-    """At a fresh network, and at one that has walked (which does not move with the images)."""
-    made = learned()
-    method = matching(tiny.bare_ground(tiny.DoubleProblem), method=name)
-    method.piece = piece and 5
+@both_methods
+@pytest.mark.parametrize("micro_batch_size", [None, 5])
+def test_by_finite_differences(
+    kind: type[DC], micro_batch_size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a fresh network, and at a trained one (which is no function of the images here)."""
+    parameters, matching = make_parameters(), method(kind)
+    problem = tiny.bare_problem(tiny.DoubleProblem, seed=3, micro_batch_size=micro_batch_size)
     for iteration in (0, 1):
-        before = dict(method.carried)
-        found = method.estimate(made, iteration)
-        vector = method.carried["network"]
-        method._network = lambda *_, vector=vector: vector  # type: ignore[method-assign]
-        way = torch.randn(
-            made.images.shape, generator=stream(iteration, "way"), dtype=torch.float64
+        before = dict(problem.state)
+        found = matching.estimate(problem, parameters, iteration)
+        vector = problem.state["network"]
+        direction = torch.randn(
+            parameters.images.shape, generator=stream(iteration, "direction"), dtype=torch.float64
         )
-        losses = [
-            method.estimate(made.with_tensors({"images": made.images + h * way}), iteration).loss
-            for h in (1e-6, -1e-6)
-        ]
-        del method._network
+        with monkeypatch.context() as patched:
+            patched.setattr(kind, "_network", lambda *_, vector=vector: vector)
+            losses = [
+                matching.estimate(
+                    problem,
+                    parameters.with_tensors({"images": parameters.images + h * direction}),
+                    iteration,
+                ).loss
+                for h in (1e-6, -1e-6)
+            ]
         slope = (losses[0] - losses[1]).item() / 2e-6
-        assert (found.images * way).sum().item() == pytest.approx(slope, rel=1e-4)
+        assert (found.images * direction).sum().item() == pytest.approx(slope, rel=1e-4)
         assert (found.labels, found.step_size) == (None, None)
         assert iteration == 0 or not torch.equal(before["network"], vector)
 
 
-def test_the_loss_by_plain_autograd() -> None:
-    ground, made = tiny.bare_ground(tiny.DoubleProblem), learned()
-    method = matching(ground, method="dc", batch_real=10_000)
-    found = method.estimate(made, 0)
-    module = ground.fresh(3, "distill", "gradient", "network", 0)
+def test_the_loss_by_plain_autograd(problem: Problem) -> None:
+    parameters = make_parameters()
+    found = method(DC, batch_real=10_000).estimate(problem, parameters, 0)
+    module = problem.fresh("distill", "gradient", "network", 0)
     vector, loss = parameter_vector(module), 0.0
     for label in range(10):
         g, h = (
             plain_gradient(module, vector, images, label)
             for images in (
-                ground.images[ground.labels == label], made.images[made.classes == label]
+                problem.images[problem.labels == label],
+                parameters.images[parameters.classes == label],
             )
-        )  # fmt: skip
+        )
         loss += layer_distance(module, g, h).item()
     assert found.loss.item() == pytest.approx(loss, rel=1e-9)
 
 
-def test_both_sides_are_changed_alike_by_dsa_and_not_at_all_by_dc(
+def test_real_and_synthetic_images_change_alike_in_dsa_and_not_at_all_in_dc(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     drawn = []
     original = Augmentation.apply
 
-    def watched(self: Augmentation, images: torch.Tensor, draw: object) -> torch.Tensor:
+    def recorded(self: Augmentation, images: torch.Tensor, draw: object) -> torch.Tensor:
         drawn.append(draw)
         return original(self, images, draw)
 
-    monkeypatch.setattr(Augmentation, "apply", watched)
-    matching(tiny.bare_ground(), augment="color_crop").estimate(learned(torch.float32), 0)
+    monkeypatch.setattr(Augmentation, "apply", recorded)
+    problem, parameters = tiny.bare_problem(seed=3), make_parameters(torch.float32)
+    method(DSA, augment="color_crop").estimate(problem, parameters, 0)
     assert len(drawn) == 20
     for real, synthetic in zip(drawn[::2], drawn[1::2], strict=True):
         assert real.name == synthetic.name
@@ -178,44 +181,43 @@ def test_both_sides_are_changed_alike_by_dsa_and_not_at_all_by_dc(
             assert torch.cat([value, synthetic.values[key]]).unique().numel() == 1
     assert {draw.name for draw in drawn} == {"color", "crop"}
     drawn.clear()
-    method = matching(tiny.bare_ground(), method="dc", augment=EVERY_CHANGE)
     for iteration in (0, 1):
-        method.estimate(learned(torch.float32), iteration)
+        method(DC).estimate(problem, parameters, iteration)
     assert drawn == []
 
 
 # -- the networks --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["dc", "dsa"])
-def test_a_network_walks_on_the_images_between_two_updates(name: str) -> None:
-    ground = tiny.bare_ground(tiny.DoubleProblem)
-    method = matching(ground, method=name)
-    vectors = []
+@both_methods
+def test_a_network_is_trained_on_the_images_between_two_updates(
+    kind: type[DC], problem: Problem
+) -> None:
+    matching, vectors = method(kind), []
     for iteration in range(6):
-        made = learned()
-        made = made.with_tensors({"images": made.images * (1 + iteration)})  # as if updated
-        method.estimate(made, iteration)
-        vectors.append(method.carried["network"])
+        parameters = make_parameters()
+        images = parameters.images * (1 + iteration)  # as if updated
+        matching.estimate(problem, parameters.with_tensors({"images": images}), iteration)
+        vectors.append(problem.state["network"])
         position = iteration % 4
         if position == 0:
-            fresh = ground.fresh(3, "distill", "gradient", "network", iteration // 4)
+            fresh = problem.fresh("distill", "gradient", "network", iteration // 4)
             assert torch.equal(vectors[-1], parameter_vector(fresh))
             continue
         vector = vectors[-2]
-        augment = None if name == "dc" else Augmentation(EVERY_CHANGE)
+        augment = None if kind is DC else Augmentation(DSA_STRATEGY)
         schedule = Schedule.make(
-            made.images, steps=3, batch_syn=None, augment=augment, seed=3,
+            images, steps=3, batch_syn=None, augment=augment, seed=3,
             names=("distill", "gradient", "walk", iteration),
         )  # fmt: skip
         for step in range(3):
-            leaf, seen = vector.clone().requires_grad_(), made.images
+            leaf, augmented = vector.clone().requires_grad_(), images
             if augment is not None:
-                seen = augment.apply(seen, schedule.draws[step])
+                augmented = augment.apply(augmented, schedule.draws[step])
             logits = torch.func.functional_call(
-                method.module, split_vector(method.module, leaf), (seen,)
+                problem.module, split_vector(problem.module, leaf), (augmented,)
             )
-            loss = F.cross_entropy(logits, made.classes)
+            loss = F.cross_entropy(logits, parameters.classes)
             vector = vector - 0.05 * torch.autograd.grad(loss, leaf)[0]
         torch.testing.assert_close(vectors[-1], vector)
     assert not torch.equal(vectors[0], vectors[4])
@@ -225,17 +227,16 @@ def test_batches_of_256_where_there_are_more_images(monkeypatch: pytest.MonkeyPa
     lengths = []
     original = Schedule.make
 
-    def make(*arguments: object, **settings: object) -> Schedule:
-        made = original(*arguments, **settings)
-        lengths.append([len(chosen) for chosen in made.indices])
-        return made
+    def recorded(*arguments: object, **settings: object) -> Schedule:
+        schedule = original(*arguments, **settings)
+        lengths.append([len(chosen) for chosen in schedule.indices])
+        return schedule
 
-    monkeypatch.setattr(Schedule, "make", make)
-    method = matching(tiny.bare_ground(), method="dc", ipc=26)
-    images = torch.randn(260, 1, 8, 8, generator=stream(0))
-    made = SyntheticParameters.begin(images, torch.arange(10).repeat(26), step_size=0.01)
+    monkeypatch.setattr(Schedule, "make", recorded)
+    problem, images = tiny.bare_problem(seed=3), torch.randn(260, 1, 8, 8, generator=stream(0))
+    parameters = SyntheticParameters.begin(images, torch.arange(10).repeat(26), step_size=0.01)
     for iteration in (0, 1):
-        method.estimate(made, iteration)
+        method(DC).estimate(problem, parameters, iteration)
     assert lengths == [[256, 256, 256]]
 
 
@@ -254,64 +255,46 @@ def test_batches_of_256_where_there_are_more_images(monkeypatch: pytest.MonkeyPa
 def test_published_loops(
     ipc: int, classes: int, given: tuple[int | None, int | None], wanted: tuple[int, int]
 ) -> None:
-    config = DistillConfig(method="dc", ipc=ipc, outer_loop=given[0], inner_loop=given[1])
-    assert loops(config, ipc * classes) == wanted
+    assert DC(outer_loop=given[0], inner_loop=given[1]).loops(ipc, ipc * classes) == wanted
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"outer_loop": None}, r"ipc is 2 and dsa.*1, 10, 20.*--outer-loop and --inner-loop"),
         ({"augment": "none"}, r"augment is none.*--method dc"),
-        ({"soft_labels": True}, r"not learned by dsa"),
     ],
 )
-def test_refused(settings: dict[str, object], said: str) -> None:
-    with pytest.raises(SettingError, match=said):
-        matching(tiny.bare_ground(), **settings)
+def test_refused(settings: dict[str, object], message: str) -> None:
+    conditions = Conditions(tiny.bare_problem().spec, ipc=2)
+    method(DSA).check(conditions)
+    with pytest.raises(SettingError, match=message):
+        method(DSA, **settings).check(conditions)
 
 
-# -- the whole way -------------------------------------------------------------------------------
+# -- whole runs ----------------------------------------------------------------------------------
 
 
-class Killed(Exception):
-    pass
-
-
-def distilled(out: Path, *, kill_at: int | None = None, **settings: object) -> Outcome:
-    def watch(iteration: int, _: object) -> None:
-        if iteration == kill_at:
-            raise Killed
-
-    return pipeline.distill(
-        tiny.digits(),
-        None,
-        out,
-        config=dataclasses.replace(CONFIG, **settings),
-        evaluation=tiny.EVALUATE,
-        network=tiny.NETWORK,
-        on_iteration=watch,
-    )
-
-
-# From where it was killed, and from one before.
-@pytest.mark.parametrize(("name", "every"), [("dc", 1), ("dsa", 2)])
-def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path, name: str, every: int) -> None:
-    settings = {"method": name, "checkpoint_every": every}
-    whole = distilled(tmp_path / "whole", **settings)
-    with pytest.raises(Killed):
-        distilled(tmp_path / "killed", kill_at=3, **settings)
-    resumed = distilled(tmp_path / "killed", **settings)
+# From the iteration where it was interrupted, and from one before.
+@pytest.mark.parametrize(("kind", "every"), [(DC, 1), (DSA, 2)])
+def test_an_interrupted_run_resumes_to_the_same_bits(
+    tmp_path: Path, kind: type[DC], every: int
+) -> None:
+    settings = {"iterations": 6, "ipc": 2, "eval_every": 6, "checkpoint_every": every}
+    whole = tiny.distill(tmp_path / "whole", method(kind), **settings)
+    with pytest.raises(KeyboardInterrupt):
+        tiny.distill(tmp_path / "parts", method(kind), stop=3, **settings)
+    resumed = tiny.distill(tmp_path / "parts", method(kind), **settings)
     assert torch.equal(whole.last.images, resumed.last.images)
     files = [
         open_tensors(tmp_path / run / "checkpoint.safetensors", kind="checkpoint", version=1)
-        for run in ("whole", "killed")
+        for run in ("whole", "parts")
     ]
     assert "carried.network" in files[0].names
     for part in files[0].names:
         assert torch.equal(*(file.read(part) for file in files)), part
     assert whole.last.step_size is None
-    assert whole.last.info["method"] == name
+    assert whole.last.info["method"] == kind.name
 
 
 @pytest.mark.parametrize("name", ["dc", "dsa"])

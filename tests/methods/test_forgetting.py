@@ -10,14 +10,15 @@ import torch
 
 import tiny
 from trajmatch import pipeline, rng
-from trajmatch.config import ExpertConfig, NetworkConfig
+from trajmatch.config import DataConfig, ExpertConfig, NetworkConfig
 from trajmatch.data.augment import Augmentation
 from trajmatch.errors import MismatchError, SettingError, TrajmatchError
 from trajmatch.experts import train_expert
-from trajmatch.methods.coresets import choose_forgetting, forgetting_counts
+from trajmatch.methods.coresets import Forgetting, forgetting_counts
 from trajmatch.methods.coresets.forgetting import count_forgetting
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.functional import FunctionalNetwork
+from trajmatch.runtime.progress import Silent
 
 SPEC = NetworkSpec("convnet", channels=1, classes=3, size=8, options={"depth": 1, "width": 4})
 CONFIG = ExpertConfig(epochs=4, batch=16, lr=0.05)
@@ -62,15 +63,15 @@ def test_one_epoch_forgets_nothing():
 def test_never_learned_come_first_then_the_most_forgotten_class_by_class():
     counts = torch.tensor([3.0, 1.0, torch.inf, 0.0, 2.0, 7.0, 0.0, torch.inf])
     labels = torch.tensor([0, 1, 0, 1, 1, 0, 0, 1])
-    assert choose_forgetting(counts, labels, 3, any_generator()).tolist() == [2, 5, 0, 7, 4, 1]
+    assert Forgetting().choose(counts, labels, 3, any_generator()).tolist() == [2, 5, 0, 7, 4, 1]
 
 
 def test_equals_are_shuffled_by_the_generator():
     counts, labels = torch.tensor([0.0, 1, 1, 1, 1, 9]), torch.zeros(6, dtype=torch.int64)
-    orders = [choose_forgetting(counts, labels, 3, any_generator(s)).tolist() for s in range(60)]
+    orders = [Forgetting().choose(counts, labels, 3, any_generator(s)).tolist() for s in range(60)]
     assert {order[0] for order in orders} == {5}
     assert {image for order in orders for image in order[1:]} == {1, 2, 3, 4}
-    assert orders[0] == choose_forgetting(counts, labels, 3, any_generator(0)).tolist()
+    assert orders[0] == Forgetting().choose(counts, labels, 3, any_generator(0)).tolist()
 
 
 # -- what training tells -------------------------------------------------------------------------
@@ -79,7 +80,7 @@ def test_equals_are_shuffled_by_the_generator():
 def reference_history(config, augment, seed):
     """The slow clear twin: an expert's batches again, each judged by the parameters before it."""
     images, labels = images_and_labels()
-    recorded = train_expert(SPEC, images, labels, config, seed=seed, index=0, augment=augment)
+    recorded = train_expert(SPEC, images, labels, config, seed=seed, index=0)
     network = FunctionalNetwork(SPEC.build(seed=0))
     rows = []
     for epoch in range(config.epochs):
@@ -119,10 +120,10 @@ def test_watching_changes_nothing_and_misses_nothing():
     images, labels = images_and_labels()
     seen = []
     watched = train_expert(
-        SPEC, images, labels, CONFIG, seed=1, index=0, augment=None,
+        SPEC, images, labels, CONFIG, seed=1, index=0,
         on_batch=lambda epoch, chosen, right: seen.append((epoch, chosen, right)),
     )  # fmt: skip
-    plain = train_expert(SPEC, images, labels, CONFIG, seed=1, index=0, augment=None)
+    plain = train_expert(SPEC, images, labels, CONFIG, seed=1, index=0)
     assert torch.equal(watched.parameters, plain.parameters)
     for epoch, metrics in enumerate(watched.metrics):
         batches = [(chosen, right) for e, chosen, right in seen if e == epoch]
@@ -131,29 +132,58 @@ def test_watching_changes_nothing_and_misses_nothing():
         assert metrics["train_accuracy"] == pytest.approx(100 * hits / N)
 
 
-def test_the_same_seed_forgets_the_same_and_each_epoch_is_told():
-    told = []
+class Epochs(Silent):
+    """The numbers of the epochs that are reported."""
+
+    def __init__(self):
+        self.numbers = []
+
+    def event(self, name, **values):
+        assert name == "epoch"
+        self.numbers.append(values["epoch"])
+
+
+def test_the_same_seed_forgets_the_same_and_each_epoch_is_reported():
+    epochs = Epochs()
     data = images_and_labels()
-    first = forgetting_counts(SPEC, *data, CONFIG, seed=0, on_epoch=told.append)
+    first = forgetting_counts(SPEC, *data, CONFIG, seed=0, progress=epochs)
     assert torch.equal(forgetting_counts(SPEC, *data, CONFIG, seed=0), first)
     assert not torch.equal(forgetting_counts(SPEC, *data, CONFIG, seed=1), first)
-    assert [event["epoch"] for event in told] == [1, 2, 3, 4]
+    assert epochs.numbers == [1, 2, 3, 4]
 
 
 # -- on the digits -------------------------------------------------------------------------------
 
 TRAINING = dataclasses.replace(tiny.EXPERTS, epochs=4)
+UNTRAINED = pipeline.Untrained(tiny.NETWORK)
+
+
+class Observer(Silent):
+    """Keeps what a selection reports."""
+
+    def __init__(self):
+        self.epochs, self.done, self.said = [], [], []
+
+    def event(self, name, **values):
+        assert name == "epoch"
+        self.epochs.append(values)
+
+    def update(self, task, done, total, **values):
+        self.done.append((done, total))
+
+    def message(self, text):
+        self.said.append(text)
 
 
 def test_what_is_chosen_from_digits_was_forgotten_more_than_the_rest():
-    told, said = [], []
+    observer = Observer()
     chosen = pipeline.select_coreset(
-        "forgetting", tiny.digits(), 5, network=tiny.NETWORK, training=TRAINING, seed=2,
-        say=said.append, on_progress=told.append,
+        "forgetting", tiny.digits(), 5, UNTRAINED, training=TRAINING, seed=2, progress=observer
     )  # fmt: skip
-    assert [(e["epoch"], e["epochs"]) for e in told] == [(n, 4) for n in (1, 2, 3, 4)]
-    assert len(said) == 1
-    assert said[0].startswith("forgetting: training ConvNet-D2 width 4")
+    assert [(e["epoch"], e["epochs"]) for e in observer.epochs] == [(n, 4) for n in (1, 2, 3, 4)]
+    assert observer.done == [(n, 4) for n in (1, 2, 3, 4)]
+    assert len(observer.said) == 1
+    assert observer.said[0].startswith("forgetting: training ConvNet-D2 width 4")
     origin = chosen.info["forgetting"]
     assert (origin["epochs"], origin["lr"], "experts" in origin) == (4, 0.05, False)
 
@@ -178,23 +208,27 @@ def test_a_librarys_network_whitening_and_training_are_taken():
     longer = pipeline.training_like(library, epochs=9)
     assert (longer.epochs, longer.batch, longer.lr) == (9, 128, 0.05)
     assert pipeline.training_like(None, lr=0.3) == ExpertConfig(lr=0.3)
+    mlp, data = NetworkConfig(network="mlp"), tiny.digits()
     with pytest.raises(MismatchError, match="network"):
-        pipeline.select_coreset(
-            "forgetting", tiny.digits(), 1, experts=library, network=NetworkConfig(network="mlp")
-        )
+        pipeline.experts_or_untrained(library, data, mlp, DataConfig())
 
 
 def test_what_cannot_be_trained_is_refused_or_told():
-    said = []
+    observer = Observer()
 
     def choose(network=tiny.NETWORK, **changes):
         training = dataclasses.replace(TRAINING, epochs=1, **changes)
         pipeline.select_coreset(
-            "forgetting", tiny.digits(), 1, network=network, training=training, say=said.append
+            "forgetting",
+            tiny.digits(),
+            1,
+            pipeline.Untrained(network),
+            training=training,
+            progress=observer,
         )
 
     with pytest.raises(SettingError, match="running statistics"):
         choose(dataclasses.replace(tiny.NETWORK, norm="batch"))
-    assert said == []
+    assert observer.said == []
     with pytest.raises(TrajmatchError, match=r"diverged in epoch 1 .* use a smaller --lr"):
         choose(lr=1e30)

@@ -5,18 +5,42 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 
-from trajmatch.config import DistillConfig
+import tiny
+from trajmatch.config import Adam, Cosine, DistillConfig
 from trajmatch.data.whiten import Normalize
 from trajmatch.errors import FileFormatError, MismatchError, SettingError, TrajmatchError
 from trajmatch.evaluation import Score
-from trajmatch.methods import Estimate, Outcome, SyntheticParameters, run_loop
-from trajmatch.methods.loop import CHECKPOINT, KIND, SKIPS_IN_A_ROW, SNAPSHOTS, VERSION
+from trajmatch.methods import (
+    CAFE,
+    DD,
+    DM,
+    KIP,
+    Distillation,
+    Estimate,
+    Method,
+    Outcome,
+    Problem,
+    SyntheticParameters,
+    run_loop,
+    to_settings,
+)
+from trajmatch.methods.checkpoint import (
+    CHECKPOINT,
+    KIND,
+    VERSION,
+    Checkpoint,
+    checkpoint_iteration,
+    lock_run,
+)
+from trajmatch.methods.loop import SKIPS_IN_A_ROW, SNAPSHOTS
+from trajmatch.runtime.progress import Progress, Silent
 from trajmatch.storage import read_log
 from trajmatch.storage.files import open_tensors, save_tensors
 from trajmatch.synthetic import SyntheticSet
@@ -24,11 +48,10 @@ from trajmatch.synthetic import SyntheticSet
 CLASSES = torch.tensor([0, 1])
 RARELY = {"eval_every": 99, "checkpoint_every": 99}
 WHITENING = Normalize(torch.tensor([0.5]), torch.tensor([0.25]))
-CONFIG = DistillConfig(
-    iterations=6, lr_img=0.3, lr_lr=1e-3, step_size=0.02, eval_every=2, checkpoint_every=2,
-    skip_loss=1e9,
-)  # fmt: skip
+CONFIG = DistillConfig(iterations=6, eval_every=2, checkpoint_every=2)
 ORIGIN = {"seed": 3, "lr_img": 0.3, "augment": None}
+OLD = Path(__file__).with_name("checkpoint-0.1.safetensors")
+"""Written by version 0.1 after the fourth iteration of the run in `test_a_checkpoint_of_0_1...`."""
 
 Harm = Callable[[Estimate], Estimate]
 
@@ -55,50 +78,59 @@ def _no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
-class Quadratic:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quadratic(Method):
     """Images are drawn to GOAL, the step size to `alpha`, soft labels away from TASTE.
 
     `losses` replaces the reported loss of an iteration, `harm` changes its whole estimate.
     """
 
-    name = "quadratic"
-    normalized = True
+    name: ClassVar[str] = "quadratic"
+    title: ClassVar[str] = "quadratic"
+    objective: ClassVar[str] = "squared distance"
+    normalized: ClassVar[bool] = True
+    learns_step_size: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        *,
-        alpha: float = 0.05,
-        losses: dict[int, float] | None = None,
-        harm: dict[int, Harm] | None = None,
-    ) -> None:
-        self.decisions: dict[str, object] = {}
-        self.carried: dict[str, torch.Tensor] = {}
-        self.alpha, self.losses, self.harm = alpha, losses or {}, harm or {}
-        self.seen: dict[int, SyntheticParameters] = {}
-        """What each iteration was asked about."""
+    lr_img: float = 0.3
+    lr_lr: float = 1e-3
+    lr_label: float = 1.0
+    step_size: float = 0.02
+    skip_loss: float = 1e9
+    alpha: float = 0.05
+    losses: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    harm: Mapping[int, Harm] = dataclasses.field(default_factory=dict)
+    visited: dict[int, SyntheticParameters] = dataclasses.field(default_factory=dict)
+    """The parameters that each iteration was estimated at."""
 
-    def estimate(self, learned: SyntheticParameters, iteration: int) -> Estimate:
-        self.seen[iteration] = learned
-        self.decisions.setdefault("decided at", iteration)
-        soft = learned.label_logits is not None
-        labels = learned.labels if soft else None
-        loss = plain_loss(learned.images, learned.step_size, labels, self.alpha)
-        made = Estimate(
+    @property
+    def rates(self) -> dict[str, float]:
+        return {**super().rates, "log_step_size": self.lr_lr / self.step_size**2}
+
+    def estimate(
+        self, problem: Problem, parameters: SyntheticParameters, iteration: int
+    ) -> Estimate:
+        self.visited[iteration] = parameters
+        problem.resolved.setdefault("decided at", iteration)
+        problem.state["count"] = torch.tensor([iteration + 1.0], dtype=torch.float64)
+        soft = parameters.label_logits is not None
+        labels = parameters.labels if soft else None
+        loss = plain_loss(parameters.images, parameters.step_size, labels, self.alpha)
+        estimate = Estimate(
             torch.tensor(self.losses.get(iteration, float(loss)), dtype=torch.float64),
-            learned.images - GOAL,
+            parameters.images - GOAL,
             TASTE.clone() if soft else None,
-            2 * (learned.step_size - self.alpha),
+            2 * (parameters.step_size - self.alpha),
         )
-        return self.harm.get(iteration, lambda estimate: estimate)(made)
+        return self.harm.get(iteration, lambda estimate: estimate)(estimate)
 
 
-def package(learned: SyntheticParameters, iteration: int) -> SyntheticSet:
+def package(parameters: SyntheticParameters, iteration: int) -> SyntheticSet:
     return SyntheticSet(
-        images=learned.images,
-        labels=learned.labels,
+        images=parameters.images,
+        labels=parameters.labels,
         classes=("one", "other"),
         whitening=WHITENING,
-        step_size=float(learned.step_size),
+        step_size=float(parameters.step_size),
         info={"iteration": iteration},
     )
 
@@ -113,35 +145,38 @@ def run(
     method: Quadratic | None = None,
     *,
     initial: SyntheticParameters | None = None,
+    problem: Problem | None = None,
     origin: dict[str, object] | None = None,
     scores: dict[int, float] | None = None,
-    stop_at: int | None = None,
+    progress: Progress | None = None,
+    stop: int | None = None,
     **settings: object,
 ) -> Outcome:
     """A loop on validation scores that are the iteration's number, or those given.
 
-    `stop_at`: interrupt after that iteration, as Ctrl-C would.
+    settings: of the outer loop or of the method. stop: interrupt after that iteration, as Ctrl-C
+    does.
     """
-
-    def on_iteration(iteration: int, values: object) -> None:
-        if iteration == stop_at:
-            raise KeyboardInterrupt
-
+    method = method or Quadratic()
+    own = {name: settings.pop(name) for name in list(settings) if hasattr(method, name)}
     return run_loop(
-        method or Quadratic(),
-        initial or begin(),
-        dataclasses.replace(CONFIG, **settings),
+        Distillation(
+            dataclasses.replace(method, **own),
+            problem or tiny.bare_problem(),
+            initial or begin(),
+            dataclasses.replace(CONFIG, **settings),
+            package=package,
+            validate=lambda _, iteration: score((scores or {}).get(iteration, float(iteration))),
+            origin=ORIGIN if origin is None else origin,
+        ),
         out,
-        package=package,
-        validate=lambda made, iteration: score((scores or {}).get(iteration, float(iteration))),
-        origin=ORIGIN if origin is None else origin,
-        on_iteration=on_iteration,
+        progress=progress or tiny.StopAfter(stop),
     )
 
 
-def interrupted(out: Path, stop_at: int, *args: object, **kwargs: object) -> None:
+def interrupted(out: Path, stop: int, *args: object, **kwargs: object) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run(out, *args, stop_at=stop_at, **kwargs)
+        run(out, *args, stop=stop, **kwargs)
 
 
 def losses(out: Path) -> list[dict]:
@@ -160,11 +195,11 @@ def checkpoint(out: Path) -> tuple[dict, dict]:
 
 
 def same_checkpoint(one: Path, other: Path) -> None:
-    (mine, said), (theirs, told) = checkpoint(one), checkpoint(other)
-    assert said == told
-    assert mine.keys() == theirs.keys()
-    for name, part in mine.items():
-        assert torch.equal(part, theirs[name]), name
+    (tensors, values), (others, expected) = checkpoint(one), checkpoint(other)
+    assert values == expected
+    assert tensors.keys() == others.keys()
+    for name, part in tensors.items():
+        assert torch.equal(part, others[name]), name
 
 
 # -- the optimizer -------------------------------------------------------------------------------
@@ -172,8 +207,8 @@ def same_checkpoint(one: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
 def test_it_is_torchs_sgd_with_momentum_one_half(tmp_path: Path, soft: bool) -> None:
-    learned = begin(soft=soft)
-    leaves = {name: part.clone().requires_grad_() for name, part in learned.tensors().items()}
+    parameters = begin(soft=soft)
+    leaves = {name: part.clone().requires_grad_() for name, part in parameters.tensors().items()}
     # The published rate is for alpha itself; on log(alpha) it is divided by alpha_0^2.
     rates = {"images": 0.3, "log_step_size": 1e-3 / 0.02**2, "label_logits": 0.7}
     groups = [{"params": [leaf], "lr": rates[name]} for name, leaf in leaves.items()]
@@ -184,14 +219,14 @@ def test_it_is_torchs_sgd_with_momentum_one_half(tmp_path: Path, soft: bool) -> 
         plain_loss(leaves["images"], leaves["log_step_size"].exp(), labels, 0.05).backward()
         optimizer.step()
 
-    last = run(tmp_path, initial=learned, lr_label=0.7).last
+    last = run(tmp_path, initial=parameters, lr_label=0.7).last
     close = {"rtol": 1e-12, "atol": 1e-12}
     torch.testing.assert_close(last.images, leaves["images"].detach(), **close)
     assert last.step_size == pytest.approx(leaves["log_step_size"].exp().item(), rel=1e-12)
     assert abs(last.step_size - 0.02) > 0.0005
     if soft:
         torch.testing.assert_close(last.labels, leaves["label_logits"].detach().softmax(1), **close)
-        assert (last.labels - learned.labels).abs().max() > 0.05
+        assert (last.labels - parameters.labels).abs().max() > 0.05
     else:
         assert torch.equal(last.labels, CLASSES)
 
@@ -224,9 +259,11 @@ def test_the_guard_arms_itself_and_a_skipped_update_moves_nothing(tmp_path: Path
     method = Quadratic(losses=dict(enumerate([3.0, 1.01, 1.0, 1.01, 50.0, 1.0])))
     outcome = run(tmp_path / "guarded", method, skip_loss=1.0)
     assert skipped(tmp_path / "guarded") == [0, 0, 0, 1, 1, 0]
-    moved = [not torch.equal(method.seen[i].images, method.seen[i + 1].images) for i in range(5)]
+    moved = [
+        not torch.equal(method.visited[i].images, method.visited[i + 1].images) for i in range(5)
+    ]
     assert moved == [True, True, True, False, False]
-    assert method.seen[3] is method.seen[4] is method.seen[5]
+    assert method.visited[3] is method.visited[4] is method.visited[5]
     # Momentum stood still too: what follows is as if those two had not been.
     never = run(tmp_path / "never", iterations=4)
     assert torch.equal(outcome.last.images, never.last.images)
@@ -250,12 +287,12 @@ def test_fifty_skips_in_a_row_end_the_run(tmp_path: Path) -> None:
     reported = {0: 0.5, **dict.fromkeys(range(1, 99), 7.25)}
     with pytest.raises(SettingError) as error:
         run(tmp_path, Quadratic(losses=reported), iterations=99, skip_loss=1.5, **RARELY)
-    said = str(error.value)
+    message = str(error.value)
     for part in ("50 updates in a row", "iteration 51", "loss 7.25", "skip_loss 1.5"):
-        assert part in said
+        assert part in message
     for mend in ("--lr-img (now 0.3)", "--step-size", "--skip-loss"):
-        assert mend in said
-    assert "\n" not in said
+        assert mend in message
+    assert "\n" not in message
 
 
 def test_forty_nine_skips_do_not_and_a_good_one_starts_the_count_again(tmp_path: Path) -> None:
@@ -293,15 +330,15 @@ def test_what_is_not_finite_is_taken_back(tmp_path: Path, part: str, value: floa
     method = Quadratic(harm={2: worse(part, value)})
     outcome = run(tmp_path, method, initial=begin(soft=True))
     assert skipped(tmp_path) == [0, 0, 1, 0, 0, 0]
-    assert method.seen[3] is method.seen[2]
+    assert method.visited[3] is method.visited[2]
     # The momentum that may have led there is gone: the next update is the gradient alone.
-    before, after = method.seen[3], method.seen[4]
+    before, after = method.visited[3], method.visited[4]
     torch.testing.assert_close(after.images, before.images - 0.3 * (before.images - GOAL))
     slope = 2 * (before.step_size - 0.05) * before.step_size
     torch.testing.assert_close(after.log_step_size, before.log_step_size - 1e-3 / 0.02**2 * slope)
     assert outcome.last.images.isfinite().all()
-    told = losses(tmp_path)[2]
-    assert (told["loss"] is None) == (part == "loss")
+    line = losses(tmp_path)[2]
+    assert (line["loss"] is None) == (part == "loss")
 
 
 def test_fifty_that_are_not_finite_end_the_run(tmp_path: Path) -> None:
@@ -310,7 +347,7 @@ def test_fifty_that_are_not_finite_end_the_run(tmp_path: Path) -> None:
         run(tmp_path, Quadratic(harm=harm), iterations=99, **RARELY)
 
 
-# -- what is kept --------------------------------------------------------------------------------
+# -- the sets that are saved --------------------------------------------------------------------
 
 
 def test_the_average_of_the_images_is_what_is_kept(tmp_path: Path) -> None:
@@ -319,8 +356,8 @@ def test_the_average_of_the_images_is_what_is_kept(tmp_path: Path) -> None:
     alone = run(tmp_path / "plain", plain)
     average = begin().images
     for iteration in range(1, 6):
-        average = 0.75 * average + 0.25 * method.seen[iteration].images
-        assert torch.equal(method.seen[iteration].images, plain.seen[iteration].images)
+        average = 0.75 * average + 0.25 * method.visited[iteration].images
+        assert torch.equal(method.visited[iteration].images, plain.visited[iteration].images)
     average = 0.75 * average + 0.25 * alone.last.images
     torch.testing.assert_close(outcome.last.images, average, rtol=1e-12, atol=1e-12)
     assert (outcome.last.images - alone.last.images).abs().max() > 0.1
@@ -337,18 +374,18 @@ def test_best_is_chosen_by_validation_and_the_last_is_kept_too(tmp_path: Path) -
     assert outcome.last.info["iteration"] == outcome.iterations == 6
     assert torch.equal(outcome.best.images, run(tmp_path / "four", iterations=4).last.images)
     assert not torch.equal(outcome.best.images, outcome.last.images)
-    for name, made in (("best", outcome.best), ("last", outcome.last)):
-        assert torch.equal(SyntheticSet.load(tmp_path / "run" / name).images, made.images)
+    for name, distilled in (("best", outcome.best), ("last", outcome.last)):
+        assert torch.equal(SyntheticSet.load(tmp_path / "run" / name).images, distilled.images)
 
 
 def test_of_equal_scores_the_first_is_best(tmp_path: Path) -> None:
     assert run(tmp_path, scores={2: 10.0, 4: 10.0, 6: 10.0}).best_iteration == 2
 
 
-def test_the_last_iteration_is_judged_wherever_it_falls(tmp_path: Path) -> None:
+def test_the_last_iteration_is_validated_wherever_it_falls(tmp_path: Path) -> None:
     outcome = run(tmp_path, iterations=5, eval_every=2)
-    judged = [r["step"] for r in read_log(tmp_path / "log.jsonl") if "val_mean" in r]
-    assert judged == [2, 4, 5]
+    validated = [r["step"] for r in read_log(tmp_path / "log.jsonl") if "val_mean" in r]
+    assert validated == [2, 4, 5]
     assert (outcome.best_iteration, outcome.last.info["iteration"]) == (5, 5)
 
 
@@ -364,15 +401,15 @@ def test_the_log_has_a_line_an_iteration(tmp_path: Path) -> None:
         assert line.keys() == {
             "time", "step", "loss", "step_size", "grad_norm", "skipped", "seconds",
         }  # fmt: skip
-        seen = method.seen[line["step"] - 1]
-        assert line["step_size"] == pytest.approx(seen.step_size.item(), rel=1e-12)
-        assert line["grad_norm"] == pytest.approx((seen.images - GOAL).norm().item(), rel=1e-12)
+        at = method.visited[line["step"] - 1]
+        assert line["step_size"] == pytest.approx(at.step_size.item(), rel=1e-12)
+        assert line["grad_norm"] == pytest.approx((at.images - GOAL).norm().item(), rel=1e-12)
         assert line["loss"] == pytest.approx(
-            float(plain_loss(seen.images, seen.step_size, None, 0.05)), rel=1e-12
+            float(plain_loss(at.images, at.step_size, None, 0.05)), rel=1e-12
         )
         assert line["seconds"] > 0
-    judged = [line for line in read_log(tmp_path / "log.jsonl") if "val_mean" in line]
-    assert [(r["step"], r["val_mean"], r["val_n"]) for r in judged] == [
+    validated = [line for line in read_log(tmp_path / "log.jsonl") if "val_mean" in line]
+    assert [(r["step"], r["val_mean"], r["val_n"]) for r in validated] == [
         (2, 2.0, 2), (4, 4.0, 2), (6, 6.0, 2),
     ]  # fmt: skip
 
@@ -389,23 +426,32 @@ def test_snapshots_are_the_pictures_of_their_iterations(tmp_path: Path) -> None:
         path = tmp_path / "snapshots" / f"{iteration:06d}.safetensors"
         file = open_tensors(path, kind="snapshot", version=1)
         assert file.metadata == {"iteration": iteration}
-        pictures = package(method.seen[iteration], iteration).pixels()
+        pictures = package(method.visited[iteration], iteration).pixels()
         assert torch.equal(file.read("images"), pictures)
         assert file.read("images").dtype == torch.uint8
         assert torch.equal(file.read("labels"), CLASSES)
 
 
-def test_each_iteration_is_told_of(tmp_path: Path) -> None:
-    told = []
-    run_loop(
-        Quadratic(), begin(), CONFIG, tmp_path, package=package,
-        validate=lambda made, iteration: score(1.0), origin=ORIGIN,
-        on_iteration=lambda iteration, values: told.append((iteration, values["loss"])),
-    )  # fmt: skip
-    assert told == [(line["step"], line["loss"]) for line in losses(tmp_path)]
+def test_iterations_and_validations_are_reported(tmp_path: Path) -> None:
+    reported: list[tuple] = []
+
+    class Recorded(Silent):
+        def update(self, task: str, done: int, total: int, **values: object) -> None:
+            reported.append((task, done, total, values.get("loss")))
+
+        def event(self, name: str, **values: object) -> None:
+            reported.append((name, values["iteration"], values["val_mean"]))
+
+    run(tmp_path, progress=Recorded(), iterations=4)
+    lines = [("distill", line["step"], 4, line["loss"]) for line in losses(tmp_path)]
+    events = [("validation", 2, 2.0), ("validation", 4, 4.0)]
+    assert reported == [*lines[:1], events[0], *lines[1:3], events[1], lines[3]]
+    reported.clear()
+    run(tmp_path, progress=Recorded(), iterations=5)  # a resumed run reports where it begins
+    assert reported[0] == ("distill", 4, 5, None)
 
 
-# -- going on ------------------------------------------------------------------------------------
+# -- resuming ------------------------------------------------------------------------------------
 
 SETTINGS = {"iterations": 12, "eval_every": 4, "checkpoint_every": 3, "ema": 0.5, "skip_loss": 1e3}
 REPORTED = {3: 2e3, 4: 2e3, 8: 2e3}
@@ -425,11 +471,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, 4, 5, 7, 8, 11, 12])
+@pytest.mark.parametrize("stop", [1, 3, 4, 5, 7, 8, 11, 12])
 def test_an_interrupted_run_ends_as_if_it_had_not_been(
-    tmp_path: Path, undisturbed: Path, stop_at: int
+    tmp_path: Path, undisturbed: Path, stop: int
 ) -> None:
-    interrupted(tmp_path, stop_at, eventful(), initial=begin(soft=True), scores=SCORES, **SETTINGS)
+    interrupted(tmp_path, stop, eventful(), initial=begin(soft=True), scores=SCORES, **SETTINGS)
     method = eventful()
     outcome = run(tmp_path, method, initial=begin(soft=True), scores=SCORES, **SETTINGS)
     same_checkpoint(tmp_path, undisturbed)
@@ -437,32 +483,34 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
     assert sorted(p.name for p in (tmp_path / "snapshots").iterdir()) == sorted(
         p.name for p in (undisturbed / "snapshots").iterdir()
     )
-    for name, made in (("best", outcome.best), ("last", outcome.last)):
+    for name, distilled in (("best", outcome.best), ("last", outcome.last)):
         other = SyntheticSet.load(undisturbed / name)
-        assert torch.equal(made.images, other.images)
-        assert torch.equal(made.labels, other.labels)
-        assert (made.step_size, made.info) == (other.step_size, other.info)
+        assert torch.equal(distilled.images, other.images)
+        assert torch.equal(distilled.labels, other.labels)
+        assert (distilled.step_size, distilled.info) == (other.step_size, other.info)
     assert outcome.best_iteration == 4
     # No more is done again than what followed the last checkpoint or evaluation.
-    saved = [i for i in (0, 3, 4, 6, 8, 9, 12) if i <= stop_at]
-    assert sorted(method.seen) == list(range(saved[-1], 12))
+    saved = [i for i in (0, 3, 4, 6, 8, 9, 12) if i <= stop]
+    assert sorted(method.visited) == list(range(saved[-1], 12))
 
 
 def test_interrupted_at_every_iteration(tmp_path: Path, undisturbed: Path) -> None:
     often = {**SETTINGS, "checkpoint_every": 1}
-    for stop_at in range(1, 12):
-        interrupted(tmp_path, stop_at, eventful(), initial=begin(soft=True), scores=SCORES, **often)
+    for stop in range(1, 12):
+        interrupted(tmp_path, stop, eventful(), initial=begin(soft=True), scores=SCORES, **often)
     run(tmp_path, eventful(), initial=begin(soft=True), scores=SCORES, **often)
     same_checkpoint(tmp_path, undisturbed)
     assert without_clock(tmp_path) == without_clock(undisturbed)
 
 
-def test_a_method_is_told_what_it_decided(tmp_path: Path) -> None:
+def test_state_and_resolved_settings_are_resumed(tmp_path: Path) -> None:
     interrupted(tmp_path, 4)
-    method = Quadratic()
-    outcome = run(tmp_path, method)
-    assert min(method.seen) == 4
-    assert method.decisions == outcome.decisions == {"decided at": 0}
+    method, problem = Quadratic(), tiny.bare_problem()
+    outcome = run(tmp_path, method, problem=problem, iterations=5)
+    assert min(method.visited) == 4
+    assert problem.resolved == outcome.resolved == {"decided at": 0}
+    tensors, _ = checkpoint(tmp_path)
+    assert tensors["carried.count"].tolist() == problem.state["count"].tolist() == [5.0]
 
 
 def test_more_iterations_extend_a_finished_run(tmp_path: Path) -> None:
@@ -470,12 +518,64 @@ def test_more_iterations_extend_a_finished_run(tmp_path: Path) -> None:
     assert short.iterations == 6
     method = Quadratic()
     long = run(tmp_path / "run", method, iterations=10)
-    assert sorted(method.seen) == [6, 7, 8, 9]
+    assert sorted(method.visited) == [6, 7, 8, 9]
     straight = run(tmp_path / "straight", iterations=10)
     assert long.iterations == long.best_iteration == straight.best_iteration == 10
     assert torch.equal(long.last.images, straight.last.images)
     assert without_clock(tmp_path / "run") == without_clock(tmp_path / "straight")
     assert long.seconds > short.seconds > 0
+
+
+OUTER = {"optimizer": Adam(betas=(0.8, 0.95)), "schedule": Cosine(end=0.1)}
+
+
+@pytest.mark.parametrize("stop", [3, 7])
+def test_another_optimizer_and_schedule_resume_to_the_same_bits(tmp_path: Path, stop: int) -> None:
+    """With skipped and non-finite updates on the way, which its state goes through as well."""
+    settings = {**SETTINGS, **OUTER, "initial": begin(soft=True), "scores": SCORES}
+    run(tmp_path / "whole", eventful(), **settings)
+    interrupted(tmp_path / "parts", stop, eventful(), **settings)
+    run(tmp_path / "parts", eventful(), **settings)
+    same_checkpoint(tmp_path / "parts", tmp_path / "whole")
+    tensors, _ = checkpoint(tmp_path / "whole")
+    assert tensors["exp_avg.images"].shape == (18,)
+    assert tensors["step.images"].item() == 4  # since the update that was not finite
+    assert not any(name.startswith("momentum.") for name in tensors)
+
+
+def test_the_schedule_is_a_factor_on_every_rate(tmp_path: Path) -> None:
+    method = Quadratic()
+    run(tmp_path, method, initial=begin(soft=True), schedule=Cosine(end=0.5), **RARELY)
+    first, second = method.visited[0], method.visited[1]
+    third = method.visited[2]
+    gradients = [parameters.images - GOAL for parameters in (first, second)]
+    torch.testing.assert_close(second.images, first.images - 0.3 * gradients[0])
+    factor = 0.5 + 0.5 * (1 + math.cos(math.pi / 6)) / 2
+    momentum = 0.5 * gradients[0] + gradients[1]
+    torch.testing.assert_close(third.images, second.images - factor * 0.3 * momentum)
+    slopes = [
+        2 * (parameters.step_size - 0.05) * parameters.step_size for parameters in (first, second)
+    ]
+    moved = factor * 1e-3 / 0.02**2 * (0.5 * slopes[0] + slopes[1])
+    torch.testing.assert_close(third.log_step_size, second.log_step_size - moved)
+
+
+def test_a_checkpoint_of_version_0_1_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    settings = {"ema": 0.5, "lr_label": 0.7, "initial": begin(soft=True)}
+    reported = {0: 1.0, 1: 1.0, 3: 2e9}
+    run(tmp_path / "whole", Quadratic(losses=reported), **settings)
+    resumed = tmp_path / "resumed"
+    resumed.mkdir()
+    shutil.copy(OLD, resumed / CHECKPOINT)
+    old = open_tensors(OLD, kind=KIND, version=VERSION)
+    assert "decisions" in old.metadata
+    assert "momentum.label_logits" in old.names
+    assert checkpoint_iteration(resumed) == 4
+    method, problem = Quadratic(losses=reported), tiny.bare_problem()
+    outcome = run(resumed, method, problem=problem, **settings)
+    assert sorted(method.visited) == [4, 5]
+    assert outcome.resolved == {"decided at": 0}
+    same_checkpoint(resumed, tmp_path / "whole")
 
 
 @pytest.mark.parametrize("iterations", [6, 3])
@@ -484,7 +584,7 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path, iterations: int) -> Non
     log = (tmp_path / "log.jsonl").read_bytes()
     method = Quadratic()
     again = run(tmp_path, method, iterations=iterations)
-    assert method.seen == {}
+    assert method.visited == {}
     assert (again.iterations, again.best_iteration) == (6, 6)
     assert torch.equal(again.best.images, first.best.images)
     assert again.seconds == first.seconds
@@ -509,13 +609,22 @@ def test_a_checkpoint_of_other_settings_is_refused(
     method = Quadratic()
     with pytest.raises(MismatchError) as error:
         run(tmp_path, method, origin={**ORIGIN, name: value})
-    said = str(error.value)
-    assert f"{name}={ORIGIN.get(name)}" in said
-    assert f"{name}={value}" in said
-    assert "another --out" in said
-    assert "\n" not in said
-    assert method.seen == {}
+    message = str(error.value)
+    assert f"{name}={ORIGIN.get(name)}" in message
+    assert f"{name}={value}" in message
+    assert "another --out" in message
+    assert "\n" not in message
+    assert method.visited == {}
     assert contents(tmp_path) == before
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    with (
+        lock_run(tmp_path),
+        pytest.raises(SettingError, match=r"another process is distilling into .*another --out"),
+    ):
+        run(tmp_path)
+    run(tmp_path)  # free again
 
 
 @pytest.fixture(scope="module")
@@ -530,7 +639,7 @@ def refused_for_its_checkpoint(out: Path, kind: type[TrajmatchError] = FileForma
     method = Quadratic()
     with pytest.raises(kind) as error:
         run(out, method, initial=begin(soft=True))
-    assert method.seen == {}
+    assert method.visited == {}
     assert contents(out) == before
     assert CHECKPOINT in str(error.value)
     assert "\n" not in str(error.value)
@@ -542,8 +651,8 @@ def test_a_truncated_checkpoint_is_refused(tmp_path: Path, stopped: Path, share:
     out = Path(shutil.copytree(stopped, tmp_path / "copy"))
     whole = (out / CHECKPOINT).read_bytes()
     (out / CHECKPOINT).write_bytes(whole[: int(len(whole) * share)])
-    said = refused_for_its_checkpoint(out)
-    assert "delete it" in said
+    message = refused_for_its_checkpoint(out)
+    assert "delete it" in message
 
 
 def test_a_checkpoint_with_any_flipped_bit_is_refused(tmp_path: Path, stopped: Path) -> None:
@@ -568,3 +677,71 @@ def test_a_foreign_or_newer_checkpoint_is_refused(tmp_path: Path, stopped: Path)
     assert "distilled" in refused_for_its_checkpoint(out)
     (out / CHECKPOINT).write_text("not a checkpoint at all, but long enough to be one")
     refused_for_its_checkpoint(out)
+
+
+# -- checkpoints of version 0.1 ------------------------------------------------------------------
+
+
+def old_checkpoint(out: Path, origin: dict[str, object]) -> Checkpoint:
+    """What is loaded from a checkpoint that version 0.1 wrote for a run of `origin`."""
+    old = open_tensors(OLD, kind=KIND, version=VERSION)
+    tensors = {name: old.read(name) for name in old.names}
+    metadata = {**old.metadata, "origin": origin}
+    save_tensors(out / CHECKPOINT, tensors, kind=KIND, version=VERSION, metadata=metadata)
+    found = Checkpoint.load(out, begin(soft=True).tensors())
+    assert found is not None
+    return found
+
+
+def origin_of(method: Method) -> dict[str, object]:
+    settings = to_settings(DistillConfig(), method)
+    return {name: settings[name] for name in ("method", "optimizer", "schedule")} | {
+        field.name: settings[field.name] for field in dataclasses.fields(method)
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "older"),
+    [
+        (DD(bptt_steps=2), {"window": 2}),
+        (CAFE(), {}),
+        (KIP(), {"window": None}),
+    ],
+    ids=["dd", "cafe", "kip"],
+)
+def test_an_origin_of_version_0_1_is_that_of_todays_defaults(
+    tmp_path: Path, method: Method, older: dict[str, object]
+) -> None:
+    """It has settings of all methods, and none of those that came later."""
+    later = (
+        "bptt_steps", "optimizer", "schedule", "discrimination_weight", "accuracies", "settled",
+        "moved", "max_epochs", "batch_query", "numbers_at_a_time",
+    )  # fmt: skip
+    today = origin_of(method)
+    written = {name: value for name, value in today.items() if name not in later} | older
+    found = old_checkpoint(tmp_path, {**written, "syn_steps": 50, "of_another_method": 1})
+    found.require_origin({**today, "syn_steps": 50}, tmp_path)
+    for name in later:
+        if name in today:
+            with pytest.raises(MismatchError, match=f"{name}="):
+                found.require_origin({**today, name: 7}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "name"),
+    [
+        ({"optimizer": Adam()}, {}, "optimizer=adam, this one has optimizer=sgd"),
+        ({}, {"optimizer": Adam()}, "optimizer=sgd, this one has optimizer=adam"),
+        ({"schedule": Cosine()}, {}, "schedule=cosine, this one has schedule=constant"),
+        ({}, {"schedule": Cosine()}, "schedule=constant, this one has schedule=cosine"),
+        ({"schedule": Cosine()}, {"schedule": Cosine(), "iterations": 5}, "iterations=4"),
+    ],
+)
+def test_another_outer_optimizer_does_not_continue_a_run(
+    tmp_path: Path, first: dict[str, object], then: dict[str, object], name: str
+) -> None:
+    method = DM(batch_real=8)
+    with pytest.raises(KeyboardInterrupt):
+        tiny.distill(tmp_path, method, stop=1, **first)
+    with pytest.raises(MismatchError, match=name):
+        tiny.distill(tmp_path, method, **then)

@@ -21,39 +21,39 @@ def images(seed: int = 0) -> torch.Tensor:
     return torch.randn(5, 1, 8, 8, generator=generator, dtype=torch.float64)
 
 
-def perturbed(learned: SyntheticParameters) -> SyntheticParameters:
+def perturbed(parameters: SyntheticParameters) -> SyntheticParameters:
     """Away from where it began, where the labels of all images are alike."""
     generator = torch.Generator().manual_seed(1)
-    return learned.with_tensors(
+    return parameters.with_tensors(
         {
             name: part + torch.randn(part.shape, generator=generator, dtype=part.dtype)
-            for name, part in learned.tensors().items()
+            for name, part in parameters.tensors().items()
         }
     )
 
 
 def test_beginning_with_hard_labels() -> None:
-    learned = SyntheticParameters.begin(images(), CLASSES, step_size=0.02)
-    assert learned.step_size.item() == pytest.approx(0.02, rel=1e-12)
-    assert torch.equal(learned.labels, CLASSES)
-    assert list(learned.tensors()) == ["images", "log_step_size"]
+    parameters = SyntheticParameters.begin(images(), CLASSES, step_size=0.02)
+    assert parameters.step_size.item() == pytest.approx(0.02, rel=1e-12)
+    assert torch.equal(parameters.labels, CLASSES)
+    assert list(parameters.tensors()) == ["images", "log_step_size"]
 
 
 def test_beginning_with_soft_labels() -> None:
-    learned = SyntheticParameters.begin(images(), CLASSES, step_size=0.02, soft=3)
-    assert learned.label_logits is not None
-    assert learned.label_logits.isfinite().all()
+    parameters = SyntheticParameters.begin(images(), CLASSES, step_size=0.02, soft=3)
+    assert parameters.label_logits is not None
+    assert parameters.label_logits.isfinite().all()
     low = SMOOTHING / 3
     high = 1 - SMOOTHING + low
-    for row, label in zip(learned.labels.tolist(), CLASSES.tolist(), strict=True):
+    for row, label in zip(parameters.labels.tolist(), CLASSES.tolist(), strict=True):
         assert row == pytest.approx([high if k == label else low for k in range(3)], rel=1e-12)
-    assert list(learned.tensors()) == ["images", "log_step_size", "label_logits"]
+    assert list(parameters.tensors()) == ["images", "log_step_size", "label_logits"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_everything_follows_the_images(dtype: torch.dtype) -> None:
-    learned = SyntheticParameters.begin(images().to(dtype), CLASSES, step_size=0.01, soft=3)
-    assert {part.dtype for part in learned.tensors().values()} == {dtype}
+    parameters = SyntheticParameters.begin(images().to(dtype), CLASSES, step_size=0.01, soft=3)
+    assert {part.dtype for part in parameters.tensors().values()} == {dtype}
 
 
 def test_an_update_leaves_the_old_value_alone() -> None:
@@ -73,20 +73,20 @@ def anything_smooth(x: torch.Tensor, p: torch.Tensor, alpha: torch.Tensor) -> to
 
 
 def test_gradients_in_the_optimized_form_are_autograds() -> None:
-    learned = perturbed(SyntheticParameters.begin(images(), CLASSES, step_size=0.3, soft=3))
-    leaves = {name: part.clone().requires_grad_() for name, part in learned.tensors().items()}
-    moved = learned.with_tensors(leaves)
+    parameters = perturbed(SyntheticParameters.begin(images(), CLASSES, step_size=0.3, soft=3))
+    leaves = {name: part.clone().requires_grad_() for name, part in parameters.tensors().items()}
+    moved = parameters.with_tensors(leaves)
     expected = torch.autograd.grad(
         anything_smooth(moved.images, moved.labels, moved.step_size), list(leaves.values())
     )
 
     x, p, alpha = (
         part.detach().requires_grad_()
-        for part in (learned.images, learned.labels, learned.step_size)
+        for part in (parameters.images, parameters.labels, parameters.step_size)
     )
     loss = anything_smooth(x, p, alpha)
     estimate = Estimate(loss.detach(), *torch.autograd.grad(loss, (x, p, alpha)))
-    found = estimate.of(learned)
+    found = estimate.of(parameters)
 
     assert list(found) == ["images", "log_step_size", "label_logits"]
     for name, gradient in zip(leaves, expected, strict=True):
@@ -94,16 +94,16 @@ def test_gradients_in_the_optimized_form_are_autograds() -> None:
         assert gradient.abs().max() > 1e-3
 
 
-def test_gradients_through_a_walk_are_autograds() -> None:
+def test_gradients_through_an_unroll_are_autograds() -> None:
     """The engine and the change of form together, against back-propagation through all of it."""
     module = build_network("mlp", channels=1, classes=3, size=8, width=5, seed=0).double()
     start = parameter_vector(module)
     generator = torch.Generator().manual_seed(2)
     target = start + 0.1 * torch.randn(start.shape, generator=generator, dtype=start.dtype)
-    learned = perturbed(SyntheticParameters.begin(images(), CLASSES, step_size=0.1, soft=3))
+    parameters = perturbed(SyntheticParameters.begin(images(), CLASSES, step_size=0.1, soft=3))
 
-    leaves = {name: part.clone().requires_grad_() for name, part in learned.tensors().items()}
-    moved = learned.with_tensors(leaves)
+    leaves = {name: part.clone().requires_grad_() for name, part in parameters.tensors().items()}
+    moved = parameters.with_tensors(leaves)
     vector = start.clone().requires_grad_()
     for _ in range(3):
         loss = plain_loss(module, vector, moved.images, moved.labels)
@@ -112,12 +112,14 @@ def test_gradients_through_a_walk_are_autograds() -> None:
     distance = (vector - target).square().sum() / (start - target).square().sum()
     expected = torch.autograd.grad(distance, list(leaves.values()))
 
-    walked = match_segment(
-        module, start, target, learned.images, learned.labels, learned.step_size, steps=3
+    unrolled = match_segment(
+        module, start, target, parameters.images, parameters.labels, parameters.step_size, steps=3
     )
-    estimate = Estimate(walked.loss, walked.grad_images, walked.grad_labels, walked.grad_step_size)
+    estimate = Estimate(
+        unrolled.loss, unrolled.grad_images, unrolled.grad_labels, unrolled.grad_step_size
+    )
     for name, gradient in zip(leaves, expected, strict=True):
-        torch.testing.assert_close(estimate.of(learned)[name], gradient, rtol=1e-9, atol=1e-14)
+        torch.testing.assert_close(estimate.of(parameters)[name], gradient, rtol=1e-9, atol=1e-14)
 
 
 def test_what_is_not_learned_has_no_gradient() -> None:

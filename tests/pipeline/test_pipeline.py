@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,27 +14,31 @@ import torch
 
 import tiny
 from trajmatch import pipeline
-from trajmatch.config import DataConfig, DistillConfig, EvaluateConfig, NetworkConfig, RunConfig
+from trajmatch.config import Adam, Cosine, DataConfig, EvaluateConfig, NetworkConfig
 from trajmatch.data import ImageDataset
 from trajmatch.data.whiten import to_float
 from trajmatch.errors import MismatchError, SettingError
-from trajmatch.evaluation import protocol
 from trajmatch.experts import ExpertLibrary
-from trajmatch.methods import coresets
+from trajmatch.methods import DD, DM, LD, MTT, Conditions, Method, coresets
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.functional import load_parameter_vector
-from trajmatch.pipeline.distill import require_method
+from trajmatch.pipeline.recipe import Recipe
+from trajmatch.runtime.progress import Silent
+from trajmatch.runtime.resources import Resources
 from trajmatch.storage import read_log, read_result
-from trajmatch.storage.files import open_tensors
+from trajmatch.storage.files import open_tensors, save_tensors
+from trajmatch.storage.locks import lock
 from trajmatch.synthetic import SyntheticSet
 
 distilling = importlib.import_module("trajmatch.pipeline.distill")  # not the function
 
-RUN = RunConfig(
+ONE = Resources(workers=1)
+RUN = Recipe(
     data=DataConfig(whitening="normalize"),
     network=tiny.NETWORK,
     experts=tiny.EXPERTS,
     distill=tiny.DISTILL,
+    method=tiny.METHOD,
     evaluate=tiny.EVALUATE,
 )
 
@@ -57,18 +62,31 @@ def library() -> ExpertLibrary:
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     out = tmp_path_factory.mktemp("pipeline") / "run"
-    return out, pipeline.run(RUN, out, workers=1)
+    return out, pipeline.run(RUN, out, resources=ONE)
 
 
-def distill(out: Path, library: ExpertLibrary, **changes: object) -> pipeline.Outcome:
-    """On digits with the tiny settings but for `changes` of the distillation's."""
+def distill(
+    out: Path, library: ExpertLibrary, *, method: Method = tiny.METHOD, **changes: object
+) -> pipeline.Outcome:
+    """On digits with the tiny settings but for `changes` of the outer loop's."""
     return pipeline.distill(
         tiny.digits(),
+        method,
         library,
         out,
         config=dataclasses.replace(tiny.DISTILL, **changes),
         evaluation=tiny.EVALUATE,
     )
+
+
+def mtt(**changes: object) -> MTT:
+    return dataclasses.replace(tiny.METHOD, **changes)
+
+
+def begun(library: ExpertLibrary, method: Method = tiny.METHOD, seed: int = 0, **changes: object):
+    """What a distillation of digits begins with."""
+    config = dataclasses.replace(tiny.DISTILL, **changes)
+    return pipeline.initial_parameters(tiny.digits(), library.whitening, method, config, seed=seed)
 
 
 # -- run -----------------------------------------------------------------------------------------
@@ -108,22 +126,33 @@ def without_clock(result: dict) -> dict:
     return {name: value for name, value in result.items() if name not in clock}
 
 
-def test_a_run_that_is_done_does_nothing_again(
-    ran: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class NothingDone(Silent):
+    def update(self, task: str, done: int, total: int, **values: object) -> None:
+        assert not values, f"{task}: {done} of {total}"
+
+
+class Evaluation(Silent):
+    """Passes the epochs of an evaluation to a function."""
+
+    def __init__(self, heard: Callable[[str, int, int], None]) -> None:
+        self.heard = heard
+
+    def update(self, task: str, done: int, total: int, **values: object) -> None:
+        if task == "evaluation":
+            self.heard(task, done, total)
+
+
+def test_a_run_that_is_done_does_nothing_again(ran: tuple[Path, dict], tmp_path: Path) -> None:
     out, first = ran
     copy = Path(shutil.copytree(out, tmp_path / "copy"))
     lying = ["checkpoint.safetensors", "log.jsonl", "best/distilled.safetensors"]
     lying += [f"experts/{p.name}" for p in (copy / "experts").iterdir() if p.is_file()]
     before = {name: (copy / name).stat().st_mtime_ns for name in lying}
-    monkeypatch.setattr(protocol, "train_network", None)
     again = pipeline.run(
         RUN,
         copy,
-        workers=1,
-        on_progress=lambda event: pytest.fail("no expert was missing"),
-        on_iteration=lambda iteration, values: pytest.fail("no iteration was missing"),
-        on_judging=lambda what, done, total: pytest.fail("no network was missing"),
+        resources=ONE,
+        progress=NothingDone(),
     )
     assert {name: (copy / name).stat().st_mtime_ns for name in lying} == before
     first = without_clock(first)
@@ -137,32 +166,26 @@ class Kill(BaseException):
 
 @pytest.mark.parametrize("at", [1, 2, 5])
 def test_a_run_killed_while_it_is_judged_trains_only_the_networks_left(
-    ran: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+    ran: tuple[Path, dict], tmp_path: Path, at: int
 ) -> None:
     out, first = ran
     copy = Path(shutil.copytree(out, tmp_path / "copy"))
     (copy / "result.json").unlink()
     log = (copy / "log.jsonl").read_text().splitlines(keepends=True)
     (copy / "log.jsonl").write_text("".join(line for line in log if '"of"' not in line))
-    trained, train = [], protocol.train_network
 
-    def killed(*given: object, **known: object) -> None:
-        if len(trained) == at - 1:
-            trained.append("killed")
+    def kill(task: str, done: int, total: int) -> None:
+        if done == at * RUN.evaluate.epochs:  # network `at` is trained and not tested yet
             raise Kill
-        train(*given, **known)
-        trained.append(known["seed"])
 
-    monkeypatch.setattr(protocol, "train_network", killed)
     with pytest.raises(Kill):
-        pipeline.run(RUN, copy, workers=1)
+        pipeline.run(RUN, copy, resources=ONE, progress=Evaluation(kill))
     assert not (copy / "result.json").exists()
     with (copy / "log.jsonl").open("a") as torn:
         torn.write('{"event": "network", "of"')
     told: list[tuple[str, int, int]] = []
-    again = pipeline.run(RUN, copy, workers=1, on_judging=lambda *words: told.append(words))
+    again = pipeline.run(RUN, copy, resources=ONE, progress=Evaluation(lambda *w: told.append(w)))
     assert again["scores"] == first["scores"]
-    assert len(trained) == 3 * RUN.evaluate.n + 1
     left = (3 * RUN.evaluate.n - at + 1) * RUN.evaluate.epochs
     assert told[-1] == ("evaluation", left, left)
     assert network_lines(copy) == network_lines(out)
@@ -183,7 +206,7 @@ def test_a_run_that_keeps_another_set_judges_anew_only_that_one(
     other = dataclasses.replace(made, images=made.images.flip(0))
     for _ in range(2):
         scores = pipeline.compare_on_test(
-            other, tiny.digits(), library, tiny.EVALUATE, seed=RUN.seed, device="cpu", out=copy
+            other, tiny.digits(), library, tiny.EVALUATE, seed=RUN.seed, out=copy
         )
         assert [s.values for s in scores[1:3]] == [tuple(s["values"]) for s in first["scores"][1:3]]
     new = network_lines(copy)[len(network_lines(out)) :]
@@ -193,9 +216,9 @@ def test_a_run_that_keeps_another_set_judges_anew_only_that_one(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"distill": {"max_start_epoch": 9}}, ["epoch 9", "have 3", "--epochs 9"]),
-        ({"distill": {"batch_syn": 11}}, ["batch_syn is 11", "10 synthetic images", "1 to 10"]),
-        ({"distill": {"augment": "colour"}}, ["'colour'", "did you mean 'color'"]),
+        ({"method": {"max_start_epoch": 9}}, ["epoch 9", "have 3", "--epochs 9"]),
+        ({"method": {"batch_syn": 11}}, ["batch_syn is 11", "10 synthetic images", "1 to 10"]),
+        ({"method": {"augment": "colour"}}, ["'colour'", "did you mean 'color'"]),
         ({"evaluate": {"augment": "colour"}}, ["'colour'", "did you mean 'color'"]),
     ],
 )
@@ -204,7 +227,7 @@ def test_a_run_refuses_before_any_expert_is_trained(
 ) -> None:
     parts = {name: dataclasses.replace(getattr(RUN, name), **c) for name, c in changes.items()}
     with pytest.raises(SettingError) as error:
-        pipeline.run(dataclasses.replace(RUN, **parts), tmp_path / "out", workers=1)
+        pipeline.run(dataclasses.replace(RUN, **parts), tmp_path / "out", resources=ONE)
     assert [word for word in words if word not in str(error.value)] == []
     assert not (tmp_path / "out").exists()
 
@@ -216,13 +239,13 @@ def test_distilling_looks_at_no_test_image(
     tmp_path: Path, library: ExpertLibrary, digits: ImageDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    original = distilling.evaluate_images
+    original = distilling.evaluate_sets
 
     def spy(*args: object, **kwargs: object) -> object:
-        asked.append((args[4], args[5], kwargs["split"]))
+        asked.append((args[3].images, args[3].labels, args[3].split))
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(distilling, "evaluate_images", spy)
+    monkeypatch.setattr(distilling, "evaluate_sets", spy)
     distill(tmp_path / "run", library)
     assert len(asked) == 2
     validation = digits.val
@@ -234,7 +257,7 @@ def test_distilling_looks_at_no_test_image(
 
 
 def test_the_set_says_how_it_was_made(tmp_path: Path, library: ExpertLibrary) -> None:
-    outcome = distill(tmp_path / "run", library, ipc=2, batch_syn=5)
+    outcome = distill(tmp_path / "run", library, method=mtt(batch_syn=5), ipc=2)
     made = outcome.last
     assert made.images.shape == (20, 1, 8, 8)
     assert torch.bincount(made.hard_labels).tolist() == [2] * 10
@@ -243,59 +266,52 @@ def test_the_set_says_how_it_was_made(tmp_path: Path, library: ExpertLibrary) ->
     assert made.info["settings"]["ipc"] == made.info["ipc"] == made.ipc == 2
     assert made.info["data"]["fingerprint"] == library.data["fingerprint"]
     assert made.info["experts"]["experts"] == 2
-    begun = pipeline.initial_images(
-        tiny.digits(), library.whitening, dataclasses.replace(tiny.DISTILL, ipc=2), seed=0
-    )
+    first = begun(library, ipc=2).images
     file = open_tensors(tmp_path / "run" / "checkpoint.safetensors", kind="checkpoint", version=1)
     learned = file.read("learned.log_step_size").exp().item()
     assert made.step_size == pytest.approx(learned, rel=1e-6)
-    assert abs(learned / tiny.DISTILL.step_size - 1) > 1e-5
-    assert not torch.equal(made.images, begun.images)
-    assert (made.images - begun.images).abs().max() < 2
+    assert abs(learned / tiny.METHOD.step_size - 1) > 1e-5
+    assert not torch.equal(made.images, first)
+    assert (made.images - first).abs().max() < 2
 
 
 def test_real_beginnings_are_training_images_of_their_class(
     library: ExpertLibrary, digits: ImageDataset
 ) -> None:
-    config = DistillConfig(ipc=3)
-    begun = pipeline.initial_images(digits, library.whitening, config, seed=0)
-    assert begun.classes.tolist() == [k for k in range(10) for _ in range(3)]
+    first = begun(library, ipc=3)
+    assert first.classes.tolist() == [k for k in range(10) for _ in range(3)]
     known = library.whitening.apply(to_float(digits.train.images)).flatten(1)
-    places = [(known == image.flatten()).all(1).nonzero().flatten() for image in begun.images]
+    places = [(known == image.flatten()).all(1).nonzero().flatten() for image in first.images]
     assert all(len(found) for found in places)
-    for found, label in zip(places, begun.classes, strict=True):
+    for found, label in zip(places, first.classes, strict=True):
         assert label in digits.train.labels[found]
     assert len({int(found[0]) for found in places}) == 30
-    same = pipeline.initial_images(digits, library.whitening, config, seed=0)
-    other = pipeline.initial_images(digits, library.whitening, config, seed=1)
-    assert torch.equal(begun.images, same.images)
-    assert not torch.equal(begun.images, other.images)
+    assert torch.equal(first.images, begun(library, ipc=3).images)
+    assert not torch.equal(first.images, begun(library, ipc=3, seed=1).images)
 
 
-def test_noise_beginnings(library: ExpertLibrary, digits: ImageDataset) -> None:
-    config = DistillConfig(ipc=200, init="noise", soft_labels=True, step_size=0.5)
-    begun = pipeline.initial_images(digits, library.whitening, config, seed=0)
-    assert begun.images.shape == (2000, 1, 8, 8)
-    assert abs(begun.images.mean()) < 0.02
-    assert begun.images.std() == pytest.approx(1, abs=0.02)
-    assert begun.labels.shape == (2000, 10)
-    assert torch.equal(begun.labels.argmax(1), begun.classes)
-    assert begun.step_size.item() == pytest.approx(0.5)
-    other = pipeline.initial_images(digits, library.whitening, config, seed=1)
-    assert not torch.equal(begun.images, other.images)
+def test_noise_beginnings(library: ExpertLibrary) -> None:
+    method = mtt(soft_labels=True, step_size=0.5)
+    first = begun(library, method, ipc=200, init="noise")
+    assert first.images.shape == (2000, 1, 8, 8)
+    assert abs(first.images.mean()) < 0.02
+    assert first.images.std() == pytest.approx(1, abs=0.02)
+    assert first.labels.shape == (2000, 10)
+    assert torch.equal(first.labels.argmax(1), first.classes)
+    assert first.step_size.item() == pytest.approx(0.5)
+    other = begun(library, method, ipc=200, init="noise", seed=1)
+    assert not torch.equal(first.images, other.images)
 
 
 def test_a_mistake_in_the_evaluation_is_refused_before_the_first_iteration(
     tmp_path: Path, library: ExpertLibrary, digits: ImageDataset
 ) -> None:
-    for evaluation, distillation in [
-        (EvaluateConfig(augment="colour"), DistillConfig(max_start_epoch=1)),
-        (tiny.EVALUATE, DistillConfig(max_start_epoch=1, batch_syn=11)),
+    for evaluation, method, said in [
+        (EvaluateConfig(augment="colour"), tiny.METHOD, "'colour'"),
+        (tiny.EVALUATE, mtt(batch_syn=11), "batch_syn is 11"),
     ]:
-        with pytest.raises(SettingError):
-            pipeline.distill(
-                digits, library, tmp_path / "run", config=distillation, evaluation=evaluation
-            )
+        with pytest.raises(SettingError, match=said):
+            pipeline.distill(digits, method, library, tmp_path / "run", evaluation=evaluation)
         assert not (tmp_path / "run").exists()
 
 
@@ -306,7 +322,7 @@ def test_data_without_a_validation_split_are_refused(
     copy = ExpertLibrary.open(library.path)
     copy.data = without.summary()
     with pytest.raises(SettingError, match=r"no validation split; use data\.with_validation"):
-        pipeline.distill(without, copy, tmp_path / "run", config=tiny.DISTILL)
+        pipeline.distill(without, tiny.METHOD, copy, tmp_path / "run", config=tiny.DISTILL)
 
 
 @pytest.fixture
@@ -333,22 +349,25 @@ def test_a_library_without_experts_is_continued(
     empty: ExpertLibrary, library: ExpertLibrary, digits: ImageDataset
 ) -> None:
     one = dataclasses.replace(tiny.EXPERTS, experts=1)
-    made = pipeline.train_experts(digits, empty.path, network=tiny.NETWORK, config=one, workers=1)
+    made = pipeline.train_experts(
+        digits, empty.path, network=tiny.NETWORK, config=one, resources=Resources(workers=1)
+    )
     assert torch.equal(made.trajectory(0).row(3), library.trajectory(0).row(3))
 
 
 # -- select and evaluate -------------------------------------------------------------------------
 
 
-def test_a_library_gives_a_coreset_its_whitening_or_refuses_another(
+def test_a_library_gives_a_coreset_its_whitening_and_refuses_other_data(
     library: ExpertLibrary, digits: ImageDataset
 ) -> None:
     for method in ("random", "herding"):
         chosen = pipeline.select_coreset(method, digits, 2, experts=library)
         assert chosen.whitening.checksum == library.whitening.checksum
-        with pytest.raises(MismatchError, match=r"'normalize' and this asks for 'zca'"):
-            pipeline.select_coreset(method, digits, 2, experts=library, whitening="zca")
-    assert pipeline.select_coreset("random", digits, 1, whitening="zca").whitening.name == "zca"
+    other = pipeline.Untrained(whitening="zca")
+    assert pipeline.select_coreset("random", digits, 1, other).whitening.name == "zca"
+    with pytest.raises(MismatchError, match="trained on digits"):
+        pipeline.select_coreset("random", digits.resized(12), 1, library)
 
 
 def test_herding_looks_at_the_first_experts_last_epoch(
@@ -370,17 +389,14 @@ def test_networks_to_judge_a_set(
 ) -> None:
     best = ran[0] / "best"
     quick = EvaluateConfig(n=1, epochs=1, workers=1)
-    told = []
     scores = pipeline.evaluate(
         best,
         digits,
         networks=[NetworkConfig(network="mlp"), library.spec],
         config=quick,
         split="val",
-        on_score=told.append,
     )
     assert [s.model for s in scores] == ["MLP width 128", "ConvNet-D2 width 4 instance"]
-    assert told == scores
     assert {(s.method, s.ipc, s.n, s.sd, s.split) for s in scores} == {("mtt", 1, 1, None, "val")}
     own = pipeline.evaluate(best, digits, config=quick, split="val")
     assert own == scores[1:]
@@ -429,25 +445,23 @@ def test_validation_images_of_another_cut_are_refused(
 def test_too_many_images_per_class_are_refused_before_experts_are_trained(tmp_path: Path) -> None:
     asked = dataclasses.replace(RUN, distill=dataclasses.replace(tiny.DISTILL, ipc=1000))
     with pytest.raises(SettingError, match="ipc is 1000 and class '8' has"):
-        pipeline.run(asked, tmp_path / "run", workers=1)
+        pipeline.run(asked, tmp_path / "run", resources=ONE)
     assert not (tmp_path / "run").exists()
 
 
 def test_two_distillations_into_one_folder_are_refused(
     tmp_path: Path, library: ExpertLibrary
 ) -> None:
-    import fcntl
-
     distill(tmp_path / "run", library)
-    with (tmp_path / "run" / ".lock").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(SettingError, match="another process is distilling into"):
+    with lock(tmp_path / "run" / ".lock"):
+        with pytest.raises(SettingError, match="another process is distilling into") as error:
             distill(tmp_path / "run", library)
+        assert "\n" not in str(error.value)
 
 
 def test_a_run_tells_how_far_its_last_judging_is(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
-    pipeline.run(RUN, tmp_path, workers=1, on_judging=lambda *words: told.append(words))
+    pipeline.run(RUN, tmp_path, resources=ONE, progress=Evaluation(lambda *w: told.append(w)))
     epochs = 3 * RUN.evaluate.n * RUN.evaluate.epochs  # of the made set, random and herding
     assert {(what, total) for what, _, total in told} == {("evaluation", epochs)}
     done = [one for _, one, _ in told]
@@ -462,14 +476,15 @@ def test_labels_begin_as_the_mean_of_the_experts_logits(
     tmp_path: Path, library: ExpertLibrary, digits: ImageDataset
 ) -> None:
     """By hand: the experts at their last epoch, on the images that are begun from."""
-    distill(tmp_path / "run", library, soft_labels=True, init_labels="experts", lr_label=1e-30)
+    method = mtt(soft_labels=True, init_labels="experts", lr_label=1e-30)
+    distill(tmp_path / "run", library, method=method)
     made = SyntheticSet.load(tmp_path / "run" / "last")
-    begun = pipeline.initial_images(digits, library.whitening, tiny.DISTILL, seed=0).images
+    first = begun(library).images
     logits, network = [], library.spec.build(seed=0)
     for expert in library.experts:
         load_parameter_vector(network, library.trajectory(expert).row(tiny.EXPERTS.epochs))
         with torch.no_grad():
-            logits.append(network(begun))
+            logits.append(network(first))
     assert len(logits) == 2
     torch.testing.assert_close(made.labels, torch.softmax((logits[0] + logits[1]) / 2, 1))
     assert (made.labels.argmax(1) == torch.arange(10)).sum() > 1  # they have learned something
@@ -484,32 +499,98 @@ def test_five_experts_are_asked_at_most(
     peopled.experts = [3, 4, 5, 7, 8, 9]
     monkeypatch.setattr(peopled, "trajectory", lambda n: (asked.append(n), trajectory(0))[1])
     images = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert tiny.ground(peopled).teacher_logits(images).shape == (3, 10)
+    assert tiny.problem(peopled).teacher_logits(images).shape == (3, 10)
     assert asked == [3, 4, 5, 7, 8]
 
 
 @pytest.mark.parametrize(
-    ("settings", "experts", "words"),
+    ("method", "epochs", "words"),
     [
-        ({}, True, "no labels are learned; add --soft-labels"),
-        ({"method": "dd"}, False, "no labels are learned; add --soft-labels"),
-        ({"method": "dd", "soft_labels": True}, False, "dd has none; give --experts"),
-        ({"method": "ld"}, False, "ld has none; give --experts"),
-        ({"soft_labels": True, "texture": True}, True, "leave it or --texture out"),
+        (mtt(init_labels="experts"), 3, "no labels are learned; add --soft-labels"),
+        (DD(init_labels="experts"), None, "no labels are learned; add --soft-labels"),
+        (DD(init_labels="experts", soft_labels=True), None, "dd has none; give --experts"),
+        (LD(init_labels="experts"), None, "ld has none; give --experts"),
+        (
+            mtt(init_labels="experts", soft_labels=True, texture=True),
+            3,
+            "leave it or --texture out",
+        ),
     ],
 )
 def test_experts_labels_are_refused_where_there_are_none(
-    library: ExpertLibrary, settings: dict[str, object], experts: bool, words: str
+    library: ExpertLibrary, method: Method, epochs: int | None, words: str
 ) -> None:
-    config = dataclasses.replace(tiny.DISTILL, init_labels="experts", **settings)
     with pytest.raises(SettingError, match="init_labels is experts") as refused:
-        require_method(config, experts=experts)
+        method.check(Conditions(library.spec, ipc=1, expert_epochs=epochs))
     assert words in str(refused.value)
 
 
-@pytest.mark.parametrize(("method", "soft"), [("dd", True), ("ld", False)])
+@pytest.mark.parametrize("kind", [DD, LD])
 def test_experts_labels_are_for_every_method_that_learns_labels(
-    library: ExpertLibrary, method: str, soft: bool
+    library: ExpertLibrary, kind: type[Method]
 ) -> None:
-    settings = {"method": method, "soft_labels": soft, "init_labels": "experts"}
-    require_method(dataclasses.replace(tiny.DISTILL, **settings), experts=True)
+    soft = {} if kind is LD else {"soft_labels": True}
+    kind(init_labels="experts", **soft).check(Conditions(library.spec, ipc=1, expert_epochs=3))
+
+
+# -- what a run that lies there may be continued with --------------------------------------------
+
+
+def test_another_optimizer_or_schedule_is_another_run(
+    tmp_path: Path, library: ExpertLibrary
+) -> None:
+    """In both directions: from the published one and back to it."""
+    plain, adam = tmp_path / "plain", tmp_path / "adam"
+    distill(plain, library)
+    distill(adam, library, optimizer=Adam())
+    with pytest.raises(MismatchError, match=r"with optimizer=sgd, this one has optimizer=adam"):
+        distill(plain, library, optimizer=Adam())
+    with pytest.raises(MismatchError, match=r"with optimizer=adam, this one has optimizer=sgd"):
+        distill(adam, library)
+    with pytest.raises(MismatchError, match=r"with schedule=constant, this one has .*cosine"):
+        distill(plain, library, schedule=Cosine())
+
+
+def test_a_schedule_by_the_number_of_iterations_is_not_extended(
+    tmp_path: Path, library: ExpertLibrary
+) -> None:
+    distill(tmp_path / "run", library, schedule=Cosine())
+    with pytest.raises(MismatchError, match="with iterations=4, this one has iterations=6"):
+        distill(tmp_path / "run", library, schedule=Cosine(), iterations=6)
+
+
+def test_a_checkpoint_of_version_0_1_is_continued(tmp_path: Path, library: ExpertLibrary) -> None:
+    """It has no names for what was not a setting then, and those of all methods' settings."""
+    whole, copy = tmp_path / "whole", tmp_path / "copy"
+    method = DD(syn_steps=3, bptt_steps=2)
+    distill(whole, library, method=method)
+    distill(copy, library, method=method, iterations=2)
+    path = copy / "checkpoint.safetensors"
+    file = open_tensors(path, kind="checkpoint", version=1)
+    metadata = dict(file.metadata)
+    origin = metadata["origin"]
+    for later in ("optimizer", "schedule"):
+        del origin[later]
+    origin |= {"window": origin.pop("bptt_steps"), "max_start_epoch": 6}
+    metadata["decisions"] = metadata.pop("resolved")
+    tensors = {name: file.read(name) for name in file.names}
+    save_tensors(path, tensors, kind="checkpoint", version=1, metadata=metadata)
+    distill(copy, library, method=method)
+    one, other = (SyntheticSet.load(place / "last") for place in (whole, copy))
+    assert torch.equal(one.images, other.images)
+
+
+# -- a method that needs no experts --------------------------------------------------------------
+
+
+def test_a_method_that_matches_no_experts_needs_no_library(
+    tmp_path: Path, digits: ImageDataset
+) -> None:
+    untrained = pipeline.Untrained(tiny.NETWORK, "normalize")
+    outcome = pipeline.distill(
+        digits, DM(), untrained, tmp_path / "run", config=tiny.DISTILL, evaluation=tiny.EVALUATE
+    )
+    assert (outcome.iterations, outcome.best.step_size) == (4, None)
+    with pytest.raises(SettingError, match="mtt matches experts; give --experts a library"):
+        pipeline.distill(digits, tiny.METHOD, untrained, tmp_path / "other", config=tiny.DISTILL)
+    assert not (tmp_path / "other").exists()

@@ -14,17 +14,16 @@ import tiny
 from reference import plain_loss
 from trajmatch import cli, pipeline
 from trajmatch.config import DSA_STRATEGY as EVERY_CHANGE
-from trajmatch.config import DistillConfig
 from trajmatch.data.augment import Augmentation
 from trajmatch.data.canvas import Crops, CropSampler
 from trajmatch.data.dataset import Split
 from trajmatch.data.whiten import fit_whitening
 from trajmatch.errors import DataError, MismatchError, SettingError
 from trajmatch.experts import ExpertLibrary
-from trajmatch.methods import MTT
+from trajmatch.methods import MTT, Conditions, Problem, SyntheticParameters
 from trajmatch.networks import build_network
 from trajmatch.networks.functional import parameter_vector
-from trajmatch.pipeline.distill import require_texture
+from trajmatch.networks.spec import network_for
 from trajmatch.rng import stream
 from trajmatch.storage import read_result
 from trajmatch.synthetic import SyntheticSet
@@ -33,7 +32,8 @@ from trajmatch.unroll import Schedule, SegmentDistance, Student
 from trajmatch.unroll.gradient import gradient_fn
 from trajmatch.unroll.unroll import unroll
 
-TEXTURE = dataclasses.replace(tiny.DISTILL, texture=True, samples=2, init="noise")
+TEXTURE = dataclasses.replace(tiny.METHOD, texture=True, samples=2)
+CONFIG = dataclasses.replace(tiny.DISTILL, init="noise")
 
 
 @pytest.fixture(autouse=True)
@@ -55,14 +55,26 @@ def ran(library: ExpertLibrary, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return out
 
 
-def distill(out: Path, library: ExpertLibrary, **changes: object) -> pipeline.Outcome:
+def distill(
+    out: Path, library: ExpertLibrary, *, method: MTT = TEXTURE, **changes: object
+) -> pipeline.Outcome:
     return pipeline.distill(
         tiny.digits(),
+        method,
         library,
         out,
-        config=dataclasses.replace(TEXTURE, **changes),
+        config=dataclasses.replace(CONFIG, **changes),
         evaluation=tiny.EVALUATE,
     )
+
+
+def begun(library: ExpertLibrary, method: MTT, **changes: object) -> SyntheticParameters:
+    config = dataclasses.replace(CONFIG, **changes)
+    return pipeline.initial_parameters(tiny.digits(), library.whitening, method, config, seed=0)
+
+
+def problem_of(library: ExpertLibrary, *, seed: int) -> Problem:
+    return Problem.of(tiny.digits(), library, torch.device("cpu"), seed=seed)
 
 
 def gray(path: Path) -> torch.Tensor:
@@ -151,16 +163,16 @@ def test_a_cover_shows_every_pixel(window: CropSampler, tall: int, wide: int, co
 
 def test_canvases_are_laid_with_images_and_cut() -> None:
     window, images = CropSampler(2, 3), random(8, 2, 2, 3)
-    laid = window.lay(images, 3, 5)
-    assert laid.shape == (2, 2, 3, 5)
+    tiled = window.tile(images, 3, 5)
+    assert tiled.shape == (2, 2, 3, 5)
     for k in range(2):
         a, b, c, d = images[4 * k : 4 * k + 4]
         whole = torch.cat([torch.cat([a, b], 2), torch.cat([c, d], 2)], 1)
-        assert torch.equal(laid[k], whole[:, :3, :5])
-    assert torch.equal(window.lay(images, 2, 3), images)
+        assert torch.equal(tiled[k], whole[:, :3, :5])
+    assert torch.equal(window.tile(images, 2, 3), images)
 
 
-# -- the walk ------------------------------------------------------------------------------------
+# -- the unroll ----------------------------------------------------------------------------------
 
 
 def close(found: torch.Tensor, wanted: torch.Tensor, rel: float = 1e-9) -> None:
@@ -169,7 +181,7 @@ def close(found: torch.Tensor, wanted: torch.Tensor, rel: float = 1e-9) -> None:
 
 
 def plain_match(module, start, target, canvases, labels, step_size, schedule, augment):
-    """Loss and gradients by back-propagation through the whole walk, crops and all."""
+    """Loss and gradients by back-propagation through the whole unroll, crops and all."""
     leaves = [canvases.clone().requires_grad_(), step_size.clone().requires_grad_()]
     if labels.is_floating_point():
         labels = labels.clone().requires_grad_()
@@ -203,7 +215,12 @@ def test_gradients_equal_plain_backpropagation(keep, micro_batch, soft, batch_sy
         labels = random(5, 3, seed=3).softmax(1)
     step_size = torch.tensor(0.3, dtype=torch.float64)
     schedule = Schedule.make(
-        canvases, steps=5, batch_syn=batch_syn, augment=augment, window=CropSampler(8, 8, 2), seed=3
+        canvases,
+        steps=5,
+        batch_syn=batch_syn,
+        augment=augment,
+        sampler=CropSampler(8, 8, 2),
+        seed=3,
     )
     student = Student(gradient_fn(module), canvases, labels, augment, schedule, micro_batch)
     got = unroll(student, start, step_size, SegmentDistance(start, target), keep=keep)
@@ -223,7 +240,7 @@ def test_every_step_has_crops_of_its_own_and_batches_stay_the_same() -> None:
     canvases, made = torch.zeros(6, 1, 12, 12), {}
     for window in (None, CropSampler(8, 8, 3)):
         made[window] = Schedule.make(
-            canvases, steps=4, batch_syn=4, augment=Augmentation(), window=window, seed=0
+            canvases, steps=4, batch_syn=4, augment=Augmentation(), sampler=window, seed=0
         )
     plain, texture = made.values()
     assert plain.crops is None
@@ -238,17 +255,17 @@ def test_every_step_has_crops_of_its_own_and_batches_stay_the_same() -> None:
 
 @pytest.mark.parametrize("soft_labels", [False, True])
 def test_an_estimate_is_of_the_canvases(library: ExpertLibrary, soft_labels: bool) -> None:
-    config = dataclasses.replace(
+    method = dataclasses.replace(
         TEXTURE, soft_labels=soft_labels, batch_syn=4, augment=EVERY_CHANGE, canvas=13
     )
-    learned = pipeline.initial_images(tiny.digits(), library.whitening, config, seed=0)
-    method = MTT(tiny.ground(library), config, seed=4)
-    found = method.estimate(learned, 7)
+    learned = begun(library, method)
+    problem = problem_of(library, seed=4)
+    found = method.estimate(problem, learned, 7)
     schedule = Schedule.make(
-        learned.images, steps=config.syn_steps, batch_syn=4, augment=Augmentation(),
-        window=CropSampler(8, 8, 2), seed=4, names=("distill", "walk", 7, 0),
+        learned.images, steps=method.syn_steps, batch_syn=4, augment=Augmentation(),
+        sampler=CropSampler(8, 8, 2), seed=4, names=("distill", "walk", 7, 0),
     )  # fmt: skip
-    start, target = library.segment(*method.segment_at(7, 0), config.expert_epochs)
+    start, target = library.segment(*method.segment_at(problem, 7, 0), method.expert_epochs)
     loss, images, step_size, *labels = plain_match(
         library.spec.build(seed=0), start, target, learned.images, learned.labels,
         learned.step_size, schedule, Augmentation(),
@@ -262,16 +279,10 @@ def test_an_estimate_is_of_the_canvases(library: ExpertLibrary, soft_labels: boo
 
 
 def test_canvases_begin_as_noise_or_laid_with_training_images(library: ExpertLibrary) -> None:
-    config = dataclasses.replace(TEXTURE, ipc=2)
-    noise = pipeline.initial_images(tiny.digits(), library.whitening, config, seed=0)
+    noise = begun(library, TEXTURE, ipc=2)
     assert noise.images.shape == (20, 1, 16, 16)
     assert noise.images.std() == pytest.approx(1, abs=0.05)
-    real = pipeline.initial_images(
-        tiny.digits(),
-        library.whitening,
-        dataclasses.replace(config, init="real", canvas=12),
-        seed=0,
-    )
+    real = begun(library, dataclasses.replace(TEXTURE, canvas=12), ipc=2, init="real")
     assert real.images.shape == (20, 1, 12, 12)
     assert real.classes.tolist() == [k for k in range(10) for _ in range(2)]
     train = tiny.digits().train
@@ -286,21 +297,19 @@ def test_canvases_begin_as_noise_or_laid_with_training_images(library: ExpertLib
 
 def test_the_loss_falls(library: ExpertLibrary, tmp_path: Path) -> None:
     """On segments and crops that no update was made for."""
-    config = dataclasses.replace(
-        TEXTURE, iterations=30, syn_steps=5, step_size=0.1, lr_img=100.0, eval_every=30,
-        checkpoint_every=30, max_start_epoch=1,
-    )  # fmt: skip
-    begun = pipeline.initial_images(tiny.digits(), library.whitening, config, seed=0)
-    outcome = pipeline.distill(
-        tiny.digits(), library, tmp_path / "run", config=config, evaluation=tiny.EVALUATE
+    method = dataclasses.replace(
+        TEXTURE, syn_steps=5, step_size=0.1, lr_img=100.0, max_start_epoch=1
+    )
+    outcome = distill(
+        tmp_path / "run", library, method=method, iterations=30, eval_every=30, checkpoint_every=30
     )
     canvases = outcome.last.canvases
     assert canvases is not None
-    ended = dataclasses.replace(begun, images=canvases)
-    method = MTT(tiny.ground(library), config, seed=0)
+    first = begun(library, method)
+    problem = problem_of(library, seed=0)
     before, after = (
-        sum(method.estimate(learned, i).loss.item() for i in range(1000, 1010)) / 10
-        for learned in (begun, ended)
+        sum(method.estimate(problem, learned, i).loss.item() for i in range(1000, 1010)) / 10
+        for learned in (first, dataclasses.replace(first, images=canvases))
     )
     assert after < 0.9 * before
 
@@ -315,8 +324,7 @@ def test_a_set_holds_canvases_and_crops_that_cover_them(ran: Path, library: Expe
     assert made.info["texture"] == {"canvas": [16, 16], "samples": 2}
     cover = CropSampler(8, 8).cover(stream(0, "texture", "cover"), 10, 16, 16)
     assert torch.equal(made.images, plain_crops(made.canvases, cover))
-    begun = pipeline.initial_images(tiny.digits(), library.whitening, TEXTURE, seed=0)
-    assert not torch.equal(made.canvases, begun.images)
+    assert not torch.equal(made.canvases, begun(library, TEXTURE).images)
 
 
 def test_a_tile_is_drawn_and_nine_of_it_side_by_side(ran: Path) -> None:
@@ -353,13 +361,13 @@ def test_a_run_of_other_canvases_is_not_continued(
 ) -> None:
     said = r"a run with ipc=1 \(canvases of 16x16, 2 crops a step\), this one has ipc=1"
     with pytest.raises(MismatchError, match=said):
-        distill(ran, library, **changes)
+        distill(ran, library, method=dataclasses.replace(TEXTURE, **changes))
 
 
 def test_a_run_of_images_is_not_continued_as_a_texture(
     library: ExpertLibrary, tmp_path: Path
 ) -> None:
-    distill(tmp_path / "run", library, texture=False, samples=1)
+    distill(tmp_path / "run", library, method=tiny.METHOD)
     with pytest.raises(MismatchError, match=r"a run with ipc=1, this one has ipc=1 \(canv"):
         distill(tmp_path / "run", library)
 
@@ -373,27 +381,31 @@ def test_a_run_of_images_is_not_continued_as_a_texture(
     ],
 )
 def test_canvases_that_do_not_fit_are_refused(
-    library: ExpertLibrary, tmp_path: Path, changes: dict[str, object], said: str
+    library: ExpertLibrary, tmp_path: Path, changes: dict[str, int], said: str
 ) -> None:
+    own = {name: value for name, value in changes.items() if name == "canvas"}
+    method = dataclasses.replace(TEXTURE, **own)
     with pytest.raises(SettingError, match=said):
-        distill(tmp_path / "run", library, **changes)
+        distill(tmp_path / "run", library, method=method, ipc=changes.get("ipc", 1))
     assert not (tmp_path / "run").exists()
 
 
 def test_zca_is_refused() -> None:
-    data = tiny.digits()
+    spec = network_for(tiny.digits(), tiny.NETWORK)
+    whitened, plain = (
+        Conditions(spec, ipc=1, expert_epochs=3, whitening=name) for name in ("zca", "normalize")
+    )
     with pytest.raises(SettingError, match=r"'zca'.*--whitening normalize"):
-        require_texture(data, TEXTURE, "zca")
-    plain = dataclasses.replace(TEXTURE, texture=False, samples=1)
-    require_texture(data, plain, "zca")
-    require_texture(data, TEXTURE, "normalize")
+        TEXTURE.check(whitened)
+    tiny.METHOD.check(whitened)
+    TEXTURE.check(plain)
 
 
 @pytest.mark.parametrize("alone", [{"canvas": 16}, {"samples": 2}])
 def test_settings_of_textures_alone_are_refused(alone: dict[str, int]) -> None:
     with pytest.raises(SettingError, match="without --texture"):
-        DistillConfig(**alone)
-    DistillConfig(texture=True, **alone)
+        MTT(**alone)
+    MTT(texture=True, **alone)
 
 
 def test_the_command_makes_textures(

@@ -11,6 +11,8 @@ import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 import pytest
 import torch
@@ -21,10 +23,11 @@ from trajmatch import rng
 from trajmatch.data.whiten import Normalize
 from trajmatch.errors import DataError, FileFormatError, MissingExtraError
 from trajmatch.report import Curve, ScorePlot, write_report
-from trajmatch.report.figures.axes import ticks
 from trajmatch.report.figures.pictures import gallery, png, timeline
+from trajmatch.report.figures.theme import VARIABLES, ticks
 from trajmatch.storage import JsonlTracker, write_result
 from trajmatch.storage.files import save_tensors
+from trajmatch.storage.results import Score
 from trajmatch.synthetic import SyntheticSet
 from trajmatch.units import number
 
@@ -330,6 +333,33 @@ def test_names_of_users_stay_text(tmp_path):
     assert "{{ 7 * 7 }}" in parsed.words
 
 
+def test_text_that_utf8_cannot_hold_is_replaced(tmp_path):
+    """Half a surrogate pair, as a path of other bytes has, and control characters."""
+    fake_run(tmp_path, iterations=12, scores=[score("mtt\0\ud800", 50.0, 1.0, model="\x1b[31m")])
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    for found in re.findall(r"<svg.*?</svg>", page, re.S):
+        ElementTree.fromstring(found)
+    assert bars(page) == ["distilled by mtt" + 2 * "\N{REPLACEMENT CHARACTER}"]
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ({"scores": [{"method": "mtt", "n": 5, "mean": HOSTILE}]}, r"scores\[0\]\.mean"),
+        ({"library": {"experts": HOSTILE}}, r"library\.experts"),
+        ({"data": {"train": [1]}}, r"data\.train"),
+        ({"best_iteration": "12"}, "best_iteration"),
+        ({"settings": [HOSTILE]}, "settings"),
+    ],
+)
+def test_a_damaged_result_is_refused_in_one_line(tmp_path, change, place):
+    out = fake_run(tmp_path / "run", iterations=12) / "result.json"
+    out.write_text(json.dumps(json.loads(out.read_text()) | change))
+    with pytest.raises(FileFormatError, match=rf"result\.json: {place} is .* where") as refused:
+        write_report(tmp_path / "run")
+    assert "\n" not in str(refused.value)
+
+
 def test_unfinished_run_is_shown_as_far_as_it_got(tmp_path):
     fake_run(tmp_path, finished=False, snapshots=1)
     words = Parsed(write_report(tmp_path).read_text()).words
@@ -386,7 +416,7 @@ def logged_run(out: Path, method: str, **changes: object) -> str:
         ("dm", "Loss: squared distance of mean embeddings, all classes"),
         ("dc", "Loss: distance of the gradients, all classes"),
         ("dsa", "Loss: distance of the gradients, all classes"),
-        ("dd", "Loss: cross-entropy of real images after the walk"),
+        ("dd", "Loss: cross-entropy of real images after the unroll"),
         ("kip", "Loss: squared error of the kernel’s regression"),
         ("another", "Loss"),
     ],
@@ -456,7 +486,10 @@ def test_page_of_evaluate_shows_the_set_judged(tmp_path, run):
 
 
 def bars(page: str) -> list[str]:
-    return re.findall(r'<text class="name"[^>]*>([^<]*)</text>', page)
+    """The names in the figure of the scores, whose texts stand at its left edge."""
+    (figure,) = re.findall(r'<svg[^>]*aria-label="[^"]*accuracy, %\. [^"]*".*?</svg>', page)[:1]
+    root = ElementTree.fromstring(figure)
+    return [t.text for t in root.iter("text") if t.get("x") == "12" and t.text != "0"]
 
 
 @pytest.mark.parametrize(
@@ -632,11 +665,7 @@ def test_page_of_experts(tmp_path):
 
 
 def test_single_network_has_no_spread(tmp_path):
-    scores = [score("mtt", 61.0, None, 1), {"method": "mtt", "mean": None}]
-    fake_run(tmp_path, iterations=12, snapshots=2, scores=scores)
-    result = json.loads((tmp_path / "result.json").read_text())
-    result["scores"].append("not a score")
-    (tmp_path / "result.json").write_text(json.dumps(result))
+    fake_run(tmp_path, iterations=12, snapshots=2, scores=[score("mtt", 61.0, None, 1)])
     words = Parsed(write_report(tmp_path).read_text()).words
     assert "61.0 % test accuracy of one fresh network" in words
     assert "no spread: one network" in words
@@ -692,9 +721,13 @@ def test_missing_extra_says_what_to_install(run, tmp_path, monkeypatch, missing)
             write_report(run, out)
         assert not out.exists()
     else:
-        write_report(run, out)  # the page's charts are drawn by hand
+        with pytest.raises(MissingExtraError, match=r"figure needs .*trajmatch\[report\]"):
+            write_report(run, out)
+        assert not out.exists()
+        curve = Curve("loss", "Loss", (1,), (0.5,))
         with pytest.raises(MissingExtraError, match=r"trajmatch\[report\]"):
-            Curve("loss", "Loss", (1,), (0.5,)).plot()
+            curve.plot()
+        assert curve.frame() == [{"iteration": 1, "loss": 0.5}]
 
 
 CURVES = [
@@ -703,36 +736,126 @@ CURVES = [
     Curve("flat", "Flat", (1, 2), (0.0, 0.0), chosen=2),
     Curve("tiny", "Tiny", (0, 10), (1e-7, 3e-7)),
     Curve("val", "Val < & >", (1, 2), (50.0, 60.0), sd=(None, 1.5), n=2, unit=" %", chosen=1),
-    ScorePlot(("a<b", "all"), (score("mtt", 0.0, 2.0), score("full data", 100.0, None)), main=0),
+    ScorePlot.of(
+        ("a<b $x$ \0 \ud800", "all"),
+        [Score.from_json(one) for one in (score("mtt", 2.0, 1.0), score("full data", 99.0, None))],
+        main=0,
+    ),
 ]
+
+
+def svg_of(figure) -> Element:
+    return ElementTree.fromstring(figure.svg())
+
+
+def texts(root: Element) -> list[str]:
+    return [node.text for node in root.iter("text")]
+
+
+def titles(root: Element, kind: str) -> list[str]:
+    """What a pointer over the marks of a kind is shown."""
+    return [g.find("title").text for g in root.iter("g") if g.get("class") == kind]
 
 
 @pytest.mark.parametrize("figure", CURVES, ids=lambda f: f.name)
 def test_every_figure_draws_its_frame(figure):
-    from xml.etree import ElementTree
-
     rows = figure.frame()
-    assert len(rows) == len(getattr(figure, "steps", None) or figure.scores)
-    tree = ElementTree.fromstring(figure.svg())
-    assert tree.get("aria-label").startswith(figure.title)
-    coordinates = [float(x) for e in tree.iter() for x in re.findall(r"[\d.]+", e.get("d") or "")]
-    assert all(0 <= x <= 360 for x in coordinates)
+    assert len(rows) == len(getattr(figure, "steps", None) or figure.samples)
+    root = svg_of(figure)
+    assert root.get("aria-label").startswith(figure.title)
+    coordinates = [
+        float(number)
+        for element in root.iter()
+        for name in ("d", "x", "y", "cx", "cy")
+        for number in re.findall(r"-?[\d.]+", element.get(name) or "")
+        if element.get("transform") is None
+    ]
+    assert coordinates
+    assert all(0 <= number <= 360 for number in coordinates)
     assert "nan" not in figure.svg()
-    axes = figure.plot().axes[0]
-    assert axes.get_title(loc="left") == figure.title
+    assert figure.plot().axes[0].get_title(loc="left") == figure.title
     assert figure.summary().endswith(".")
+    assert figure.svg() == figure.svg()
+
+
+@pytest.mark.parametrize("figure", CURVES, ids=lambda f: f.name)
+def test_a_figure_on_the_page_takes_its_colors_from_the_page(figure):
+    """And has no ids, which two figures of a page could share, no fonts and no scripts."""
+    root = svg_of(figure)
+    assert {element.tag for element in root.iter()} <= {
+        "svg", "g", "title", "path", "text", "circle",
+    }  # fmt: skip
+    assert not any("id" in element.attrib for element in root.iter())
+    styles = " ".join(element.get("style", "") for element in root.iter())
+    assert set(re.findall(r"var\((--\w+)\)", styles)) <= set(VARIABLES.values())
+    assert "var(--soft)" in styles
+    assert "#" not in styles
+    assert "font-family" not in styles
+    assert all("fill:var(--" in text.get("style") for text in root.iter("text"))
+
+
+def test_a_figure_is_drawn_into_axes_of_a_notebook():
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas()
+    one, two = canvas.subplots(1, 2)
+    assert CURVES[4].plot(one) is canvas
+    assert CURVES[5].plot(two) is canvas
+    assert [text.get_text() for text in two.texts if "all" in text.get_text()] == ["all"]
+
+
+def test_the_users_matplotlib_settings_change_no_page():
+    import matplotlib
+
+    plain = CURVES[4].svg()
+    with matplotlib.rc_context({"axes.grid": True, "font.size": 30, "svg.fonttype": "path"}):
+        assert CURVES[4].svg() == plain
+        assert matplotlib.rcParams["font.size"] == 30
+
+
+def test_a_score_plot_says_its_numbers():
+    plot = CURVES[5]
+    assert [(row["method"], row["n"], row["mean"], row["sd"]) for row in plot.frame()] == [
+        ("mtt", 5, 2.0, 1.0), ("full data", 5, 99.0, None),
+    ]  # fmt: skip
+    root = svg_of(plot)
+    assert texts(root)[-4:] == [
+        "a<b $x$ \N{REPLACEMENT CHARACTER} \N{REPLACEMENT CHARACTER}",
+        "2.0\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}1.0", "all", "99.0",
+    ]  # fmt: skip
+    assert titles(root, "mean")[1].replace("\N{NO-BREAK SPACE}", " ") == "all 99.0 %, n = 5"
+    (mean,) = (g for g in root.iter("g") if g.get("class") == "mean" and "all" in g[0].text)
+    circle = mean.find("circle")
+    assert float(circle.get("cx")) == pytest.approx(12 + 0.99 * 336, abs=0.1)
+    long = ScorePlot(("network " * 20,), plot.samples[1:])
+    assert texts(svg_of(long))[-2].endswith("…")
 
 
 def test_curve_marks_skipped_and_chosen():
     loss = CURVES[0]
     assert loss.frame()[2] == {"iteration": 3, "loss": 7.0, "skipped": 1}
-    assert loss.svg().count('class="skip"') == 1
+    assert titles(svg_of(loss), "skip") == ["update skipped at iteration 3"]
     assert loss.summary() == "From 1 to 0.7 at iteration 4; 1 update skipped, marked at the top."
-    assert 'class="chosen"' not in loss.svg()
-    assert 'class="chosen"' in CURVES[4].svg()
+    assert "chosen" not in texts(svg_of(loss))
+    root = svg_of(CURVES[4])
+    assert "chosen" in texts(root)
+    assert titles(root, "dot")[1].replace("\N{NO-BREAK SPACE}", " ") == "iteration 2: 60.0 ± 1.5 %"
     best = CURVES[4].summary().replace("\N{NO-BREAK SPACE}", " ")
     assert best.startswith("60.0 ± 1.5 % at iteration 2, the best of 2 evaluations")
     assert Curve("x", "X", (1,), (math.inf,)).svg() == ""
+
+
+def test_the_line_of_a_curve_goes_through_its_values():
+    """A step of 1 is a quarter of the frame, from 46 to 348; values are linear between ticks."""
+    root = svg_of(Curve("x", "X", (1, 2, 3, 4), (1.0, 2.0, 3.0, 4.0)))
+    line = next(p for p in root.iter("path") if "stroke:var(--accent)" in p.get("style"))
+    points = [tuple(map(float, pair.split())) for pair in line.get("d")[1:].split("L")]
+    assert [x for x, _ in points] == pytest.approx([121.5, 197, 272.5, 348], abs=0.1)
+    heights = [y for _, y in points]
+    assert 20 < heights[-1] < heights[0] < 180
+    assert heights[0] - heights[1] == pytest.approx(heights[2] - heights[3], abs=0.2)
+    assert json.loads(root.get("data-points"))[3] == [4, "4"]
+    assert root.get("data-x") == "0 4 46 348"
 
 
 def test_csv_is_the_frame(run, page):

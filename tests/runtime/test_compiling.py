@@ -1,4 +1,4 @@
-"""When the compiler is used, and that a run goes on where it does not work."""
+"""When the compiler is used, what happens where it does not work, and that no step synchronizes."""
 
 import pytest
 import torch
@@ -7,18 +7,13 @@ from trajmatch.config import ExpertConfig
 from trajmatch.experts.train import gradient_step, sgd_update
 from trajmatch.networks import build_network
 from trajmatch.networks.functional import parameter_vector
-from trajmatch.runtime import compiling
 from trajmatch.runtime.compiling import Work, compiled, forward_flop, wanted
-from trajmatch.unroll import SegmentDistance
+from trajmatch.unroll import SGD, Adam, Momentum, SegmentDistance
+from trajmatch.unroll.convnet import ConvNetGradient
 from trajmatch.unroll.gradient import CompiledGradient, DerivedGradient, EagerGradient, gradient_fn
 from trajmatch.unroll.schedule import Schedule
 from trajmatch.unroll.student import Student
 from trajmatch.unroll.unroll import unroll
-
-
-@pytest.fixture(autouse=True)
-def _nothing_said(monkeypatch):
-    monkeypatch.setattr(compiling, "_SAID", set())
 
 
 def test_auto_compiles_what_takes_minutes():
@@ -38,39 +33,45 @@ def test_flop_of_the_published_network():
     assert forward_flop(module, (3, 32, 32)) == by_hand
 
 
-def test_an_unusable_compiler_is_one_line_and_nothing_lost(monkeypatch):
+def test_an_unusable_compiler_is_one_line_and_nothing_lost():
     from torch._dynamo.exc import BackendCompilerFailed
 
     tries = []
 
-    def compile(function, **options):
+    def compiler(function, **options):
         def call(*arguments):
             tries.append(1)
-            raise BackendCompilerFailed(compile, RuntimeError("no C++ compiler\nlong story"), None)
+            raise BackendCompilerFailed(compiler, RuntimeError("no C++ compiler\nlong story"), None)
 
         return call
 
-    monkeypatch.setattr(torch, "compile", compile)
-    said: list[str] = []
-    double = compiled(lambda x: 2 * x, said.append)
+    notes, announced = [], set()
+    double = compiled(lambda x: 2 * x, notes.append, compiler=compiler, announced=announced)
     for _ in range(2):
         assert double(torch.ones(2)).tolist() == [2, 2]
     assert len(tries) == 1
-    assert len(said) == 2
-    assert said[0].startswith("compiling")
-    assert said[1].startswith("the compiler is not usable")
-    assert "no C++ compiler" in said[1]
-    assert "\n" not in said[1]
+    assert len(notes) == 2
+    assert notes[0].startswith("compiling")
+    assert notes[1].startswith("the compiler is not usable")
+    assert "no C++ compiler" in notes[1]
+    assert "\n" not in notes[1]
+    other = compiled(lambda x: 3 * x, notes.append, compiler=compiler, announced=announced)
+    assert other(torch.ones(2)).tolist() == [3, 3]
+    assert len(notes) == 2, "the same lines again"
 
 
-def test_the_functions_own_errors_are_not_the_compilers(monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
-
+def test_the_functions_own_errors_are_not_the_compilers():
     def broken(x):
         raise RuntimeError("out of memory")
 
-    with pytest.raises(RuntimeError, match="out of memory"):
-        compiled(broken)(torch.ones(1))
+    notes = []
+    call = compiled(
+        broken, notes.append, compiler=lambda function, **options: function, announced=set()
+    )
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="out of memory"):
+            call(torch.ones(1))
+    assert len(notes) == 1, "only the line before compiling"
 
 
 def test_which_form_a_network_takes():
@@ -81,42 +82,44 @@ def test_which_form_a_network_takes():
     assert isinstance(gradient_fn(other, compile=True), CompiledGradient)
 
 
-# -- no waiting for the device -------------------------------------------------------------------
-# On the meta device there are no numbers, so that whatever asks for one (.item(), .cpu(), bool())
-# raises; on a GPU the same would stop the host until all work given to the device is done.
+# -- no synchronization --------------------------------------------------------------------------
+# Meta tensors have no values, so that reading one (.item(), .cpu(), bool()) raises; on a GPU the
+# same read would stop the host until the device has finished all its work.
 
 
 def meta(module):
     return module.to("meta"), parameter_vector(module.to("meta"))
 
 
-def test_meta_tensors_tell_of_a_wait():
-    for outer_problem in (
-        lambda t: t.item(),
-        lambda t: bool(t),
-        lambda t: t.cpu(),
-        lambda t: t.nonzero(),
-    ):
-        with pytest.raises((RuntimeError, NotImplementedError)):
-            outer_problem(torch.ones((), device="meta"))
+@pytest.mark.parametrize(
+    "read", [torch.Tensor.item, bool, torch.Tensor.cpu, torch.Tensor.nonzero], ids=str
+)
+def test_reading_a_meta_tensor_raises(read):
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        read(torch.ones((), device="meta"))
 
 
-@pytest.mark.parametrize("form", ["eager", "chain"])
+@pytest.mark.parametrize("form", ["eager", "derived"])
 @pytest.mark.parametrize("keep", [0, 2])
-def test_an_iteration_waits_for_nothing(form, keep, monkeypatch):
-    monkeypatch.setattr("trajmatch.unroll.gradient.compiled", lambda function: function)
+@pytest.mark.parametrize("optimizer", [SGD(), Momentum(), Adam()], ids=str)
+def test_an_iteration_never_synchronizes(form, keep, optimizer):
     module, start = meta(build_network("convnet", channels=3, classes=4, size=8, width=4))
     images = torch.empty(4, 3, 8, 8, device="meta")
     labels = torch.empty(4, dtype=torch.int64, device="meta")
     schedule = Schedule.make(images, steps=2, batch_syn=3, augment=None, seed=0)
-    student = Student(gradient_fn(module, compile=form == "chain"), images, labels, None, schedule)
+    gradient = gradient_fn(module)
+    if form == "derived":
+        derived = ConvNetGradient.of(module)
+        gradient = DerivedGradient(derived, "float32", compiler=lambda function: function)
+    student = Student(gradient, images, labels, None, schedule)
     alpha = torch.empty((), device="meta")
-    found = unroll(student, start, alpha, SegmentDistance(start, start), keep=keep)
+    distance = SegmentDistance(start, start)
+    found = unroll(student, start, alpha, distance, keep=keep, optimizer=optimizer)
     assert found.grad_images.shape == images.shape
 
 
 @pytest.mark.parametrize("change", ["color", "crop", "cutout", "flip", "scale", "rotate"])
-def test_augmentation_waits_for_nothing(change):
+def test_augmentation_never_synchronizes(change):
     from trajmatch.data.augment import Augmentation
 
     dsa = Augmentation(change)
@@ -124,7 +127,7 @@ def test_augmentation_waits_for_nothing(change):
     assert dsa.apply(torch.empty(4, 3, 8, 8, device="meta"), draw).shape == (4, 3, 8, 8)
 
 
-def test_an_experts_step_waits_for_nothing():
+def test_an_experts_step_never_synchronizes():
     module, vector = meta(build_network("convnet", channels=3, classes=4, size=8, width=4))
     config = ExpertConfig()
     step = gradient_step(module, config.precision)

@@ -9,13 +9,21 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from trajmatch.errors import MissingExtraError, TrajmatchError
+from trajmatch.errors import MissingExtraError, SettingError, TrajmatchError
 from trajmatch.runtime import executor as local
-from trajmatch.runtime.executor import emit, run_tasks
+from trajmatch.runtime.executor import (
+    Executor,
+    Processes,
+    Serial,
+    emit,
+    executor_for,
+    run_tasks,
+)
 
 SCRIPT = """
 import os, time
@@ -43,8 +51,9 @@ class Unpicklable(Exception):
 
 def work(task):
     emit((task, os.getpid(), torch.get_num_threads()))
-    if task == "extra":
-        time.sleep(0.5)  # the tasks before are done by then
+    if isinstance(task, Path):  # created once the results of all other tasks have arrived
+        while not task.exists():
+            time.sleep(0.01)
         raise MissingExtraError("this", "ray")
     if task == "unpicklable":
         raise Unpicklable(1, 2)
@@ -71,15 +80,21 @@ def _check(returned, events):
 TASKS = [torch.arange(3), "nested", 7, "a", 4]
 
 
-def test_results_and_events_arrive_and_an_error_is_raised_as_it_was():
+def test_results_and_events_arrive_and_an_error_is_raised_as_it_was(tmp_path):
     results, events = {}, []
+
+    def on_result(number, result):
+        results[number] = result
+        if len(results) == len(TASKS):
+            (tmp_path / "now").touch()
+
     with pytest.raises(MissingExtraError, match=r"pip install 'trajmatch\[ray\]'"):
         run_tasks(
             work,
-            [*TASKS, "extra"],
+            [*TASKS, tmp_path / "now"],
             workers=2,
             threads=2,
-            on_result=results.__setitem__,
+            on_result=on_result,
             on_event=events.append,
         )
     _check(results, events)
@@ -104,6 +119,24 @@ def test_one_worker_is_this_process():
     assert torch.get_num_threads() == 1  # as it was
     with pytest.raises(ValueError, match="three"):
         run_tasks(work, ["value"], workers=1)
+
+
+def test_processes_are_used_where_several_have_something_to_do():
+    assert executor_for(3, tasks=2, threads=4) == Processes(workers=2, threads=4)
+    for workers, tasks in [(1, 5), (5, 1), (5, 0)]:
+        assert executor_for(workers, tasks, threads=4) == Serial(threads=4)
+    assert isinstance(Serial(), Executor)
+    assert isinstance(Processes(2), Executor)
+    with pytest.raises(SettingError, match="workers is 0; it must be at least 1"):
+        Processes(0)
+
+
+def test_one_process_is_still_another_process():
+    events = []
+    assert Processes(1, threads=2).map_tasks(work, [7, 8], on_event=events.append) == [14, 16]
+    assert [(task, threads) for task, _, threads in events] == [(7, 2), (8, 2)]
+    assert len({pid for _, pid, _ in events} - {os.getpid()}) == 1
+    assert multiprocessing.active_children() == []
 
 
 def test_emit_without_a_listener_is_silent():

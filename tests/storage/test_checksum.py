@@ -1,4 +1,4 @@
-"""The checksum of files' rows: pinned for ever, and blind to nothing that a disk does."""
+"""The checksums of rows: their values are part of the format, and disk damage changes them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reference import plain_folded
-from trajmatch.storage.checksum import CHECKSUMS, GROUP, LINE, folded
+from trajmatch.storage.checksum import CHECKSUMS, GROUP, LINE, folded, xxh3
 
 # Two groups and a piece of a third, and bytes that fill no line.
 SIZE = LINE * (2 * GROUP + 3) + 1001
 CONTENT = np.random.default_rng(0).integers(0, 256, SIZE, dtype=np.uint8)
-SUM = folded(CONTENT.data)
+SUMS = {checksum: checksum(CONTENT.data) for checksum in (folded, xxh3)}
+
+
+def assert_noticed(altered):
+    assert all(checksum(altered.data) != before for checksum, before in SUMS.items())
 
 
 @pytest.mark.parametrize(
@@ -29,7 +33,10 @@ def test_its_values_are_those_that_files_carry():
     assert {name: found(short) for name, found in CHECKSUMS.items()} == {
         "crc32": 0xCBF43926,  # the published check value
         "folded": 0xCBF43926,
+        "xxh3": 0x72DCB18B67A17DFF,
     }
+    assert xxh3(memoryview(b"")) == 0x2D06800538D394C2  # the published check value
+    assert xxh3(counted.data) == 0xA5D2817A1D82B815
     assert folded(counted.data) == 0x583D14D4
     assert folded(counted.data[: LINE * 39 + 413]) == 0xDCCE6C64
 
@@ -38,7 +45,8 @@ def test_its_values_are_those_that_files_carry():
 @settings(deadline=None, max_examples=20)
 def test_where_the_bytes_lie_in_memory_is_all_the_same(offset, size):
     block = CONTENT[offset : offset + size]
-    assert folded(block.data) == folded(block.copy().data)
+    for checksum in SUMS:
+        assert checksum(block.data) == checksum(block.copy().data)
 
 
 @given(position=st.integers(0, SIZE - 1), bit=st.integers(0, 7))
@@ -46,7 +54,7 @@ def test_where_the_bytes_lie_in_memory_is_all_the_same(offset, size):
 def test_any_flipped_bit_is_seen(position, bit):
     altered = CONTENT.copy()
     altered[position] ^= 1 << bit
-    assert folded(altered.data) != SUM
+    assert_noticed(altered)
 
 
 @given(position=st.integers(0, SIZE - 5), pattern=st.integers(1, 2**32 - 1))
@@ -54,7 +62,7 @@ def test_any_flipped_bit_is_seen(position, bit):
 def test_any_damage_within_four_bytes_is_seen(position, pattern):
     altered = CONTENT.copy()
     altered[position : position + 4] ^= np.frombuffer(pattern.to_bytes(4, "little"), np.uint8)
-    assert folded(altered.data) != SUM
+    assert_noticed(altered)
 
 
 BLOCK = st.sampled_from([64, 512, 4096, 2**16])
@@ -71,7 +79,7 @@ def test_blocks_that_changed_places_are_seen(data, size, begin):
     )
     altered = CONTENT.copy()
     altered[one], altered[other] = CONTENT[other], CONTENT[one]
-    assert folded(altered.data) != SUM
+    assert_noticed(altered)
 
 
 def test_blocks_of_one_column_lie_in_different_groups():
@@ -89,13 +97,14 @@ def test_sectors_that_were_blanked_are_seen(value, start, length):
     for content in (CONTENT, np.full_like(CONTENT, 7)):
         altered = content.copy()
         altered[start * 512 : (start + length) * 512] = value
-        assert folded(altered.data) != folded(content.data)
+        for checksum in SUMS:
+            assert checksum(altered.data) != checksum(content.data)
 
 
 def test_a_repeated_or_dropped_part_is_seen():
     for length in (64, 512, 4096, LINE, GROUP * LINE):
         for start in (0, 512, LINE, 3 * LINE):
             altered = np.concatenate([CONTENT[:start], CONTENT[start + length :]])
-            assert folded(altered.data) != SUM
+            assert_noticed(altered)
             altered = np.concatenate([altered, CONTENT[start : start + length]])
-            assert folded(altered.data) != SUM
+            assert_noticed(altered)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import zlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from trajmatch.errors import FileFormatError, SettingError
 from trajmatch.storage import header as headers
-from trajmatch.storage.checksum import CHECKSUMS, folded
+from trajmatch.storage.checksum import CHECKSUMS, WRITTEN, xxh3
 from trajmatch.storage.files import atomic_write, open_tensors, read_json, save_tensors, write_json
 
 METADATA = {"seed": 3, "name": 'a "quoted" é\\u00e9', "metrics": [{"loss": 0.5}]}
@@ -93,8 +93,9 @@ def test_a_row_read_touches_only_that_row(tmp_path, monkeypatch):
     path = tmp_path / "t.safetensors"
     save_tensors(path, {"t": torch.randn(50, 1000)}, kind="k", version=1)
     touched = []
+    checksum = CHECKSUMS[WRITTEN]
     monkeypatch.setitem(
-        CHECKSUMS, "folded", lambda block: touched.append(len(block)) or folded(block)
+        CHECKSUMS, WRITTEN, lambda block: touched.append(len(block)) or checksum(block)
     )
     file = open_tensors(path, kind="k", version=1)
     file.rows("t", 17)
@@ -223,29 +224,31 @@ def _forge(path, change):
     path.write_bytes(len(raw).to_bytes(8, "little") + raw + content[8 + length :])
 
 
-def _older(path, tensors):
-    """A file as the first ones were: plain CRC32, and no word of it in the header."""
-    save_tensors(path, tensors, kind="test", version=1)
-    crc = {n: [zlib.crc32(r.numpy().tobytes()) for r in t] for n, t in tensors.items()}
-
-    def change(header):
-        del header["__metadata__"]["checksum"]
-        header["__metadata__"]["rows"] = json.dumps(crc)
-
-    _forge(path, change)
+EARLIER = Path(__file__).parent / "written_by_earlier_versions"
+LONG = (torch.arange(33_000) % 251).to(torch.uint8)  # longer than a line of the folded checksum
+RAMP = torch.arange(6, dtype=torch.float32).reshape(2, 3) / 4
 
 
-def test_files_with_plain_crc32_are_read_and_checked(tmp_path):
-    path, tensors = tmp_path / "t.safetensors", {"t": torch.randn(2, 20_000)}
-    _older(path, tensors)
-    file = open_tensors(path, kind="test", version=1)
+@pytest.mark.parametrize("checksum", ["crc32", "folded"])
+def test_files_of_earlier_versions_are_read_and_checked(tmp_path, checksum):
+    """Written by the code of their time. The first files do not name their checksum."""
+    path = Path(shutil.copy(EARLIER / f"{checksum}.safetensors", tmp_path))
+    content = path.read_bytes()
+    assert (b'"checksum":"folded"' in content) == (checksum == "folded")
+    file = open_tensors(path, kind="fixture", version=1)
     file.verify()
-    assert torch.equal(file.rows("t", 1), tensors["t"][1])
-    assert torch.equal(file.read("t"), tensors["t"])
-    path.write_bytes(_flip(path.read_bytes(), -1, 5))
-    assert torch.equal(file.rows("t", 0), tensors["t"][0])
-    with pytest.raises(FileFormatError, match="row 1 of 't'"):
-        file.rows("t", 1)
+    assert file.metadata == {"seed": 3, "lr": 0.01}
+    assert torch.equal(file.rows("long", 0), LONG)
+    assert torch.equal(file.read("ramp"), RAMP)
+    path.write_bytes(_flip(content, -1, 5))
+    assert torch.equal(file.read("ramp"), RAMP)
+    with pytest.raises(FileFormatError, match="row 0 of 'long'"):
+        file.rows("long", 0)
+
+
+def test_new_files_name_their_checksum(saved):
+    assert b'"checksum":"xxh3"' in saved.read_bytes()
+    assert open_tensors(saved, kind="test", version=1)._checksum is xxh3
 
 
 @pytest.mark.parametrize("name", ["better", [], None])

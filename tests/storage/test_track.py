@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from trajmatch.errors import FileFormatError, MissingExtraError, SettingError
+from trajmatch.runtime.progress import Progress
 from trajmatch.storage import (
     JsonlTracker,
     TensorboardTracker,
     Tracker,
-    Trackers,
     WandbTracker,
     open_tracker,
     read_log,
@@ -147,41 +147,37 @@ def test_wandb_gets_numbers_and_events(tmp_path, libraries, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
-def test_open_tracker_logs_to_both(tmp_path, libraries, name):
-    tracker = open_tracker(tmp_path, name)
-    tracker.log(1, {"loss": 2.0})
-    tracker.event("done")
+def test_a_tracker_observes_iterations_and_validations(tmp_path, libraries, name):
+    tracker = open_tracker(name, tmp_path)
+    assert isinstance(tracker, Progress)
+    assert isinstance(tracker.tracker, Tracker)
+    tracker.update("experts", 3, 10, epoch=3)  # of another task
+    tracker.update("distill", 0, 10)  # a resumed run, without an iteration
+    tracker.update("distill", 1, 10, loss=2.0)
+    tracker.event("validation", iteration=1, val_mean=50.0)
+    tracker.event("epoch", expert=0)
+    tracker.message("for a person")
     tracker.close()
-    assert isinstance(tracker, Trackers)
-    assert all(isinstance(part, Tracker) for part in (tracker, *tracker.trackers))
-    assert without_time(tmp_path / "log.jsonl") == [{"step": 1, "loss": 2.0}, {"event": "done"}]
     recorder = libraries.writer if name == "tensorboard" else libraries.run
-    assert recorder.calls[0][0] in ("add_scalar", "log")
+    logged = [call for call in recorder.calls if call[0] in ("add_scalar", "log")]
+    assert len(logged) == 2
+    assert "2.0" in str(logged[0])
+    assert "val_mean" in str(logged[1])
+    assert "50.0" in str(logged[1])
 
 
 @pytest.mark.parametrize(
     ("name", "module"), [("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb")]
 )
-def test_a_missing_library_says_what_to_install_and_leaves_the_log(
-    tmp_path, monkeypatch, name, module
-):
+def test_a_missing_library_says_what_to_install(tmp_path, monkeypatch, name, module):
     monkeypatch.setitem(sys.modules, module, None)
-    (tmp_path / "log.jsonl").write_text('{"step": 1}\n')
     with pytest.raises(MissingExtraError, match=rf"pip install 'trajmatch\[{name}\]'"):
-        open_tracker(tmp_path, name, append=False)
-    assert read_log(tmp_path / "log.jsonl") == [{"step": 1}]
+        open_tracker(name, tmp_path)
 
 
 def test_an_unknown_tracker_is_refused_with_a_suggestion(tmp_path):
     with pytest.raises(SettingError, match="did you mean 'wandb'"):
-        open_tracker(tmp_path, "wandbb")
-
-
-@pytest.mark.parametrize("extra", [None, "none"])
-def test_without_an_extra_there_is_only_the_log(tmp_path, extra):
-    tracker = open_tracker(tmp_path, extra)
-    assert isinstance(tracker, JsonlTracker)
-    tracker.close()
+        open_tracker("wandbb", tmp_path)
 
 
 RESULT = {

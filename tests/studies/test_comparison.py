@@ -10,20 +10,21 @@ from tests import tiny
 
 from trajmatch.cli import compare, main
 from trajmatch.cli.flags import parse
-from trajmatch.cli.study import settings
-from trajmatch.config import DistillConfig, NetworkConfig, RunConfig, from_dict, read_toml
-from trajmatch.config.recipes import load_recipe
+from trajmatch.cli.study import base_of
+from trajmatch.config import DistillConfig, NetworkConfig, read_toml
 from trajmatch.errors import SettingError
 from trajmatch.evaluation.ranking import augmentation_robust, label_robust
-from trajmatch.methods import METHODS
+from trajmatch.methods import DM, METHODS, MTT
 from trajmatch.methods.coresets import CORESETS
+from trajmatch.pipeline.recipe import Recipe, load_recipe
 from trajmatch.storage.files import read_json
 from trajmatch.studies.comparison import comparison, known
-from trajmatch.studies.judged import ranked
+from trajmatch.studies.scores import add_ranking
 from trajmatch.studies.table import quick
 
-BASE = RunConfig(
+BASE = Recipe(
     distill=tiny.DISTILL,
+    method=tiny.METHOD,
     methods={"mtt": {"lr_img": 3.0}, "mtt-soft": {"method": "mtt", "soft_labels": True}},
 )
 
@@ -39,9 +40,10 @@ def test_a_cell_for_each_method_and_number_of_images() -> None:
         ("mtt-soft-ipc2", "mtt", 2),
     ]
     assert variants[4].at == {"ipc": 2, "method": "mtt"}
-    plain, soft = (variants[i].config.distill for i in (1, 2))
-    assert plain == dataclasses.replace(tiny.DISTILL, lr_img=3.0)
-    assert soft == dataclasses.replace(tiny.DISTILL, soft_labels=True)
+    plain, soft = (variants[i].config for i in (1, 2))
+    assert plain.method == dataclasses.replace(tiny.METHOD, lr_img=3.0)
+    assert soft.method == dataclasses.replace(tiny.METHOD, soft_labels=True)
+    assert plain.distill == soft.distill == tiny.DISTILL
 
 
 def test_everything_there_is_can_be_compared() -> None:
@@ -74,31 +76,47 @@ def test_what_cannot_be_compared(methods: list[str], ipcs: list[int], said: str)
 
 
 def test_a_table_of_an_unknown_method() -> None:
-    base = dataclasses.replace(BASE, methods={"own": {"lr_img": 3.0}})
-    with pytest.raises(SettingError, match=r"methods\.own is of method 'own'"):
-        comparison(["own"], [1]).variants(base)
+    with pytest.raises(SettingError, match=r"methods\.own: unknown method 'own'.*method = "):
+        dataclasses.replace(BASE, methods={"own": {"lr_img": 3.0}})
+    with pytest.raises(SettingError, match=r"methods\.own: unknown method 'mt'; did you mean"):
+        dataclasses.replace(BASE, methods={"own": {"method": "mt"}})
 
 
 @pytest.mark.parametrize(
     ("tables", "said"),
     [
-        ({"dm": {"lr_imgs": 1.0}}, "unknown setting 'methods.dm.lr_imgs'; did you mean 'lr_img'"),
+        (
+            {"dm": {"lr_imgs": 1.0}},
+            r"methods\.dm\.lr_imgs is no setting of dm; did you mean 'lr_img'",
+        ),
         ({"dm": {"lr_img": -1.0}}, "lr_img is -1.0"),
+        (
+            {"dm": {"syn_steps": 3}},
+            r"methods\.dm\.syn_steps is no setting of dm; it is a setting of mtt, dd, ld",
+        ),
         ({"dm": 3}, "'methods.dm' is a table"),
         (3, "'methods' is a table"),
     ],
 )
 def test_tables_of_methods_are_checked_when_they_are_read(tables: object, said: str) -> None:
     with pytest.raises(SettingError, match=said):
-        from_dict(RunConfig, {"methods": tables})
+        Recipe.from_dict({"methods": tables})
 
 
 def test_tables_of_methods_from_toml(tmp_path: Path) -> None:
     path = tmp_path / "own.toml"
     path.write_text("[distill]\niterations = 7\n[methods.dm]\nlr_img = 1\n", encoding="utf-8")
-    found = read_toml(path, RunConfig)
-    assert found.by("dm") == DistillConfig(method="dm", iterations=7, lr_img=1.0)
-    assert found.by("mtt", ipc=3) == DistillConfig(iterations=7, ipc=3)
+    found = read_toml(path, Recipe.from_dict)
+    dm, mtt = found.by("dm"), found.by("mtt", ipc=3)
+    assert (dm.distill, dm.method) == (DistillConfig(iterations=7), DM(lr_img=1.0))
+    assert (mtt.distill, mtt.method) == (DistillConfig(iterations=7, ipc=3), MTT())
+
+
+def test_another_method_begins_with_its_own_defaults() -> None:
+    """Settings of the outer loop carry over; those of the method only to the same method."""
+    changed = BASE.by("dm")
+    assert (changed.distill, changed.method) == (tiny.DISTILL, DM())
+    assert BASE.by("mtt").method == dataclasses.replace(tiny.METHOD, lr_img=3.0)
 
 
 def test_settings_of_a_method_for_a_number_of_images(tmp_path: Path) -> None:
@@ -107,15 +125,16 @@ def test_settings_of_a_method_for_a_number_of_images(tmp_path: Path) -> None:
         "[distill]\niterations = 7\n[methods.dm]\nlr_img = 1\n[methods.dm.ipc10]\nlr_img = 5\n",
         encoding="utf-8",
     )
-    found = read_toml(path, RunConfig)
-    assert found.by("dm", ipc=10) == DistillConfig(method="dm", iterations=7, ipc=10, lr_img=5.0)
-    assert found.by("dm", ipc=2) == DistillConfig(method="dm", iterations=7, ipc=2, lr_img=1.0)
+    found = read_toml(path, Recipe.from_dict)
+    ten, two = found.by("dm", ipc=10), found.by("dm", ipc=2)
+    assert (ten.distill, ten.method) == (DistillConfig(iterations=7, ipc=10), DM(lr_img=5.0))
+    assert (two.distill, two.method) == (DistillConfig(iterations=7, ipc=2), DM(lr_img=1.0))
     path.write_text("[methods.dm.ipc10]\nlr_imgs = 5\n", encoding="utf-8")
-    with pytest.raises(SettingError, match=r"unknown setting 'methods\.dm\.lr_imgs'"):
-        read_toml(path, RunConfig)
+    with pytest.raises(SettingError, match=r"own\.toml: methods\.dm\.ipc10\.lr_imgs is no setting"):
+        read_toml(path, Recipe.from_dict)
     path.write_text("[methods.dm]\nipc10 = 5\n", encoding="utf-8")
     with pytest.raises(SettingError, match=r"'methods\.dm\.ipc10' is a table"):
-        read_toml(path, RunConfig)
+        read_toml(path, Recipe.from_dict)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,7 +144,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     words = (
         f"compare --methods random,mtt --ipc 1,2 --networks mlp --experts {tiny.library().path} "
         f"--out {out} --config {plain} --device cpu {tiny.JUDGE_WORDS} "
-        + tiny.DISTILL_WORDS.replace("--", "--distill.")
+        "--distill.iterations 4 --distill.eval-every 2 --distill.checkpoint-every 1 "
+        "--settings.syn-steps 3 --settings.expert-epochs 1 --settings.max-start-epoch 2 "
+        "--settings.lr-img 10 --settings.lr-lr 1e-6"
     ).split()
     texts = []
     for _ in range(2):
@@ -171,12 +192,13 @@ def test_a_quick_look_makes_fewer_iterations_by_every_method() -> None:
     tables = {"dm": {"iterations": 200, "lr_img": 1.0, "ipc10": {"iterations": 40, "ema": 0.5}}}
     base = dataclasses.replace(BASE, methods=tables)
     cut = quick(base)
-    assert cut.by("dm").iterations == 50
-    assert (cut.by("dm", ipc=10).iterations, cut.by("dm", ipc=10).ema) == (10, 0.5)
-    assert cut.by("mtt").iterations == max(1, tiny.DISTILL.iterations // 4)
+    assert cut.by("dm").distill.iterations == 50
+    ten = cut.by("dm", ipc=10).distill
+    assert (ten.iterations, ten.ema) == (10, 0.5)
+    assert cut.by("mtt").distill.iterations == max(1, tiny.DISTILL.iterations // 4)
     flags = parse(compare.Flags, ["--quick"], program="trajmatch compare", description="")
     assert flags is not None
-    assert settings(flags).methods == quick(load_recipe("digits-ipc1")).methods
+    assert base_of(flags).methods == quick(load_recipe("digits-ipc1")).methods
 
 
 # -- the scores of DD-Ranking --------------------------------------------------------------------
@@ -211,7 +233,7 @@ def test_scores_stand_beside_random_images_of_the_same_seed() -> None:
     alone = cell("mtt", 1, "hard", hard=60.0, plain=45.0)
     failed = {"at": {"ipc": 1, "method": "dm"}, "seed": 0, "error": "diverged"}
     library = tiny.library()
-    ranked([random, hard, soft, alone, failed], library)
+    add_ranking([random, hard, soft, alone, failed], library)
     full = library.summary()["accuracy_mean"]
     assert hard["ranking"] == {
         "lrs": label_robust(full=full, hard=60.0, own=60.0, random=30.0),

@@ -36,6 +36,7 @@ from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.experts.library import expert_path
 from trajmatch.networks import NetworkSpec, build_network
+from trajmatch.runtime.progress import Silent
 from trajmatch.storage import read_log, read_result, write_result
 from trajmatch.storage.files import read_json
 from trajmatch.synthetic import SyntheticSet
@@ -118,6 +119,24 @@ def take(files: list[Path], out: Path, **changes: Any) -> ExpertLibrary:
     return export.import_buffers(files, out, **parts)
 
 
+class Observer(Silent):
+    """Keeps what an import reports."""
+
+    def __init__(self) -> None:
+        self.counts: list[tuple[int, int]] = []
+        self.imported: list[export.Imported] = []
+        self.messages: list[str] = []
+
+    def update(self, task: str, done: int, total: int, **values: Any) -> None:
+        self.counts.append((done, total))
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def event(self, name: str, **values: Any) -> None:
+        self.imported.append(export.Imported(**values))
+
+
 # -- buffers of experts --------------------------------------------------------------------------
 
 
@@ -192,15 +211,14 @@ def test_later_files_are_numbered_on_and_none_is_taken_twice(tmp_path: Path) -> 
     files = [tmp_path / f"replay_buffer_{i}.pt" for i in range(3)]
     buffers = [save_buffer(f, *s) for f, s in zip(files, [(0, 1), (2,), (3, 4)], strict=True)]
     out = tmp_path / "out"
-    told: list[export.Imported] = []
-    take(files[:2], out, on_file=told.append)
-    assert [(one.first, one.experts, one.added) for one in told] == [(0, 2, 2), (2, 1, 1)]
+    first, second = Observer(), Observer()
+    take(files[:2], out, progress=first)
+    assert [(i.first, i.experts, i.added) for i in first.imported] == [(0, 2, 2), (2, 1, 1)]
 
     expert_path(out, 1).unlink()  # as after a kill
     renamed = files[0].rename(tmp_path / "copy.pt")
-    told.clear()
-    library = take([renamed, files[2]], out, on_file=told.append)
-    assert [(one.first, one.experts, one.added) for one in told] == [(0, 2, 1), (3, 2, 2)]
+    library = take([renamed, files[2]], out, progress=second)
+    assert [(i.first, i.experts, i.added) for i in second.imported] == [(0, 2, 1), (3, 2, 2)]
     assert library.experts == [0, 1, 2, 3, 4]
     for expert, original in enumerate(itertools.chain(*buffers)):
         assert torch.equal(library.trajectory(expert).row(EPOCHS), flat(original[-1]))
@@ -209,11 +227,11 @@ def test_later_files_are_numbered_on_and_none_is_taken_twice(tmp_path: Path) -> 
     ]  # fmt: skip
 
 
-def test_progress_is_told_expert_by_expert(tmp_path: Path) -> None:
+def test_progress_counts_the_experts(tmp_path: Path) -> None:
     save_buffer(tmp_path / "b.pt", 0, 1, 2)
-    seen: list[tuple[int, int]] = []
-    take([tmp_path / "b.pt"], tmp_path / "out", on_expert=lambda *counts: seen.append(counts))
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    observer = Observer()
+    take([tmp_path / "b.pt"], tmp_path / "out", progress=observer)
+    assert observer.counts == [(1, 3), (2, 3), (3, 3)]
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="Linux tells what is mapped")
@@ -349,16 +367,18 @@ def test_experts_that_were_not_made_alike_are_not_mixed(tmp_path: Path) -> None:
     assert ExpertLibrary.open(own).experts == [0, 1]
 
 
-def test_the_test_accuracy_tells_right_from_wrong(tmp_path: Path) -> None:
-    told: list[export.Imported] = []
+def test_the_test_accuracy_shows_a_wrong_whitening_or_network(tmp_path: Path) -> None:
+    observer = Observer()
     export.export_buffers(tiny.library(), tmp_path)
     trained, fresh = tmp_path / "replay_buffer_0.pt", tmp_path / "fresh.pt"
     save_buffer(fresh, 0)
-    take([trained, fresh], tmp_path / "out", on_file=told.append)
-    right, wrong = told
+    take([trained, fresh], tmp_path / "out", progress=observer)
+    right, wrong = observer.imported
     assert right.accuracy == tiny.library().accuracy()[0] > 40
     assert 10 <= right.chance < 15
     assert [right.suspicious, wrong.suspicious] == [False, True]
+    assert observer.messages == [*right.lines(), *wrong.lines()]
+    assert (len(right.lines()), len(wrong.lines())) == (1, 2)
     # Of each file the first expert is measured, and only it.
     accuracy = ExpertLibrary.open(tmp_path / "out").accuracy()
     assert accuracy == {0: right.accuracy, 1: None, 2: wrong.accuracy}
@@ -394,12 +414,12 @@ def test_import_and_distill(
     assert [e["event"] for e in read_log(out / "log.jsonl")] == ["imported"] * 2
 
     # What came from there can be matched like experts of one's own, to the same bits.
-    outcome = pipeline.distill(
-        tiny.digits(), out, tmp_path / "run", config=tiny.DISTILL, evaluation=tiny.EVALUATE
-    )
-    own = pipeline.distill(
-        tiny.digits(), tiny.library(), tmp_path / "own", config=tiny.DISTILL,
-        evaluation=tiny.EVALUATE,
+    outcome, own = (
+        pipeline.distill(
+            tiny.digits(), tiny.METHOD, experts, tmp_path / name, config=tiny.DISTILL,
+            evaluation=tiny.EVALUATE,
+        )
+        for name, experts in (("run", out), ("own", tiny.library()))
     )  # fmt: skip
     assert torch.equal(outcome.last.images, own.last.images)
 
@@ -471,21 +491,21 @@ def same(a: SyntheticSet, b: SyntheticSet) -> None:
 def test_a_set_goes_out_as_pt_and_comes_back(
     tmp_path: Path, soft: bool, step_size: float | None
 ) -> None:
-    made = a_set(soft=soft, step_size=step_size)
-    made.save(tmp_path / "set")
+    distilled = a_set(soft=soft, step_size=step_size)
+    distilled.save(tmp_path / "set")
     succeed(f"export {tmp_path}/set --to pt --out {tmp_path}/pt")
     files = ["images_best.pt", "labels_best.pt", *(["syn_lr.pt"] if step_size else [])]
     assert sorted(p.name for p in (tmp_path / "pt").glob("*.pt")) == files
     images, labels = (torch.load(tmp_path / "pt" / f, weights_only=True) for f in files[:2])
-    assert torch.equal(images, made.images)
-    assert torch.equal(labels, made.labels)
+    assert torch.equal(images, distilled.images)
+    assert torch.equal(labels, distilled.labels)
 
     given = f"--step-size {tmp_path}/pt/syn_lr.pt" if step_size else ""
     succeed(
         f"import {tmp_path}/pt/images_best.pt {given} {statistics_words()} --out {tmp_path}/back"
     )
     back = SyntheticSet.load(tmp_path / "back")
-    same(back, made)
+    same(back, distilled)
     assert back.info["method"] == "imported"
     assert back.info["files"] == files[:2]
     assert back.ipc == back.info["ipc"] == 2
@@ -499,8 +519,8 @@ def test_a_set_goes_out_as_pt_and_comes_back(
 def test_a_set_goes_out_as_npz_and_comes_back(tmp_path: Path, soft: bool, name: str) -> None:
     fitted = fitted_on_digits(name)
     step_size = None if soft else 0.0123456789
-    made = dataclasses.replace(a_set(soft=soft, step_size=step_size), whitening=fitted)
-    made.save(tmp_path / "set")
+    distilled = dataclasses.replace(a_set(soft=soft, step_size=step_size), whitening=fitted)
+    distilled.save(tmp_path / "set")
     succeed(f"export {tmp_path}/set --to npz --out {tmp_path}/npz")
     with np.load(tmp_path / "npz" / "distilled.npz", allow_pickle=False) as arrays:
         images = arrays["images"]
@@ -510,10 +530,10 @@ def test_a_set_goes_out_as_npz_and_comes_back(tmp_path: Path, soft: bool, name: 
             expected = fitted.apply(to_float(tiny.digits().train.images[:20])).numpy()
             np.testing.assert_allclose(white.reshape(expected.shape), expected, atol=1e-4)
         assert ("step_size" in arrays) == (not soft)
-    assert np.array_equal(images, made.images.numpy())
+    assert np.array_equal(images, distilled.images.numpy())
     succeed(f"import {tmp_path}/npz/distilled.npz --out {tmp_path}/back")
     back = SyntheticSet.load(tmp_path / "back")
-    same(back, dataclasses.replace(made, whitening=fitted.full()))
+    same(back, dataclasses.replace(distilled, whitening=fitted.full()))
     assert back.info == SyntheticSet.load(tmp_path / "set").info
     assert read_result(tmp_path / "back")["data"]["name"] == "digits"
 
@@ -577,17 +597,17 @@ def test_the_whitening_of_released_files() -> None:
 
 def test_an_imported_set_is_tested_but_not_judged_on_validation(tmp_path: Path) -> None:
     export.write_released(a_set(), tmp_path / "pt")
-    made = export.read_released(
+    distilled = export.read_released(
         tmp_path / "pt" / "images_best.pt",
         tmp_path / "pt" / "labels_best.pt",
         data=tiny.digits(),
         whitening=whitening(),
         info={"network": SPEC.to_json()},
     )
-    (score,) = pipeline.evaluate(made, tiny.digits(), config=tiny.EVALUATE)
+    (score,) = pipeline.evaluate(distilled, tiny.digits(), config=tiny.EVALUATE)
     assert (score.method, score.model) == ("imported", SPEC.describe())
     with pytest.raises(MismatchError, match="fingerprint unknown"):
-        pipeline.evaluate(made, tiny.digits(), config=tiny.EVALUATE, split="val")
+        pipeline.evaluate(distilled, tiny.digits(), config=tiny.EVALUATE, split="val")
 
 
 @pytest.mark.parametrize(
@@ -645,17 +665,17 @@ def test_refusals_of_import_for_sets(tmp_path: Path, mistake: Mistake) -> None:
 def test_an_image_folder_and_what_it_lost(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = a_set(scale=2.0)
-    made.save(tmp_path / "set")
+    distilled = a_set(scale=2.0)
+    distilled.save(tmp_path / "set")
     succeed(f"export {tmp_path}/set --to folder --out {tmp_path}/folder")
     place = dict.fromkeys(range(10), 0)
-    for image, label in zip(made.pixels(), made.labels.tolist(), strict=True):
-        name = tmp_path / "folder" / "train" / made.classes[label] / f"{place[label]:05d}.png"
+    for image, label in zip(distilled.pixels(), distilled.labels.tolist(), strict=True):
+        name = tmp_path / "folder" / "train" / distilled.classes[label] / f"{place[label]:05d}.png"
         assert np.array_equal(np.array(Image.open(name)), image[0].numpy())
         place[label] += 1
     assert len(list((tmp_path / "folder" / "train").glob("*/*"))) == 20
 
-    plain = whitening().invert(made.images)
+    plain = whitening().invert(distilled.images)
     lost = ((plain < -0.002) | (plain > 1.002)).flatten(1).double().mean(1).max().item()
     assert lost > 0.1
     assert read_result(tmp_path / "folder")["exported"]["largest_clipped_share"] == pytest.approx(
@@ -685,8 +705,8 @@ def front_matter(card: str) -> list[str]:
 
 
 def test_a_hub_folder_is_the_set_and_its_card(tmp_path: Path) -> None:
-    made, run = a_set(scale=2.0), tmp_path / "run"
-    made.save(run / "best")
+    distilled, run = a_set(scale=2.0), tmp_path / "run"
+    distilled.save(run / "best")
     known = {"model": "ConvNet", "ipc": 2, "protocol": "1000 epochs, lr 0.01", "brief": "DSA"}
     scores = [
         Score.of(values, method=method, split="test", **known).to_json()
@@ -697,9 +717,9 @@ def test_a_hub_folder_is_the_set_and_its_card(tmp_path: Path) -> None:
     out = tmp_path / "hub"
     words = f"export {run}/best --to hub --out {out} --title Ten".split()
     assert dispatch(COMMANDS, [*words[:-1], 'Ten "small" digits']) == 0
-    same(SyntheticSet.load(out), made)
+    same(SyntheticSet.load(out), distilled)
     assert read_result(out)["scores"] == [scores[1]]
-    made.save(run / "last")  # the score is that of the set that was kept
+    distilled.save(run / "last")  # the score is that of the set that was kept
     succeed(f"export {run}/last --to npz --out {tmp_path}/npz")
     assert read_result(tmp_path / "npz")["scores"] == []
     card = (out / "README.md").read_text()
@@ -707,7 +727,7 @@ def test_a_hub_folder_is_the_set_and_its_card(tmp_path: Path) -> None:
     assert lines[0] == 'pretty_name: "Ten \\"small\\" digits"'
     for line in ("license: other", "- image-classification", "- n<1K", "    path: images/**"):
         assert line in lines
-    lost = 100 * clipped_shares(made).max().item()
+    lost = 100 * clipped_shares(distilled).max().item()
     for fact in (
         "| Data | digits |",
         "| Images | 20 of 1x8x8, 2 per class |",
@@ -723,43 +743,45 @@ def test_a_hub_folder_is_the_set_and_its_card(tmp_path: Path) -> None:
 def test_the_cards_ten_lines_run(tmp_path: Path, name: str) -> None:
     data = tiny.digits()
     fitted = fitted_on_digits(name)
-    made = dataclasses.replace(a_set(), whitening=fitted, info={})
-    export.write_hub(made, tmp_path / "hub")
+    distilled = dataclasses.replace(a_set(), whitening=fitted, info={})
+    export.write_hub(distilled, tmp_path / "hub")
     code = (tmp_path / "hub" / "README.md").read_text().split("```python\n")[1].split("```")[0]
     assert len(code.strip().splitlines()) <= 11
     lines = [line for line in code.splitlines() if "snapshot_download" not in line]
     known: dict[str, Any] = {"folder": tmp_path / "hub", "load_file": load_file}
     exec("\n".join(lines), known)
-    assert torch.equal(known["small"]["images"], made.images)
-    assert torch.equal(known["small"]["labels"], made.labels)
-    assert known["small"]["step_size"].item() == made.step_size
+    assert torch.equal(known["distilled"]["images"], distilled.images)
+    assert torch.equal(known["distilled"]["labels"], distilled.labels)
+    assert known["distilled"]["step_size"].item() == distilled.step_size
     pictures = to_float(data.test.images[:5])
     torch.testing.assert_close(known["whiten"](pictures), fitted.apply(pictures))
 
 
 def test_a_card_of_a_set_that_knows_little(tmp_path: Path) -> None:
-    made = dataclasses.replace(a_set(step_size=None), info={})
-    card = export.hub.card(made)
+    distilled = dataclasses.replace(a_set(step_size=None), info={})
+    card = export.hub.card(distilled)
     for fact in ("| Network | not recorded |", "| Test accuracy % | not recorded |",
                  "| Step size | none |", "# distilled images"):  # fmt: skip
         assert fact in card
-    assert 'small["step_size"]' not in card
+    assert 'distilled["step_size"]' not in card
 
 
 @pytest.mark.slow
 def test_the_hubs_own_library_reads_the_folder(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
-    made = a_set()
-    export.write_hub(made, tmp_path / "hub")
+    distilled = a_set()
+    export.write_hub(distilled, tmp_path / "hub")
     write_result(
         tmp_path / "hub", command="export", settings={}, seed=0, scores=[], data=None, seconds=1.0
     )
     found = datasets.load_dataset(str(tmp_path / "hub"), cache_dir=str(tmp_path / "cache"))
     assert list(found) == ["train"]
     names = found["train"].features["label"].names
-    assert names == [made.classes[label] for label in sorted(set(made.labels.tolist()))]
+    assert names == [distilled.classes[label] for label in sorted(set(distilled.labels.tolist()))]
     seen = collections.Counter(names[row["label"]] for row in found["train"])
-    assert seen == collections.Counter(made.classes[label] for label in made.labels.tolist())
+    assert seen == collections.Counter(
+        distilled.classes[label] for label in distilled.labels.tolist()
+    )
 
 
 @pytest.mark.parametrize("to", export.FORMATS)

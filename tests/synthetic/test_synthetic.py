@@ -82,31 +82,31 @@ def test_the_document_says_what_the_set_is(tmp_path):
 
 
 def test_it_is_a_dataset():
-    made = a_set(soft=True)
-    assert len(made) == 6
-    image, label = made[4]
-    assert torch.equal(image, made.images[4])
-    assert torch.equal(label, made.labels[4])
-    batches = list(DataLoader(made, batch_size=4))
-    assert torch.equal(torch.cat([x for x, _ in batches]), made.images)
-    assert torch.equal(torch.cat([y for _, y in batches]), made.labels)
-    assert len(list(made)) == 6  # iteration ends
+    distilled = a_set(soft=True)
+    assert len(distilled) == 6
+    image, label = distilled[4]
+    assert torch.equal(image, distilled.images[4])
+    assert torch.equal(label, distilled.labels[4])
+    batches = list(DataLoader(distilled, batch_size=4))
+    assert torch.equal(torch.cat([x for x, _ in batches]), distilled.images)
+    assert torch.equal(torch.cat([y for _, y in batches]), distilled.labels)
+    assert len(list(distilled)) == 6  # iteration ends
 
 
 def test_the_fingerprint_is_of_what_networks_see(tmp_path):
-    made = a_set()
-    made.save(tmp_path / "set")
-    known = made.fingerprint
+    distilled = a_set()
+    distilled.save(tmp_path / "set")
+    known = distilled.fingerprint
     assert SyntheticSet.load(tmp_path / "set").fingerprint == known
     assert a_set(step_size=0.5, info={"seed": 7}).fingerprint == known
-    image = made.images.clone()
+    image = distilled.images.clone()
     image[0, 0, 0, 0] += 1
     other = {
-        "image": dataclasses.replace(made, images=image),
-        "labels": dataclasses.replace(made, labels=made.labels.flip(0)),
+        "image": dataclasses.replace(distilled, images=image),
+        "labels": dataclasses.replace(distilled, labels=distilled.labels.flip(0)),
         "soft": a_set(soft=True),
-        "whitening": dataclasses.replace(made, whitening=WHITENINGS["zca"]),
-        "shape": dataclasses.replace(made, images=made.images.reshape(6, 3, 5, 4)),
+        "whitening": dataclasses.replace(distilled, whitening=WHITENINGS["zca"]),
+        "shape": dataclasses.replace(distilled, images=distilled.images.reshape(6, 3, 5, 4)),
     }
     found = {name: one.fingerprint for name, one in other.items()}
     assert len({known, *found.values()}) == 1 + len(other), found
@@ -243,6 +243,15 @@ def test_files_of_two_sets_never_load_as_one(saved, tmp_path, name, change):
     shutil.copy(tmp_path / "other" / name, saved / name)
     with pytest.raises(FileFormatError, match="belong"):
         SyntheticSet.load(saved)
+
+
+def test_the_representation_is_short_and_names_no_tensor():
+    text = repr(a_set())
+    assert "tensor" not in text
+    assert len(text) < 150
+    assert text.startswith(f"SyntheticSet({len(a_set())} images of ")
+    without = dataclasses.replace(a_set(), step_size=None)
+    assert ("step size" in text, "step size" in repr(without)) == (True, False)
 
 
 def test_a_newer_format_is_refused(tmp_path, monkeypatch):

@@ -45,10 +45,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
     monkeypatch.setattr(zoo, "FOLDER", tmp_path / "zoo")
     for name in ("digits-ipc1", "digits-ipc2"):
-        made = coresets.select_coreset(
+        distilled = coresets.select_coreset(
             "random", tiny.digits(), int(name[-1]), whitening=tiny.library().whitening
         )
-        made.save(tmp_path / "zoo" / name)
+        distilled.save(tmp_path / "zoo" / name)
         (tmp_path / "zoo" / name / "card.json").write_text(json.dumps(CARD))
     (tmp_path / "zoo" / "__pycache__").mkdir()
     return tmp_path / "zoo"
@@ -59,9 +59,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("name", zoo.names())
 def test_every_set_that_ships_is_whole(name: str) -> None:
-    made, card = SyntheticSet.load(zoo.find(name)), zoo.card(name)
-    assert made.ipc == card["ipc"]
-    assert len(made) == card["ipc"] * len(made.classes)
+    distilled, card = SyntheticSet.load(zoo.find(name)), zoo.card(name)
+    assert distilled.ipc == card["ipc"]
+    assert len(distilled) == card["ipc"] * len(distilled.classes)
     assert card["accuracy"]["n"] >= 1
     assert 0 < card["accuracy"]["mean"] <= 100
     assert (card["accuracy"]["sd"] is None) == (card["accuracy"]["n"] == 1)
@@ -69,10 +69,10 @@ def test_every_set_that_ships_is_whole(name: str) -> None:
     assert all(card[entry].strip() for entry in ("data", "network", "protocol", "made"))
     # Pictures and tensors are of the same images, up to the rounding of another machine.
     pictures = sorted((zoo.find(name) / "images").glob("*/*.png"))
-    assert len(pictures) == len(made)
+    assert len(pictures) == len(distilled)
     drawn = collections.defaultdict(list)
-    for pixels, label in zip(made.pixels(), made.hard_labels.tolist(), strict=True):
-        drawn[folder_names(made.classes)[label]].append(pixels.int())
+    for pixels, label in zip(distilled.pixels(), distilled.hard_labels.tolist(), strict=True):
+        drawn[folder_names(distilled.classes)[label]].append(pixels.int())
     for path in pictures:
         with Image.open(path) as picture:
             shown = torch.from_numpy(np.atleast_3d(np.array(picture))).int().permute(2, 0, 1)
@@ -179,9 +179,9 @@ def test_a_name_is_as_good_as_a_folder(folder: Path, monkeypatch: pytest.MonkeyP
     elsewhere = folder.parent / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    made = SyntheticSet.load(folder / "digits-ipc1")
+    distilled = SyntheticSet.load(folder / "digits-ipc1")
     for name in ("digits-ipc1", Path("digits-ipc1"), folder / "digits-ipc1"):
-        assert torch.equal(trajmatch.load_distilled(name).images, made.images)
+        assert torch.equal(trajmatch.load_distilled(name).images, distilled.images)
     (score,) = pipeline.evaluate("digits-ipc1", tiny.digits(), config=tiny.EVALUATE)
     assert (score.method, score.ipc) == ("random", 1)
     with pytest.raises(DataError, match="did you mean 'digits-ipc2'"):

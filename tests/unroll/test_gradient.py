@@ -1,4 +1,4 @@
-"""The forms of the gradient: the chain and the compiled one against autograd, in float64."""
+"""The three gradient functions against each other and finite differences, in float64."""
 
 import subprocess
 import sys
@@ -8,13 +8,14 @@ import torch
 
 from trajmatch.networks import build_network
 from trajmatch.networks.functional import parameter_vector
+from trajmatch.networks.precision import classifier
 from trajmatch.rng import stream
-from trajmatch.unroll import convolution
 from trajmatch.unroll.convnet import ConvNetGradient
+from trajmatch.unroll.convolution import MATMUL_LIMIT
 from trajmatch.unroll.gradient import (
     CompiledGradient,
+    DerivedGradient,
     EagerGradient,
-    classifier,
     gradient_fn,
     training_loss,
 )
@@ -46,16 +47,15 @@ def close(a, b, rel=1e-11):
 @pytest.mark.parametrize("soft", [False, True], ids=["indices", "soft"])
 @pytest.mark.parametrize("size", [8, 7, (9, 4)], ids=str)
 @pytest.mark.parametrize("depth", [1, 2])
-@pytest.mark.parametrize("small", [0, convolution.SMALL], ids=["library", "product"])
-def test_chain_equals_autograd(soft, size, depth, small, monkeypatch):
-    monkeypatch.setattr(convolution, "SMALL", small)
+@pytest.mark.parametrize("limit", [0, MATMUL_LIMIT], ids=["library", "product"])
+def test_derived_equals_autograd(soft, size, depth, limit):
     module, vector, images, labels, v = problem(soft=soft, size=size, depth=depth)
-    record = gradient_fn(module).record(vector, images, labels)
-    wanted, g = record.vjp(v), record.gradient()
-    chain = ConvNetGradient.of(module)
-    got, kept = chain.grad(vector, images, labels)
-    close(got, g)
-    hessian_v, at_images, at_labels = chain.grad_vjp(vector, labels, kept, v)
+    eager = gradient_fn(module).residuals(vector, images, labels)
+    g, wanted = eager.gradient(), eager.vjp(v)
+    derived = ConvNetGradient.of(module, matmul_limit=limit)
+    found, saved = derived.grad(vector, images, labels)
+    close(found, g)
+    hessian_v, at_images, at_labels = derived.grad_vjp(vector, labels, saved, v)
     close(hessian_v, wanted.vector)
     close(at_images, wanted.images)
     if soft:
@@ -64,15 +64,15 @@ def test_chain_equals_autograd(soft, size, depth, small, monkeypatch):
         assert at_labels is None
 
 
-def test_chain_passes_by_finite_differences():
+def test_derived_equals_finite_differences():
     module, vector, images, labels, v = problem(soft=True)
-    chain, step = ConvNetGradient.of(module), 1e-6
-    _, kept = chain.grad(vector, images, labels)
-    hessian_v, at_images, at_labels = chain.grad_vjp(vector, labels, kept, v)
+    derived, step = ConvNetGradient.of(module), 1e-6
+    _, saved = derived.grad(vector, images, labels)
+    hessian_v, at_images, at_labels = derived.grad_vjp(vector, labels, saved, v)
     draw = stream(1, "direction")
 
     def inner(vector, images, labels):
-        return torch.dot(chain.grad(vector, images, labels)[0], v)
+        return torch.dot(derived.grad(vector, images, labels)[0], v)
 
     inputs = [vector, images, labels]
     for place, gradient in enumerate((hessian_v, at_images, at_labels)):
@@ -88,16 +88,20 @@ def test_chain_passes_by_finite_differences():
 @pytest.mark.parametrize(
     "options", [{"norm": "group"}, {"activation": "leakyrelu"}, {"pooling": "max"}]
 )
-def test_only_the_published_convnet_is_a_chain(options):
+def test_only_the_published_convnet_is_derived(options):
     module, *_ = problem(**options)
     assert ConvNetGradient.of(module) is None
     assert ConvNetGradient.of(build_network("lenet", channels=1, classes=3, size=28)) is None
 
 
+def uncompiled(function):
+    return function
+
+
 @pytest.mark.parametrize("soft", [False, True], ids=["indices", "soft"])
 @pytest.mark.parametrize("name", ["convnet", "mlp", "vit"])
-def test_derivative_along_v_equals_autograd_for_any_network(name, soft, monkeypatch):
-    monkeypatch.setattr("trajmatch.unroll.gradient.compiled", lambda function: function)
+def test_uncompiled_the_three_forms_are_equal(name, soft):
+    """The functions themselves; what the compiler makes of them is tested below."""
     draw = stream(2, "passes")
     module = build_network(name, channels=1, classes=3, size=8, seed=0).double()
     vector = parameter_vector(module)
@@ -107,18 +111,68 @@ def test_derivative_along_v_equals_autograd_for_any_network(name, soft, monkeypa
         labels = torch.rand((4, 3), generator=draw, dtype=torch.float64)
     v = torch.randn(vector.shape, generator=draw, dtype=torch.float64)
     loss = training_loss(classifier(module, "float32"))
-    slow = EagerGradient(loss, "float32").record(vector, images, labels)
-    fast = CompiledGradient(loss, "float32").record(vector, images, labels)
-    close(fast.gradient(), slow.gradient())
-    got, wanted = fast.vjp(v), slow.vjp(v)
-    close(got.inner, wanted.inner)
-    close(got.vector, wanted.vector)
-    close(got.images, wanted.images)
-    if soft:
-        close(got.labels, wanted.labels)
+    forms = [CompiledGradient(loss, "float32", compiler=uncompiled)]
+    derived = ConvNetGradient.of(module)
+    if name == "convnet":
+        forms.append(DerivedGradient(derived, "float32", compiler=uncompiled))
+    eager = EagerGradient(loss, "float32").residuals(vector, images, labels)
+    g, wanted = eager.gradient(), eager.vjp(v)
+    for form in forms:
+        residuals = form.residuals(vector, images, labels)
+        close(residuals.gradient(), g)
+        close(form.gradient(vector, images, labels), g)
+        found = residuals.vjp(v)
+        close(found.inner, wanted.inner)
+        close(found.vector, wanted.vector)
+        close(found.images, wanted.images)
+        if soft:
+            close(found.labels, wanted.labels)
 
 
-COMPILED = """
+# -- compiled: in processes of their own, since the compiler cannot trace this one's shape checks --
+
+
+FUNCTIONS = """
+import torch
+from torch._dynamo.utils import counters
+from trajmatch.networks import build_network, parameter_vector
+from trajmatch.networks.precision import classifier
+from trajmatch.unroll.convnet import ConvNetGradient
+from trajmatch.unroll.gradient import CompiledGradient, DerivedGradient, EagerGradient
+from trajmatch.unroll.gradient import training_loss
+
+net = build_network("convnet", channels=2, classes=3, size=8, seed=0, depth=2, width=4).double()
+vector, draw = parameter_vector(net), torch.Generator().manual_seed(0)
+images = torch.randn((5, 2, 8, 8), generator=draw, dtype=torch.float64)
+labels = torch.rand((5, 3), generator=draw, dtype=torch.float64)
+v = torch.randn(vector.shape, generator=draw, dtype=torch.float64)
+loss = training_loss(classifier(net, "float32"))
+eager = EagerGradient(loss, "float32").residuals(vector, images, labels)
+g, wanted = eager.gradient(), eager.vjp(v)
+forms = CompiledGradient(loss, "float32"), DerivedGradient(ConvNetGradient.of(net), "float32")
+for number, form in enumerate(forms, 1):
+    residuals = form.residuals(vector, images, labels)
+    pairs = [(residuals.gradient(), g), *zip(residuals.vjp(v), wanted)]
+    for found, plain in pairs:
+        assert (found - plain).norm() <= 1e-11 * plain.norm(), type(form)
+    assert counters["stats"]["unique_graphs"] == 2 * number, "g and its product: one graph each"
+assert not counters["graph_break"], counters["graph_break"]
+"""
+
+
+def run_alone(script):
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "not usable" not in done.stderr
+
+
+@pytest.mark.slow
+def test_compiled_functions_equal_eager_ones():
+    """Both functions of both compiled forms, each one graph, on the CPU in float64."""
+    run_alone(FUNCTIONS)
+
+
+SEGMENTS = """
 import torch
 from trajmatch import match_segment
 from trajmatch.networks import build_network, parameter_vector
@@ -147,8 +201,6 @@ for options in ({}, {"norm": "group"}, {"activation": "sigmoid"}):
 
 
 @pytest.mark.slow
-def test_compiled_segments_equal_eager_ones_in_float64():
-    """Not in this process, whose shape checks the compiler cannot follow."""
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "not usable" not in done.stderr
+def test_compiled_segments_equal_eager_ones():
+    """Of published and other ConvNets, by every exact method, in float64."""
+    run_alone(SEGMENTS)

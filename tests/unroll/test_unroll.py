@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from reference import plain_loss, plain_match, plain_walk
+from reference import plain_loss, plain_match, plain_unroll
 from trajmatch import match_segment
 from trajmatch.data.augment import Augmentation
 from trajmatch.errors import SettingError
 from trajmatch.networks import build_network
 from trajmatch.networks.functional import FunctionalNetwork, parameter_vector
 from trajmatch.rng import stream
+from trajmatch.runtime.memory import saved_bytes
 from trajmatch.unroll import Schedule, SegmentDistance, Student, plan
 from trajmatch.unroll.gradient import gradient_fn
 from trajmatch.unroll.unroll import unroll
@@ -113,7 +114,7 @@ def test_reverse_equals_stored_for_every_network(name, options):
     close(a.loss, loss)
 
 
-def test_any_number_of_kept_graphs_agrees_and_repeats_its_bits():
+def test_any_keep_agrees_and_repeats_its_bits():
     module, start, target, images, labels = problem()
     augment = Augmentation(ALL)
     schedule = Schedule.make(images, steps=6, batch_syn=4, augment=augment, seed=0)
@@ -130,7 +131,7 @@ def test_any_number_of_kept_graphs_agrees_and_repeats_its_bits():
 
 @pytest.mark.parametrize("keep", [0, 3, 6])
 @pytest.mark.parametrize("soft", [False, True], ids=["indices", "soft"])
-def test_pieces_of_any_size_give_the_same_gradient(keep, soft):
+def test_micro_batches_of_any_size_give_the_same_gradient(keep, soft):
     module, start, target, images, labels = problem(soft=soft)
     augment = Augmentation(ALL)
     schedule = Schedule.make(images, steps=6, batch_syn=5, augment=augment, seed=0)
@@ -146,8 +147,8 @@ def test_pieces_of_any_size_give_the_same_gradient(keep, soft):
             close(got.grad_labels, grads[2])
 
 
-def test_engine_answers_any_question():
-    """Loss on real images at the end point (dataset distillation's question)."""
+def test_any_outer_loss():
+    """Loss on real images at the end point, as in dataset distillation."""
     module, start, _, images, labels = problem()
     real = torch.randn((9, 2, 8, 8), generator=stream(0, "real"), dtype=torch.float64)
     truth = torch.arange(9) % 3
@@ -160,7 +161,7 @@ def test_engine_answers_any_question():
     alpha = torch.tensor(0.2, dtype=torch.float64)
     got = unroll(student, start, alpha, outer_loss, keep=0)
     leaf = images.clone().requires_grad_()
-    loss = outer_loss(plain_walk(module, start, leaf, labels, alpha, schedule, None))
+    loss = outer_loss(plain_unroll(module, start, leaf, labels, alpha, schedule, None))
     close(got.grad_images, torch.autograd.grad(loss, leaf)[0])
 
 
@@ -178,7 +179,7 @@ def test_truncated_gradient_is_exact_at_one_step_and_departs_after():
     assert differences[1] > 1e-3
 
 
-def test_float32_compiled_and_eager_agree_with_float64():
+def test_float32_agrees_with_float64():
     module, start, target, images, labels = problem()
     truth = match_segment(module, start, target, images, labels, 0.1, steps=3)
     single = [t.float() for t in (start, target, images)]
@@ -197,14 +198,15 @@ def test_mini_batches_use_every_image_before_any_again():
     assert not torch.equal(drawn, other)
 
 
-def test_auto_says_why(monkeypatch):
+def test_auto_says_why():
     module, start, _, images, labels = problem()
     student = Student(gradient_fn(module), images, labels, None, Schedule(5))
     roomy = plan(student, start, "auto")
     assert roomy.keep == 5
-    assert "keeping 5 of 5 step records" in roomy.reason
-    monkeypatch.setattr("trajmatch.unroll.unroll.available_bytes", lambda device: 10)
-    assert plan(student, start, "auto").keep == 0
+    assert "keeping the residuals of 5 of 5 steps" in roomy.reason
+    each = saved_bytes(lambda: student.residuals(0, start, keep=True))
+    assert plan(student, start, "auto", free_bytes=2 * 3 * each).keep == 3
+    assert plan(student, start, "auto", free_bytes=10).keep == 0
 
 
 @pytest.mark.parametrize(
@@ -247,7 +249,7 @@ def test_bad_tensors_are_refused():
 
 @pytest.mark.parametrize("steps", [1, 4])
 def test_teslas_gradient_is_the_exact_one_of_a_single_step(steps):
-    """After more, images seen before the last step lack what they did to later parameters."""
+    """With more steps it lacks the effect of earlier images on later parameters."""
     module, start, target, images, labels = problem(soft=True)
     exact, truncated = (
         match_segment(
@@ -288,55 +290,59 @@ def test_teslas_gradient_is_that_of_each_step_at_a_fixed_end():
     torch.testing.assert_close(found.grad_images, torch.autograd.grad(total, pixels)[0])
 
 
-# -- a window ------------------------------------------------------------------------------------
+# -- the last steps only -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("keep", [0, 2, 7])
-@pytest.mark.parametrize("window", [1, 3, 7])
-def test_a_window_is_plain_backpropagation_from_a_start_that_is_given(window, keep):
+@pytest.mark.parametrize("bptt_steps", [1, 3, 7])
+def test_bptt_steps_are_plain_backpropagation_from_a_given_point(bptt_steps, keep):
     module, start, target, images, labels = problem(soft=True)
     augment, steps = Augmentation(ALL), 7
     schedule = Schedule.make(images, steps=steps, batch_syn=4, augment=augment, seed=3)
     student = Student(gradient_fn(module), images, labels, augment, schedule)
     alpha = torch.tensor(0.3, dtype=torch.float64)
     distance = SegmentDistance(start, target)
-    got = unroll(student, start, alpha, distance, keep=keep, window=window)
+    got = unroll(student, start, alpha, distance, keep=keep, bptt_steps=bptt_steps)
 
-    first = steps - window
+    first = steps - bptt_steps
     early = Schedule(first, schedule.indices[:first], schedule.draws[:first])
-    late = Schedule(window, schedule.indices[first:], schedule.draws[first:])
-    middle = plain_walk(module, start, images, labels, alpha, early, augment).detach()
+    late = Schedule(bptt_steps, schedule.indices[first:], schedule.draws[first:])
+    middle = plain_unroll(module, start, images, labels, alpha, early, augment).detach()
     leaves = [part.clone().requires_grad_() for part in (images, labels, alpha)]
-    end = plain_walk(module, middle, *leaves, late, augment)
+    end = plain_unroll(module, middle, *leaves, late, augment)
     loss = distance(end)
     close(got.loss, loss.detach())
     close(got.end, end.detach())
     parts = (got.grad_images, got.grad_labels, got.grad_step_size)
     for part, plain in zip(parts, torch.autograd.grad(loss, leaves), strict=True):
         close(part, plain)
-    if window == steps:
+    if bptt_steps == steps:
         whole = unroll(student, start, alpha, distance, keep=keep)
         assert torch.equal(whole.grad_images, got.grad_images)
 
 
-def test_the_steps_before_a_window_keep_nothing(monkeypatch):
+class WatchedStudent(Student):
+    """Notes of which steps residuals are computed, and whether they are kept."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.computed = []
+
+    def residuals(self, n, vector, *, keep):
+        self.computed.append((n, keep))
+        return super().residuals(n, vector, keep=keep)
+
+
+def test_no_residuals_of_the_steps_before():
     module, start, target, images, labels = problem()
-    student = Student(gradient_fn(module), images, labels, None, Schedule(6))
-    residuals = []
-    original = Student.residuals
-
-    def watched(self, n, vector, *, keep):
-        residuals.append((n, keep))
-        return original(self, n, vector, keep=keep)
-
-    monkeypatch.setattr(Student, "residuals", watched)
+    student = WatchedStudent(gradient_fn(module), images, labels, None, Schedule(6))
     alpha = torch.tensor(0.2, dtype=torch.float64)
     for keep in (0, 6):
-        unroll(student, start, alpha, SegmentDistance(start, target), keep=keep, window=2)
-    assert residuals == [(5, False), (4, False), (4, True), (5, True)]
+        unroll(student, start, alpha, SegmentDistance(start, target), keep=keep, bptt_steps=2)
+    assert student.computed == [(5, False), (4, False), (4, True), (5, True)]
 
 
-def test_a_plan_is_of_the_window_alone():
+def test_a_plan_counts_the_bptt_steps():
     module, start, _, images, labels = problem()
     student = Student(gradient_fn(module), images, labels, None, Schedule(6))
     assert plan(student, start, "stored", 2).keep == 2

@@ -2,7 +2,8 @@
 
 One file a command: a frozen dataclass of flags (`class Flags(Common)`) and a `run(flags)`.
 `COMMANDS` names them in the order in which the work is done. These files import what is heavy
-(torch and all that needs it) inside `run`, so that `--help` and a mistyped flag answer at once.
+(torch and all that needs it) inside `run`, so that the overview and a mistyped command answer at
+once. Commands whose flags are a method's import the methods, and so torch, to read their line.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ COMMANDS: dict[str, Command] = {
     "distill": Command(
         distill.Flags,
         distill.run,
-        "make a few images whose training follows those trajectories",
+        "distill images whose training follows those trajectories",
         "trajmatch distill --data photos.zip --size 32 --experts runs/experts --out runs/ipc1",
     ),
     "select": Command(
@@ -67,7 +68,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(
         evaluate.Flags,
         evaluate.run,
-        "train fresh networks on a small set and test them",
+        "train fresh networks on a distilled set and test them",
         "trajmatch evaluate runs/ipc1 --data photos.zip --size 32 --networks convnet,resnet18",
     ),
     "study": Command(
@@ -79,7 +80,7 @@ COMMANDS: dict[str, Command] = {
     "compare": Command(
         compare.Flags,
         compare.run,
-        "methods side by side: made and chosen images, judged alike",
+        "methods side by side: distilled and chosen images, evaluated alike",
         "trajmatch compare --methods random,herding,mtt --ipc 1,10 --quick",
     ),
     "report": Command(

@@ -1,11 +1,12 @@
-"""`trajmatch compare`: methods side by side, on the same data, networks and judges."""
+"""`trajmatch compare`: methods side by side, on the same data and networks, evaluated alike."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
 
-from trajmatch.cli.study import Variations, carry_out, settings
+from trajmatch.cli.flags import MethodSettings
+from trajmatch.cli.study import Variations, base_of, run_variations
 from trajmatch.cli.values import networks_of
 from trajmatch.config import DistillConfig
 from trajmatch.errors import SettingError
@@ -13,12 +14,13 @@ from trajmatch.errors import SettingError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags(Variations):
-    """Make and choose images by several methods, at several numbers per class; judge them alike.
+    """Distill and choose images by several methods, at several numbers per class; evaluate them
+    alike.
 
     Settings are the digits demo's unless --config names a recipe or a file; tables such as
-    [methods.dm] in it change some for one method, or give a method of other settings a name. Run
-    the same command again to continue a killed comparison; a cell that failed is shown, and tried
-    again then.
+    [methods.dm] in it change some for one method, or give a method of other settings a name; for
+    that method they win over flags. Run the same command again to continue a killed comparison; a
+    cell that failed is shown, and tried again then.
     """
 
     out: Path = Path("runs/compared")
@@ -27,6 +29,7 @@ class Flags(Variations):
     """Names separated by commas: coresets (random, herding, ...), methods (mtt, ...), or tables of
     --config; all."""
     distill: DistillConfig = DistillConfig()
+    settings: MethodSettings = MethodSettings()
     ipc: str = "1"
     """Images per class, one or more numbers separated by commas."""
     networks: str | None = None
@@ -39,9 +42,9 @@ def run(flags: Flags) -> None:
 
     methods = [word.strip() for word in flags.methods.split(",") if word.strip()]
     if methods == ["all"]:
-        methods = known(settings(flags))
+        methods = known(base_of(flags))
     study = comparison(methods, _numbers(flags.ipc), networks_of(flags.networks or ""))
-    carry_out("methods", study, flags)
+    run_variations(study, flags)
 
 
 def _numbers(text: str) -> list[int]:

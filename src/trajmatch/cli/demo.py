@@ -7,7 +7,6 @@ from pathlib import Path
 
 from trajmatch.cli.flags import Common, pick_device
 from trajmatch.cli.run import carry_out
-from trajmatch.config.recipes import load_recipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,5 +23,8 @@ class Flags(Common):
 
 
 def run(flags: Flags) -> None:
+    from trajmatch.pipeline.recipe import load_recipe
+    from trajmatch.runtime.resources import Resources
+
     config = dataclasses.replace(load_recipe("digits-ipc1"), seed=flags.seed)
-    carry_out(config, flags.out, device=pick_device(flags.device), workers=flags.workers)
+    carry_out(config, flags.out, Resources(pick_device(flags.device), flags.workers))

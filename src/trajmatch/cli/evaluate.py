@@ -1,4 +1,4 @@
-"""`trajmatch evaluate`: train fresh networks on a small set and test them."""
+"""`trajmatch evaluate`: train fresh networks on a distilled set and test them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags(Common):
-    """Train fresh networks on a small set alone and test them on real images.
+    """Train fresh networks on a distilled set alone and test them on real images.
 
     The protocol is the paper's: SGD, momentum 0.9, 1000 epochs, the rate dropped once at the
     middle, DSA. --protocol quick takes 300 epochs. The learning rate is the set's own step size for
-    the network it was made with. For another network that rate means nothing: five are tried on the
-    validation images, by two networks each, and the best goes to the test. --lr sets one for all.
+    the network it was distilled with. For another network that rate means nothing: five are tried
+    on the validation images, by two networks each, and the best goes to the test. --lr sets one for
+    all.
 
-    Every network that is done is kept in OUT/log.jsonl: run the same command again to continue a
+    Every finished network is recorded in OUT/log.jsonl: run the same command again to continue a
     killed one, and with a larger --n to train only what is added. The page of a run (`trajmatch
-    report RUN`) shows what was found in a folder inside it, as one table over the networks.
+    report RUN`) shows evaluations in a folder inside it, as one table over the networks.
     """
 
     set: Positional[Path]
@@ -36,9 +37,9 @@ class Flags(Common):
     """Folder for result.json and log.jsonl; of a run's set, `evaluated` in the run unless given."""
     networks: str | None = None
     """Networks to train, separated by commas: convnet,resnet18,vgg11,alexnet,lenet,mlp,vit. None:
-    the one the set was made with. As the field judges sets made with a ConvNet, convnet, resnet18
-    and vgg11 have instance norm, which does not depend on the batch, and alexnet has none;
-    resnet18:batch asks for another norm (instance, group, layer, batch, none)."""
+    the one the set was distilled with. As usual in the literature, convnet, resnet18 and vgg11 have
+    instance norm, which does not depend on the batch, and alexnet has none; resnet18:batch asks for
+    another norm (instance, group, layer, batch, none)."""
     protocol: Literal["paper", "quick"] = "paper"
     """quick: 300 epochs instead of --epochs."""
     split: Literal["test", "val"] = "test"
@@ -48,7 +49,7 @@ class Flags(Common):
 
     @classmethod
     def base(cls, arguments: Sequence[str]) -> dict[str, Any]:
-        """What is found out about a run's set lies in the run."""
+        """The default folder of a run's set is `evaluated` in the run."""
         values, word = super().base(arguments), first_word(cls, arguments)
         run = None if word is None else _run_of(Path(word))
         return values if run is None else {**values, "out": run / "evaluated"}
@@ -60,7 +61,8 @@ def run(flags: Flags) -> None:
     from trajmatch import pipeline
     from trajmatch.cli import shown
     from trajmatch.evaluation.evaluator import network_of
-    from trajmatch.evaluation.resume import require_own_folder
+    from trajmatch.pipeline.checks import require_own_folder
+    from trajmatch.runtime.resources import Resources
     from trajmatch.synthetic import load_distilled
 
     began = time.perf_counter()
@@ -68,26 +70,25 @@ def run(flags: Flags) -> None:
     device = pick_device(flags.device)
     networks = networks_of(flags.networks or "")
     require_own_folder(flags.out, "evaluate")
-    small = load_distilled(flags.set)
+    distilled = load_distilled(flags.set)
     data = shown.load(flags.data)
     config = flags.settings
     if flags.protocol == "quick":
         config = dataclasses.replace(config, epochs=pipeline.QUICK_EPOCHS)
-    with shown.evaluation_progress() as progress:
+    with shown.progress_of(flags.out) as progress:
         scores = pipeline.evaluate(
-            small,
+            distilled,
             data,
             networks=networks or None,
             config=config,
             split=flags.split,
             seed=flags.seed,
-            device=device,
             out=flags.out,
-            on_score=lambda score: shown.say(f"{score.model}: {score}"),
-            on_progress=progress,
+            resources=Resources(device),
+            progress=progress,
         )
-    own = network_of(small)
-    extra: dict[str, Any] = {"set": {"fingerprint": small.fingerprint}}
+    own = network_of(distilled)
+    extra: dict[str, Any] = {"set": {"fingerprint": distilled.fingerprint}}
     if own is not None and own.describe() in {score.model for score in scores}:
         extra["network"] = own.describe()
     shown.result(
@@ -96,16 +97,16 @@ def run(flags: Flags) -> None:
     _table(scores)
     run = _run_of(flags.set)
     inside = run is not None and run.resolve() == flags.out.resolve().parent
-    print(f"kept in {flags.out}; `trajmatch report {run if inside else flags.out}` draws it")
+    print(f"results in {flags.out}; `trajmatch report {run if inside else flags.out}` draws it")
 
 
 def _set_of(place: Path) -> Path:
-    """A run's set is the one it kept."""
+    """The best set of a run; another place as it is."""
     return place / "best" if _run_of(place) == place else place
 
 
 def _run_of(place: Path) -> Path | None:
-    """The run that a folder is, or whose kept set it is; None for any other place."""
+    """The run that a folder is, or whose best set it is; None for any other place."""
     if (place / "best" / "distilled.json").is_file() and not (place / "distilled.json").is_file():
         return place
     if place.name == "best" and (place / "distilled.json").is_file():

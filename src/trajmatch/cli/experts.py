@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from trajmatch.cli.flags import Common, Flat, pick_device
 from trajmatch.config import DataConfig, ExpertConfig, NetworkConfig
@@ -34,19 +32,12 @@ def run(flags: Flags) -> None:
 
     from trajmatch import pipeline
     from trajmatch.cli import shown
+    from trajmatch.runtime.resources import Resources
 
     began = time.perf_counter()
     device = pick_device(flags.device)
     data = shown.load(flags.data)
-    with (
-        shown.event_log(flags.out) as log,
-        shown.expert_progress(flags.out, flags.experts) as progress,
-    ):
-
-        def on_epoch(event: Mapping[str, Any]) -> None:
-            log("epoch", event)
-            progress(event)
-
+    with shown.progress_of(flags.out, log=True) as progress:
         library = pipeline.train_experts(
             data,
             flags.out,
@@ -54,12 +45,11 @@ def run(flags: Flags) -> None:
             config=flags.experts,
             whitening=flags.data.whitening,
             seed=flags.seed,
-            workers=flags.workers,
-            device=device,
-            on_progress=on_epoch,
+            resources=Resources(device=device, workers=flags.workers),
+            progress=progress,
         )
         ceiling = pipeline.full_data_score(library)
-        log("score", ceiling.to_json())
+        progress.event("score", **ceiling.to_json())
     shown.result(
         flags,
         "experts",

@@ -44,32 +44,36 @@ def run(flags: Flags) -> None:
     from trajmatch.synthetic import load_distilled
 
     began = time.perf_counter()
-    told: dict[str, Any]
+    written: dict[str, Any]
     if (flags.set / "library.json").is_file():
         if flags.to != "pt":
             raise SettingError(f"experts cannot be exported to {flags.to}; give --to pt")
         library = ExpertLibrary.open(flags.set)
         data: dict[str, Any] | None = library.data
         score = None
-        told = {"files": export.export_buffers(library, flags.out), "experts": len(library.experts)}
+        written = {
+            "files": export.export_buffers(library, flags.out),
+            "experts": len(library.experts),
+        }
     else:
-        made = load_distilled(str(flags.set))
-        data, score = made.info.get("data"), _score(flags.set, made)
+        distilled = load_distilled(str(flags.set))
+        data, score = distilled.info.get("data"), _score(flags.set, distilled)
         accuracy = str(score) if score else _shipped_accuracy(flags.set)
-        told = export.export_set(made, flags.to, flags.out, title=flags.title, accuracy=accuracy)
-    with shown.event_log(flags.out) as log:
-        log("exported", {"to": flags.to, **told})
+        written = export.export_set(
+            distilled, flags.to, flags.out, title=flags.title, accuracy=accuracy
+        )
+    shown.log_event(flags.out, "exported", {"to": flags.to, **written})
     scores = [] if score is None else [score]
-    shown.result(flags, "export", data, began, scores=scores, extra={"exported": told})
-    print(f"{', '.join(told['files'])} are in {flags.out}")
-    if told.get("largest_clipped_share"):
-        share = 100 * told["largest_clipped_share"]
+    shown.result(flags, "export", data, began, scores=scores, extra={"exported": written})
+    print(f"{', '.join(written['files'])} are in {flags.out}")
+    if written.get("largest_clipped_share"):
+        share = 100 * written["largest_clipped_share"]
         print(f"warning: 8 bits cut off up to {share:.1f} % of the values of a picture")
     if flags.to == "hub":
         print("upload the folder without result.json and log.jsonl, which name paths of yours")
 
 
-def _score(folder: Path, made: SyntheticSet) -> Score | None:
+def _score(folder: Path, distilled: SyntheticSet) -> Score | None:
     """What the set scored on test images at the end of its run, where it lies in its run."""
     from trajmatch.errors import FileFormatError
     from trajmatch.evaluation import Score
@@ -81,7 +85,9 @@ def _score(folder: Path, made: SyntheticSet) -> Score | None:
         scores = read_result(folder.parent)["scores"]
     except FileFormatError:
         return None
-    own = [s for s in scores if s["split"] == "test" and s["method"] == made.info.get("method")]
+    own = [
+        s for s in scores if s["split"] == "test" and s["method"] == distilled.info.get("method")
+    ]
     return Score.from_json(own[0]) if own else None
 
 

@@ -23,8 +23,9 @@ PROGRAM = "trajmatch"
 
 ABOUT = """\
 Dataset distillation by matching training trajectories: a handful of synthetic images that train a
-network like the whole set. Experts are trained on the real images and recorded; the synthetic
-images are made to lead a student along the same way; fresh networks trained on them judge them."""
+network like the whole set. Experts are trained on the real images and recorded; synthetic images
+are learned that lead a student along the same trajectories; fresh networks trained on them alone
+are tested on real images."""
 
 _BROKEN_SETTINGS = {
     errno.EACCES: "no permission",
@@ -55,7 +56,7 @@ def dispatch(commands: Mapping[str, Command], argv: Sequence[str] | None = None)
     """Parse `argv` (None: the process's own), run the command it names, return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     speaker = PROGRAM
-    _hear_notes()
+    _show_notes()
     try:
         try:
             if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -107,13 +108,13 @@ def _find(commands: Mapping[str, Command], word: str) -> Command:
 
 def _description(command: Command) -> str:
     """The dataclass's docstring, paragraph by paragraph, and the example."""
-    told = inspect.cleandoc(command.flags.__doc__ or "")
+    text = inspect.cleandoc(command.flags.__doc__ or "")
     # A dataclass without a docstring gets its signature as one; that is no description.
-    if not told or told.startswith(f"{command.flags.__name__}("):
-        told = command.summary
-    paragraphs = [*told.split("\n\n"), f"example: {command.example}" if command.example else ""]
+    if not text or text.startswith(f"{command.flags.__name__}("):
+        text = command.summary
+    paragraphs = [*text.split("\n\n"), f"example: {command.example}" if command.example else ""]
     width = min(shutil.get_terminal_size().columns, 100)
-    return "\n\n".join(textwrap.fill(text, width) for text in paragraphs if text)
+    return "\n\n".join(textwrap.fill(part, width) for part in paragraphs if part)
 
 
 def _overview(commands: Mapping[str, Command]) -> str:
@@ -137,13 +138,13 @@ def _refuse(speaker: str, message: str) -> int:
 
 
 class _Notes(logging.Handler):
-    """What the library remarks (`compiling ...`), a line each on stderr."""
+    """The library's log messages (`compiling ...`), a line each on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         _say(record.getMessage())
 
 
-def _hear_notes() -> None:
+def _show_notes() -> None:
     notes = logging.getLogger("trajmatch")
     if not any(isinstance(handler, _Notes) for handler in notes.handlers):
         notes.addHandler(_Notes())
@@ -156,6 +157,8 @@ def _say(line: str) -> None:
 
 def _reader_is_gone() -> bool:
     """Whether stdout is the pipe that broke (`trajmatch inspect ... | head`)."""
+    if not hasattr(select, "poll"):  # Windows: no way to find out, and nothing likelier
+        return True
     watch = select.poll()
     watch.register(sys.stdout.fileno(), 0)
     if not any(state & (select.POLLERR | select.POLLHUP) for _, state in watch.poll(0)):

@@ -58,31 +58,30 @@ def run(flags: Flags) -> None:
         raise SettingError("no files are given; for example: trajmatch import replay_buffer_0.pt")
     first = flags.files[0]
     if first.suffix == ".npz":
-        data, told = _import_npz(flags)
+        data, imported = _import_npz(flags)
     elif isinstance(export.read_pt(first), Tensor):
-        data, told = _import_set(flags)
+        data, imported = _import_set(flags)
     else:
-        data, told = _import_buffers(flags, device)
-    with shown.event_log(flags.out) as log:
-        log("imported", told)
-    shown.result(flags, "import", data, began, device=device, extra=told)
+        data, imported = _import_buffers(flags, device)
+    shown.log_event(flags.out, "imported", imported)
+    shown.result(flags, "import", data, began, device=device, extra=imported)
 
 
-Told = tuple[dict[str, Any] | None, dict[str, Any]]
+Imported = tuple[dict[str, Any] | None, dict[str, Any]]
 """The data's summary, and what was imported, for result.json."""
 
 
-def _import_npz(flags: Flags) -> Told:
+def _import_npz(flags: Flags) -> Imported:
     from trajmatch.synthetic import formats as export
 
     path = _only_one(flags)
-    made = export.read_npz(path)
-    made.save(flags.out)
-    print(f"{len(made)} images of {len(made.classes)} classes are in {flags.out}")
-    return made.info.get("data"), {"files": [path.name], "images": len(made)}
+    distilled = export.read_npz(path)
+    distilled.save(flags.out)
+    print(f"{len(distilled)} images of {len(distilled.classes)} classes are in {flags.out}")
+    return distilled.info.get("data"), {"files": [path.name], "images": len(distilled)}
 
 
-def _import_set(flags: Flags) -> Told:
+def _import_set(flags: Flags) -> Imported:
     from trajmatch import pipeline
     from trajmatch.cli import shown
     from trajmatch.synthetic import formats as export
@@ -97,7 +96,7 @@ def _import_set(flags: Flags) -> Told:
     data = shown.load(flags.data)
     given = flags.network != NetworkConfig()
     network = pipeline.network_for(data, flags.network).to_json() if given else None
-    made = export.read_released(
+    distilled = export.read_released(
         path,
         labels,
         data=data,
@@ -105,47 +104,29 @@ def _import_set(flags: Flags) -> Told:
         step_size=step_size,
         info={"network": network} if network else {},
     )
-    made.save(flags.out)
-    print(f"{len(made)} images of {len(made.classes)} classes are in {flags.out}")
+    distilled.save(flags.out)
+    print(f"{len(distilled)} images of {len(distilled.classes)} classes are in {flags.out}")
     if step_size is None:
         print(
             "without --step-size: evaluate takes 0.01 (the released code logs the learned one as "
             "Synthetic_LR)"
         )
-    told = {"files": [path.name, labels.name], "images": len(made), "step_size": step_size}
-    return data.summary(), told
+    imported = {"files": [path.name, labels.name], "images": len(distilled), "step_size": step_size}
+    return data.summary(), imported
 
 
-def _import_buffers(flags: Flags, device: str) -> Told:
+def _import_buffers(flags: Flags, device: str) -> Imported:
     from trajmatch import pipeline
     from trajmatch.cli import shown
-    from trajmatch.cli.progress import task
+    from trajmatch.runtime.display import running as task
     from trajmatch.synthetic import formats as export
 
     if flags.labels is not None or flags.step_size is not None:
         raise SettingError("--labels and --step-size belong to a set; leave them out for buffers")
     data = shown.load(flags.data)
     spec = pipeline.network_for(data, flags.network)
-    imported: list[export.Imported] = []
-
-    def on_file(one: export.Imported) -> None:
-        imported.append(one)
-        already = "" if one.added else ", all there already"
-        shown.say(
-            f"{one.file}: experts {one.first} to {one.first + one.experts - 1}{already}; test "
-            f"accuracy of expert {one.first} after its last epoch: {one.accuracy:.1f} % (n=1)"
-        )
-        if one.suspicious:
-            shown.say(
-                f"warning: hardly better than chance ({one.chance:.1f} %); --data, --whitening (or "
-                "--mean, --std) or the network are probably not those of these experts"
-            )
-
     with task("files", len(flags.files)) as bar:
-
-        def on_expert(done: int, total: int) -> None:
-            bar.advance(int(done == total), expert=f"{done} of {total}")
-
+        progress = shown.ImportProgress(bar)
         library = export.import_buffers(
             flags.files,
             flags.out,
@@ -153,12 +134,10 @@ def _import_buffers(flags: Flags, device: str) -> Told:
             spec,
             _whitening(flags, data),
             device=device,
-            on_expert=on_expert,
-            on_file=on_file,
+            progress=progress,
         )
     print(f"{len(library.experts)} experts of {library.epochs} epochs are in {flags.out}")
-    files = [dataclasses.asdict(one) for one in imported]
-    return data.summary(), {"files": files, "library": library.summary()}
+    return data.summary(), {"files": progress.files, "library": library.summary()}
 
 
 def _only_one(flags: Flags) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from trajmatch.errors import TrajmatchError
@@ -18,20 +18,27 @@ class Refusal:
     """Called by tyro with what it is about to reject; raises UsageError with one line for it."""
 
     def __init__(
-        self, arguments: Sequence[str], names: Sequence[str], program: str, example: str
+        self,
+        arguments: Sequence[str],
+        names: Sequence[str],
+        program: str,
+        example: str,
+        elsewhere: Callable[[str], str | None] = lambda option: None,
     ) -> None:
+        """names: the command's options. elsewhere: a message for an option of another method."""
         self.options = [
             word.partition("=")[0].replace("_", "-")
             for word in arguments
             if word.startswith("--") and word != "--"
         ]
         self.names = names
+        self.elsewhere = elsewhere
         self.help = f"see '{program} --help'"
         self.example = f"for example: {example}" if example else self.help
 
     def __call__(self, event: Any) -> None:
-        # tyro may stumble over the value of an unknown option before it tells of the option.
-        message = self._unknown_option() or self._told(event)
+        # tyro may refuse the value of an unknown option before the option itself.
+        message = self._unknown_option() or self._message(event)
         if message:
             raise UsageError(message)
 
@@ -47,7 +54,7 @@ class Refusal:
         text = re.sub(r"^Error parsing [^:]*: ", "", text)
         return self._unknown_option() or text or f"the options cannot be read; {self.help}"
 
-    def _told(self, event: Any) -> str | None:
+    def _message(self, event: Any) -> str | None:
         """None for a kind of event that is not known here."""
         argument: Any = getattr(event, "argument", None)
         option = "" if argument is None else _shown(argument)
@@ -70,6 +77,8 @@ class Refusal:
         for option in self.options:
             if option in self.names or option == "--help":
                 continue
+            if "--method" in self.names and (message := self.elsewhere(option)):
+                return message
             # `--workers` where only `--evaluate.workers` exists
             tails = [name for name in self.names if _tail(name) == _tail(option)]
             close = tails or difflib.get_close_matches(option, self.names, n=1, cutoff=0.6)

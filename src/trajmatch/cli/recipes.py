@@ -1,15 +1,17 @@
-"""`trajmatch recipes`: which settings ship with the package, and what is in one of them."""
+"""`trajmatch recipes`: the settings that ship with the package, as a list or as TOML."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from trajmatch.cli.flags import Common, Positional
-from trajmatch.config import RunConfig
-from trajmatch.config.recipes import load_recipe, recipe_names, recipe_text
+from trajmatch.config.recipes import recipe_names, recipe_text
+
+if TYPE_CHECKING:
+    from trajmatch.pipeline.recipe import Recipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,8 @@ def run(flags: Flags) -> None:
     if flags.name is not None:
         print(recipe_text(flags.name), end="")
         return
+    from trajmatch.pipeline.recipe import load_recipe
+
     rows = [_row(name, load_recipe(name)) for name in recipe_names()]
     rows.insert(0, ("recipe", "data", "network", "ipc", "published", "about"))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -37,7 +41,7 @@ def run(flags: Flags) -> None:
     print("\n`trajmatch run RECIPE` carries one out; with --dry-run it only says what that costs")
 
 
-def _row(name: str, recipe: RunConfig) -> tuple[str, ...]:
+def _row(name: str, recipe: Recipe) -> tuple[str, ...]:
     data, network = recipe.data, recipe.network
     options = (f"{option}={value}" for option, value in network.options().items())
     accuracy = recipe.published.accuracy

@@ -12,11 +12,12 @@ import tyro
 from trajmatch.cli.flags import (
     Common,
     Flat,
+    MethodSettings,
     Positional,
-    _value_of,
     first_word,
     pick_device,
     settings_of,
+    value_of,
 )
 from trajmatch.config import (
     DataConfig,
@@ -25,14 +26,14 @@ from trajmatch.config import (
     ExpertConfig,
     NetworkConfig,
     PublishedConfig,
-    RunConfig,
 )
-from trajmatch.config.recipes import load_recipe
 from trajmatch.errors import DataError, MissingExtraError, SettingError
 
 if TYPE_CHECKING:
-    from trajmatch.data import ImageDataset
-    from trajmatch.pipeline.cost.estimate import Cost, Shape
+    from trajmatch.pipeline.cost.estimate import Cost
+    from trajmatch.pipeline.cost.shape import Shape
+    from trajmatch.pipeline.recipe import Recipe
+    from trajmatch.runtime.resources import Resources
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,8 +42,8 @@ class Flags(Common):
     with the settings of a recipe (`trajmatch recipes` lists them) or of a TOML file of your own.
     Options given here win over it; with --data it runs on any data set. --method NAME takes what
     the recipe's table [methods.NAME] changes, where it has one. A method that matches no experts
-    has as many trained as networks judge (--evaluate.n of the recipe), unless --experts.experts
-    says how many: herding and the accuracy of the full data come from them.
+    has --evaluate.n of the recipe trained, unless --experts.experts says how many: herding and the
+    accuracy of the full data come from them.
 
     It begins with what it will cost on this machine; --dry-run stops there. Run the same command
     again to continue a killed run.
@@ -55,13 +56,16 @@ class Flags(Common):
     data: Flat[DataConfig] = DataConfig()
     network: Flat[NetworkConfig] = NetworkConfig()
     experts: ExpertConfig = ExpertConfig()
+    method: str = "mtt"
+    """As for `trajmatch distill`, or a name that the recipe's tables [methods.NAME] give."""
+    settings: Flat[MethodSettings] = MethodSettings()
     distill: Flat[DistillConfig] = DistillConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     workers: int | None = None
     """Processes that train experts, one thread each. None: one per core on the CPU, one on a GPU.
     """
     threads: int | None = None
-    """Threads of the student's walk on a CPU. None: one for small work, else one per core."""
+    """Threads of the distillation on a CPU. None: one for small work, else one per core."""
     track: Literal["none", "tensorboard", "wandb"] = "none"
     """Where numbers go beside OUT/log.jsonl."""
     dry_run: bool = False
@@ -70,17 +74,18 @@ class Flags(Common):
 
     @classmethod
     def base(cls, arguments: Sequence[str]) -> dict[str, Any]:
-        """The recipe's settings, for the method asked for."""
+        """The recipe's settings, for the method that the line names."""
         word = first_word(cls, arguments)
         if word is None:
             return {}
-        recipe, folder = load_recipe(word), Path(word).stem
-        asked = _value_of("--method", arguments)
-        if asked not in (None, recipe.distill.method):
-            from trajmatch.methods import method_class
+        from trajmatch.pipeline.recipe import load_recipe
 
-            folder = f"{folder}-{asked}"
-            if not method_class(recipe.by(asked).method).needs_experts:
+        recipe, folder = load_recipe(word), Path(word).stem
+        named = value_of("--method", arguments)
+        if named not in (None, recipe.method.name):
+            assert named is not None
+            folder = f"{folder}-{named.rpartition(':')[2]}"
+            if not recipe.by(named).method.needs_experts:
                 few = min(recipe.experts.experts, recipe.evaluate.n)
                 experts = dataclasses.replace(recipe.experts, experts=few)
                 recipe = dataclasses.replace(recipe, experts=experts)
@@ -89,107 +94,74 @@ class Flags(Common):
 
 
 def run(flags: Flags) -> None:
+    from trajmatch.pipeline.recipe import load_recipe
+    from trajmatch.runtime.resources import Resources
+
     if flags.config is not None:
         raise SettingError(
             f"run takes its settings from RECIPE, and --config is {flags.config} as well; give one "
             f"of them: trajmatch run {flags.config}"
         )
-    config = settings(flags)
-    device = pick_device(flags.device)
-    _tell_method(config, load_recipe(flags.recipe), flags.distill.method)
-    if flags.dry_run:
-        tell_cost(
-            config,
-            _shape(config),
-            flags.out,
-            device=device,
-            workers=flags.workers,
-            threads=flags.threads,
-        )
-    else:
-        carry_out(
-            config,
-            flags.out,
-            device=device,
-            workers=flags.workers,
-            threads=flags.threads,
-            tracker=flags.track,
-        )
-
-
-def settings(flags: Flags) -> RunConfig:
-    """The recipe with what was given on the line. What is published holds for the recipe alone."""
     recipe = load_recipe(flags.recipe)
+    config = with_flags(recipe, flags)
+    resources = Resources(pick_device(flags.device), flags.workers, flags.threads)
+    _say_method(config, recipe, flags.method)
+    if flags.dry_run:
+        say_cost(config, _shape(config), flags.out, resources)
+    else:
+        carry_out(config, flags.out, resources, track=flags.track)
+
+
+def with_flags(recipe: Recipe, flags: Flags) -> Recipe:
+    """The recipe with what was given on the line. What is published holds for the recipe alone."""
     parts = ("data", "network", "experts", "distill", "evaluate")
-    config = dataclasses.replace(recipe, **{name: getattr(flags, name) for name in parts})
-    asked = flags.distill.method
-    if asked in recipe.methods:  # a table may give another of a method's settings a name
-        distill = dataclasses.replace(config.distill, method=recipe.by(asked).method)
-        config = dataclasses.replace(config, distill=distill)
+    changes = {name: getattr(flags, name) for name in parts}
+    method: Any = flags.settings  # of the method's class: see flags.MethodSettings
+    config = dataclasses.replace(recipe, **changes, method=method)
     here = dataclasses.replace(config.data, data_root=recipe.data.data_root)
     if dataclasses.replace(config, data=here) != recipe:
         config = dataclasses.replace(config, about="", published=PublishedConfig())
     return dataclasses.replace(config, seed=flags.seed)
 
 
-def _tell_method(config: RunConfig, recipe: RunConfig, asked: str) -> None:
-    """Say what a person who asks for a method may not expect."""
+def _say_method(config: Recipe, recipe: Recipe, name: str) -> None:
+    """Print what a person may not expect of another method than the recipe's."""
     from trajmatch.cli import shown
-    from trajmatch.methods import method_class
 
-    own, method = recipe.distill.method, config.distill.method
-    if asked != own and asked not in recipe.methods:
+    method = config.method
+    if name != recipe.method.name and name not in recipe.methods:
         shown.say(
-            f"the recipe has no [methods.{asked}]: what is not given here is as for {own} (lr_img "
-            f"{config.distill.lr_img:g}, {config.distill.iterations:,} iterations); see "
-            "docs/methods.md"
+            f"the recipe has no [methods.{name}]: what is not given here has {method.name}'s own "
+            f"defaults, and {config.distill.iterations:,} iterations; see docs/methods.md"
         )
-    if not method_class(method).needs_experts:
+    if not method.needs_experts:
         shown.say(
-            f"{method} matches no experts; {config.experts.experts} are trained for herding and "
-            "the full data's accuracy"
+            f"{method.name} matches no experts; {config.experts.experts} are trained for herding "
+            "and the full data's accuracy"
         )
 
 
-def carry_out(
-    config: RunConfig,
-    out: Path,
-    *,
-    device: str,
-    workers: int | None,
-    threads: int | None = None,
-    tracker: str | None = None,
-) -> None:
-    """Run `config` into `out` and tell of it, from its cost to its page."""
+def carry_out(config: Recipe, out: Path, resources: Resources, *, track: str = "none") -> None:
+    """Run `config` into `out`, with its cost, its progress, its table and its page."""
     import time
 
     from trajmatch import pipeline
     from trajmatch.cli import shown
-    from trajmatch.pipeline.cost.estimate import Shape
+    from trajmatch.pipeline.checks import require_recipe
+    from trajmatch.pipeline.cost.shape import Shape
     from trajmatch.report import write_report
 
     began = time.perf_counter()
     data = shown.load(config.data)
-    _require_sound(data, config)
-    shape = Shape.of(data)
-    cost = tell_cost(config, shape, out, device=device, workers=workers, threads=threads)
-    cost.require_room()
-    with (
-        shown.run_progress(out, config) as (experts, iterations),
-        shown.evaluation_progress() as judging,
-    ):
+    require_recipe(config, data)
+    say_cost(config, Shape.of(data), out, resources).require_room()
+    with shown.progress_of(out, track=track) as progress:
         result = pipeline.run(
             config,
             out,
             data=data,
-            device=device,
-            workers=workers,
-            threads=threads,
-            tracker=tracker,
-            say=shown.say,
-            on_progress=experts,
-            on_iteration=iterations,
-            on_judging=judging,
+            resources=resources,
+            progress=progress,
         )
     shown.records(result["scores"])
     if config.published.accuracy is not None:
@@ -202,42 +174,23 @@ def carry_out(
     print(f"done in {time.perf_counter() - began:.0f} s; {page}")
 
 
-def tell_cost(
-    config: RunConfig,
-    shape: Shape,
-    out: Path,
-    *,
-    device: str,
-    workers: int | None,
-    threads: int | None,
-) -> Cost:
+def say_cost(config: Recipe, shape: Shape, out: Path, resources: Resources) -> Cost:
     """Print what the run, or what is left of it in `out`, will cost."""
     from trajmatch.cli import shown
-    from trajmatch.pipeline.cost.estimate import Room, done_in, estimate, evaluated_in
+    from trajmatch.pipeline.cost.done import Done
+    from trajmatch.pipeline.cost.estimate import estimate
 
-    trained, iterated = done_in(out)
-    cost = estimate(
-        config,
-        shape,
-        device=device,
-        workers=workers,
-        threads=threads,
-        trained=trained,
-        iterated=iterated,
-        judged=evaluated_in(out, config),
-        room=Room.of(out),
-    )
+    cost = estimate(config, shape, done=Done.of(out, config), resources=resources)
     for line in cost.lines():
         shown.say(line)
     return cost
 
 
-def _shape(config: RunConfig) -> Shape:
+def _shape(config: Recipe) -> Shape:
     """Of the data, or of what is known of them where they are not there; refuses as a run would."""
     from trajmatch.cli import shown
-    from trajmatch.pipeline.checks import require_settings
-    from trajmatch.pipeline.cost.estimate import Shape
-    from trajmatch.pipeline.distill import require_method, require_texture_whitening
+    from trajmatch.pipeline.checks import require_recipe, require_sound
+    from trajmatch.pipeline.cost.shape import Shape
 
     try:
         data = shown.load(config.data)
@@ -246,20 +199,12 @@ def _shape(config: RunConfig) -> Shape:
         if known is None:
             raise
         shown.say(f"data not found: {error}")
-        epochs = config.experts.epochs
-        require_settings(known.classes, config.distill, config.evaluate, epochs)
-        require_texture_whitening(config.distill, config.data.whitening)
-        require_method(config.distill, experts=True)
+        require_sound(
+            config.method,
+            known.conditions(config),
+            init=config.distill.init,
+            evaluation=config.evaluate,
+        )
         return known
-    _require_sound(data, config)
+    require_recipe(config, data)
     return Shape.of(data)
-
-
-def _require_sound(data: ImageDataset, config: RunConfig) -> None:
-    """Refuse at once what the run would refuse later."""
-    from trajmatch.pipeline.checks import require_sound
-    from trajmatch.pipeline.distill import require_method, require_texture
-
-    require_method(config.distill, experts=True)
-    require_sound(data, config.distill, config.evaluate, config.experts.epochs)
-    require_texture(data, config.distill, config.data.whitening)

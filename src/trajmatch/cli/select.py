@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from trajmatch.cli.flags import Common, Flat, pick_device
 from trajmatch.config import DataConfig, EvaluateConfig, NetworkConfig
@@ -47,35 +45,28 @@ def run(flags: Flags) -> None:
     from trajmatch import pipeline
     from trajmatch.cli import shown
     from trajmatch.experts import ExpertLibrary
+    from trajmatch.runtime.resources import Resources
 
     began = time.perf_counter()
-    device = pick_device(flags.device)
+    resources = Resources(pick_device(flags.device))
     data = shown.load(flags.data)
     library = None if flags.experts is None else ExpertLibrary.open(flags.experts)
     training = pipeline.training_like(library, epochs=flags.epochs, batch=flags.batch, lr=flags.lr)
+    experts = pipeline.experts_or_untrained(library, data, flags.network, flags.data)
     scores = []
-    with shown.event_log(flags.out) as log:
-        with shown.training_progress(flags.method, training) as progress:
-
-            def on_epoch(event: Mapping[str, Any]) -> None:
-                log("epoch", event)
-                progress(event)
-
-            chosen = pipeline.select_coreset(
-                flags.method,
-                data,
-                flags.ipc,
-                experts=library,
-                network=None if flags.network == NetworkConfig() else flags.network,
-                training=training,
-                whitening=flags.data.whitening,
-                seed=flags.seed,
-                device=device,
-                say=shown.say,
-                on_progress=on_epoch,
-            )
+    with shown.progress_of(flags.out, log=True) as progress:
+        chosen = pipeline.select_coreset(
+            flags.method,
+            data,
+            flags.ipc,
+            experts,
+            training=training,
+            seed=flags.seed,
+            resources=resources,
+            progress=progress,
+        )
         chosen.save(flags.out / "best")
-        log("selected", {"method": flags.method, "ipc": flags.ipc, "images": len(chosen)})
+        progress.event("selected", method=flags.method, ipc=flags.ipc, images=len(chosen))
         if flags.score:
             scores = pipeline.evaluate(
                 chosen,
@@ -83,9 +74,11 @@ def run(flags: Flags) -> None:
                 networks=[flags.network if library is None else library.spec],
                 config=flags.evaluate,
                 seed=flags.seed,
-                device=device,
-                on_score=lambda score: log("score", score.to_json()),
+                resources=resources,
+                progress=progress,
             )
-            shown.table(scores)
+    if scores:
+        shown.table(scores)
+    device = str(resources.device)
     shown.result(flags, "select", data.summary(), began, scores=scores, device=device)
     print(f"{len(chosen)} images chosen by {flags.method} are in {flags.out / 'best'}")

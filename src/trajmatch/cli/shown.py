@@ -1,23 +1,25 @@
-"""What commands tell: progress while they run, events in their log, tables and result.json when
+"""What commands show: progress while they run, events in their log, tables and result.json when
 they are done."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trajmatch.cli.flags import Common
-from trajmatch.cli.progress import Bar, task
-from trajmatch.config import DataConfig, DistillConfig, ExpertConfig, RunConfig, to_dict
+from trajmatch.config import DataConfig, to_dict
 from trajmatch.data import ImageDataset
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
-from trajmatch.experts.library import present
 from trajmatch.methods import Outcome
-from trajmatch.storage import Tracker, open_tracker, write_result
+from trajmatch.runtime.display import Bar, Display
+from trajmatch.runtime.display import running as task
+from trajmatch.runtime.progress import Progress, Several, Silent
+from trajmatch.storage import LogProgress, open_tracker, write_result
+from trajmatch.storage.trackers.log import EVENTS
 from trajmatch.synthetic import SyntheticSet
 
 
@@ -51,107 +53,41 @@ def load(config: DataConfig) -> ImageDataset:
 
 
 @contextlib.contextmanager
-def expert_progress(
-    path: Path, config: ExpertConfig
-) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A bar over the epochs of all experts, those that lie in the folder `path` among them."""
-    there = [expert for expert in present(path) if expert < config.experts] if path.is_dir() else []
-    epochs = dict.fromkeys(there, config.epochs)
-    with task("experts", config.experts * config.epochs, done=sum(epochs.values())) as bar:
-
-        def progress(event: Mapping[str, Any]) -> None:
-            expert, epoch = event["expert"], event["epoch"]
-            more = epoch - epochs.get(expert, 0)
-            epochs[expert] = epoch
-            if more > 1:  # trained in part before a kill
-                bar.start(bar.done + more)
-                more = 0
-            accuracy = f"{event['train_accuracy']:.1f} %"
-            bar.advance(more, expert=expert, epoch=epoch, train_accuracy=accuracy)
-
-        yield progress
-
-
-@contextlib.contextmanager
-def training_progress(
-    title: str, config: ExpertConfig
-) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """A bar over the epochs of one network; none where none is trained."""
+def progress_of(
+    out: Path, *, track: str = "none", log: bool = False, events: tuple[str, ...] = EVENTS
+) -> Iterator[Progress]:
+    """The terminal; beside it the tracker called `track`, and with `log` OUT/log.jsonl for these
+    events (a distillation keeps its log itself)."""
     with contextlib.ExitStack() as stack:
-        bars: list[Bar] = []
-
-        def progress(event: Mapping[str, Any]) -> None:
-            epoch, accuracy = event["epoch"], f"{event['train_accuracy']:.1f} %"
-            if not bars:
-                bars.append(stack.enter_context(task(title, config.epochs, done=epoch)))
-            bars[0].advance(epoch - bars[0].done, train_accuracy=accuracy)
-
-        yield progress
+        observers: list[Progress] = [stack.enter_context(Display())]
+        if track != "none":
+            observers.append(stack.enter_context(contextlib.closing(open_tracker(track, out))))
+        if log:
+            observers.append(stack.enter_context(contextlib.closing(LogProgress(out, events))))
+        yield observers[0] if len(observers) == 1 else Several(*observers)
 
 
-@contextlib.contextmanager
-def iteration_progress(
-    config: DistillConfig,
-) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """A bar over the iterations of a distillation."""
-    with task("distill", config.iterations) as bar:
-
-        def progress(iteration: int, values: Mapping[str, float]) -> None:
-            if not bar.done:
-                bar.start(iteration)
-                if iteration > 1:
-                    say(f"continuing after iteration {iteration - 1} of {config.iterations}")
-            told = {name: values[name] for name in ("loss", "step_size") if name in values}
-            bar.advance(iteration - bar.done, **told)
-
-        yield progress
+def log_event(out: Path, name: str, values: Mapping[str, Any]) -> None:
+    """Add one event to OUT/log.jsonl."""
+    with contextlib.closing(LogProgress(out, (name,))) as log:
+        log.event(name, **values)
 
 
-@contextlib.contextmanager
-def evaluation_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar over the epochs of all networks of a kind; the next kind's takes its place."""
-    with contextlib.ExitStack() as stack:
-        bars: list[Bar] = []
+class ImportProgress(Silent):
+    """A bar over files, messages as lines on stdout, and what was imported from each file."""
 
-        def progress(what: str, done: int, total: int) -> None:
-            if not bars or bars[0].title != what:
-                stack.close()
-                bars[:] = [stack.enter_context(task(what, total, done=done))]
-            bars[0].advance(done - bars[0].done)
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+        self.files: list[dict[str, Any]] = []
 
-        yield progress
+    def update(self, task: str, done: int, total: int, **values: Any) -> None:
+        self._bar.advance(int(done == total), expert=f"{done} of {total}")
 
+    def message(self, text: str) -> None:
+        say(text)
 
-@contextlib.contextmanager
-def run_progress(
-    out: Path, config: RunConfig
-) -> Iterator[
-    tuple[Callable[[Mapping[str, Any]], None], Callable[[int, Mapping[str, float]], None]]
-]:
-    """Both bars, for a whole run."""
-    with (
-        expert_progress(out / "experts", config.experts) as experts,
-        iteration_progress(config.distill) as iterations,
-    ):
-        yield experts, iterations
-
-
-@contextlib.contextmanager
-def event_log(out: Path) -> Iterator[Callable[[str, Mapping[str, Any]], None]]:
-    """Adds events to OUT/log.jsonl, which the first of them opens: a refused command writes none.
-
-    For commands without iterations; a distillation's loop keeps its log itself.
-    """
-    with contextlib.ExitStack() as stack:
-        opened: list[Tracker] = []
-
-        def event(name: str, values: Mapping[str, Any]) -> None:
-            if not opened:
-                opened.append(open_tracker(out))
-                stack.callback(opened[0].close)
-            opened[0].event(name, **values)
-
-        yield event
+    def event(self, name: str, **values: Any) -> None:
+        self.files.append(values)
 
 
 def result(
@@ -181,11 +117,11 @@ def result(
     )
 
 
-def kept(outcome: Outcome) -> str:
-    """Which set was kept and why."""
+def best_of(outcome: Outcome) -> str:
+    """Which set is the best, by its validation accuracy."""
     best = outcome.best_validation
     return (
-        f"kept the set of iteration {outcome.best_iteration} of {outcome.iterations}: validation "
+        f"best set: iteration {outcome.best_iteration} of {outcome.iterations}, validation "
         f"accuracy {best['mean']:.1f} % (n={best['n']})"
     )
 
@@ -220,7 +156,7 @@ def records(scores: Sequence[Mapping[str, Any]]) -> None:
 
 
 def library(found: ExpertLibrary) -> None:
-    """An expert library: how it was made, and a row per expert."""
+    """An expert library: its settings, and a row per expert."""
     about = found.summary()
     print(f"expert library {found.path}")
     print(f"  network   {about['network']} ({about['parameters']:,} parameters)")
@@ -241,18 +177,18 @@ def library(found: ExpertLibrary) -> None:
         print(line)
 
 
-def distilled(place: Path, made: SyntheticSet) -> None:
-    """A distilled set: what it is and how it was made."""
-    shape = "x".join(map(str, made.images.shape[1:]))
+def distilled(place: Path, found: SyntheticSet) -> None:
+    """A distilled set: what it is and where it comes from."""
+    shape = "x".join(map(str, found.images.shape[1:]))
     print(f"distilled set {place}")
-    print(f"  images    {len(made)} of {shape}, {made.ipc} per class, "
-          f"{'soft' if made.is_soft else 'hard'} labels")  # fmt: skip
-    print(f"  classes   {', '.join(made.classes)}")
-    if made.step_size is not None:
-        print(f"  step size {made.step_size}")
-    print(f"  whitening {made.whitening.name}")
+    print(f"  images    {len(found)} of {shape}, {found.ipc} per class, "
+          f"{'soft' if found.is_soft else 'hard'} labels")  # fmt: skip
+    print(f"  classes   {', '.join(found.classes)}")
+    if found.step_size is not None:
+        print(f"  step size {found.step_size}")
+    print(f"  whitening {found.whitening.name}")
     for name in ("method", "seed", "iteration"):
-        if name in made.info:
-            print(f"  {name:<9} {made.info[name]}")
-    if "data" in made.info:
-        print(f"  data      {made.info['data']['name']}, {made.info['data']['fingerprint']}")
+        if name in found.info:
+            print(f"  {name:<9} {found.info[name]}")
+    if "data" in found.info:
+        print(f"  data      {found.info['data']['name']}, {found.info['data']['fingerprint']}")

@@ -1,10 +1,9 @@
-"""`trajmatch study`: what is gained by each choice of the method, measured on any data."""
+"""`trajmatch study`: what each choice of the method gains, measured on any data."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,11 +12,12 @@ import tyro
 from trajmatch.cli.flags import (
     Common,
     Flat,
+    MethodSettings,
     Positional,
-    _value_of,
     first_word,
     pick_device,
     settings_of,
+    value_of,
 )
 from trajmatch.config import (
     DataConfig,
@@ -25,12 +25,13 @@ from trajmatch.config import (
     EvaluateConfig,
     ExpertConfig,
     NetworkConfig,
-    RunConfig,
+    PublishedConfig,
 )
-from trajmatch.config.recipes import load_recipe
 from trajmatch.errors import MissingExtraError, SettingError, suggest
 
 if TYPE_CHECKING:
+    from trajmatch.pipeline.recipe import Recipe
+    from trajmatch.report.figures.points import Point
     from trajmatch.studies import Study
 
 DEMO = "digits-ipc1"
@@ -38,12 +39,12 @@ DEMO = "digits-ipc1"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Variations(Common):
-    """Flags of whatever varies one base of settings."""
+    """Flags of commands that vary one base of settings."""
 
     config: Path | None = None
     """A recipe, by name or as a TOML file, whose settings the variants change."""
     experts: Path | None = None
-    """Library to match, from `trajmatch experts`; its network and whitening are taken. None: one is
+    """Library to match, from `trajmatch experts`; its network and whitening are used. None: one is
     trained in OUT."""
     seeds: int = 1
     """Distillations of each variant, from --seed on."""
@@ -59,15 +60,17 @@ class Variations(Common):
     """Processes that train experts, one thread each. None: one per core on the CPU, one on a GPU.
     """
     threads: int | None = None
-    """Threads of the student's walk on a CPU. None: one for small work, else one per core."""
+    """Threads of a distillation on a CPU. None: one for small work, else one per core."""
 
     @classmethod
     def base(cls, arguments: Sequence[str]) -> dict[str, Any]:
         """The settings of the recipe or of the demo, cut down by --quick."""
-        named = _value_of("--config", arguments)
+        from trajmatch.pipeline.recipe import load_recipe
+
+        named = value_of("--config", arguments)
         run = load_recipe(named or DEMO)
-        if named is None and _value_of("--experts", arguments) is not None:
-            # What is left of the demo then holds for any data; these are the library's.
+        if named is None and value_of("--experts", arguments) is not None:
+            # The library has these two; the demo's other settings hold for any data.
             data = dataclasses.replace(run.data, whitening=None)
             run = dataclasses.replace(run, data=data, network=NetworkConfig())
         if "--quick" in arguments:
@@ -93,6 +96,9 @@ class Flags(Variations):
     """range, drift, init, zca, step-size or experts."""
     out: Path = Path("runs/study-NAME")
     """Folder of the study: the experts, a folder for each variant, and the page."""
+    method: str = "mtt"
+    """Whose settings are varied; as for `trajmatch distill`."""
+    settings: Flat[MethodSettings] = MethodSettings()
     sets: str | None = None
     """drift: folders of sets to compare, separated by commas, each FOLDER or NAME=FOLDER. None: one
     distilled here, one of dsa, random and herding images."""
@@ -113,65 +119,43 @@ def run(flags: Flags) -> None:
     study = studies.STUDIES[flags.name]
     if flags.sets is not None:
         if flags.name != "drift":
-            raise SettingError(f"--sets is for drift; {flags.name} makes its own sets")
+            raise SettingError(f"--sets is for drift; {flags.name} distills its own sets")
         study = dataclasses.replace(study, variants=studies.of_sets(flags.sets))
-    carry_out(flags.name, study, flags)
+    run_variations(study, flags)
 
 
-def carry_out(name: str, study: Study, flags: Variations) -> None:
+def run_variations(study: Study, flags: Variations) -> None:
     """Run it, with progress; print its table and draw its page."""
     import time
 
     from trajmatch import studies
     from trajmatch.cli import shown
-    from trajmatch.cli.progress import Bar, task
     from trajmatch.report.pages.comparison import markdown_table
-    from trajmatch.report.pages.study import pooled, write_study_report
+    from trajmatch.report.pages.study import pooled, require_study, write_study_report
+    from trajmatch.runtime.resources import Resources
+    from trajmatch.storage.results import result_from_json
 
     began = time.perf_counter()
-    device, base = pick_device(flags.device), settings(flags)
+    resources = Resources(pick_device(flags.device), flags.workers, flags.threads)
+    base = base_of(flags)
     data = shown.load(base.data)
-    shown.say(f"{study.question} {study.rule(base)}")
-    with contextlib.ExitStack() as stack:
-        log = stack.enter_context(shown.event_log(flags.out))
-        bars: dict[str, Bar] = {}
-
-        def on_epoch(event: Mapping[str, Any]) -> None:
-            bar = bars.get("experts")
-            if bar is None or bar.done >= bar.total:  # a study may need more than one library
-                total = base.experts.experts * event["epochs"]
-                bar = bars["experts"] = stack.enter_context(task("experts", total))
-            bar.advance(expert=event["expert"], epoch=event["epoch"])
-
-        def on_cell(cell: Mapping[str, Any]) -> None:
-            log("cell", cell)
-            if "error" in cell:
-                shown.say(f"{cell['variant']}, seed {cell['seed']} failed: {cell['error']}")
-
-        def on_iteration(done: int, total: int, values: Mapping[str, float]) -> None:
-            if "steps" not in bars:
-                bars["steps"] = stack.enter_context(task("student steps", total, done=done))
-            bars["steps"].advance(done - bars["steps"].done, loss=values["loss"])
-
+    shown.say(f"{study.purpose} {study.rule(base)}")
+    with shown.progress_of(flags.out, log=True, events=("cell",)) as progress:
         result = studies.run_study(
-            name,
             study,
             base,
             flags.out,
             data=data,
             experts=flags.experts,
             seeds=flags.seeds,
-            device=device,
-            workers=flags.workers,
-            threads=flags.threads,
-            on_cell=on_cell,
-            on_progress=on_epoch,
-            on_iteration=on_iteration,
+            resources=resources,
+            progress=progress,
         )
+    found = require_study(result_from_json(result))
     if study.page == "comparison":
-        print(markdown_table(result))
+        print(markdown_table(found))
     else:
-        _table(pooled(result), study)
+        _print_table(pooled(found), study)
     try:
         page = f"the page: {write_study_report(flags.out)}"
     except MissingExtraError as error:  # hours of work are done and lie in the folder
@@ -179,33 +163,38 @@ def carry_out(name: str, study: Study, flags: Variations) -> None:
     print(f"done in {time.perf_counter() - began:.0f} s; {page}")
 
 
-def settings(flags: Variations) -> RunConfig:
-    """What the variants are variants of."""
+def base_of(flags: Variations) -> Recipe:
+    """The recipe that the variants change."""
+    from trajmatch.pipeline.recipe import load_recipe
+
     recipe = load_recipe(DEMO if flags.config is None else str(flags.config))
     if flags.quick:
         from trajmatch.studies.table import quick
 
         recipe = quick(recipe)
-    return RunConfig(
+    return dataclasses.replace(
+        recipe,
         name=flags.config.stem if flags.config is not None else DEMO,
+        about="",
+        published=PublishedConfig(),
         seed=flags.seed,
         data=flags.data,
         network=flags.network,
         experts=flags.train,
         distill=flags.distill,
+        method=getattr(flags, "settings", recipe.method),
         evaluate=flags.evaluate,
-        methods=recipe.methods,
     )
 
 
-def _table(rows: Sequence[Mapping[str, Any]], study: Study) -> None:
+def _print_table(points: Sequence[Point], study: Study) -> None:
     """A line for each variant and place: never a mean without n."""
     print(f"{study.measured} (mean +- sd, n {study.counted} of one seed, or n seeds):")
-    for row in rows:
-        place = ", ".join(f"{name} {value}" for name, value in row["at"].items())
+    for point in points:
+        place = ", ".join(f"{name} {value}" for name, value in point.at.items())
         value = "failed"
-        if row["mean"] is not None:
-            value = f"{row['mean']:.3g}"
-            value += "" if row["sd"] is None else f" +- {row['sd']:.2g}"
-            value += f" (n={row['n']})"
-        print(f"  {row['variant']:<14}  {place:<36}  {value}")
+        if point.done:
+            value = f"{point.mean:.3g}"
+            value += "" if point.sample.sd is None else f" +- {point.sample.sd:.2g}"
+            value += f" (n={point.sample.n})"
+        print(f"  {point.variant:<14}  {place:<36}  {value}")

@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from trajmatch.config import NetworkConfig
+from trajmatch.config import NamedValue, NetworkConfig
 from trajmatch.errors import SettingError, suggest
 
 REGISTRY = tyro.constructors.ConstructorRegistry()
@@ -40,6 +40,8 @@ def one_word(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
         word, wanted, convert = _NUMBERS[kind]
         placeholder = f"{word}|none" if optional else word
         read = _number(f"{wanted} or none" if optional else wanted, convert, optional)
+    elif isinstance(kind, type) and issubclass(kind, NamedValue):
+        placeholder, read = "NAME", _named(kind)
     elif kind in (str, Path):
         placeholder, read = ("PATH" if kind is Path else "TEXT"), kind
     else:
@@ -78,6 +80,16 @@ def _number(wanted: str, convert: Reader, optional: bool) -> Reader:
     return read
 
 
+def _named(kind: type[NamedValue]) -> Reader:
+    def read(word: str) -> NamedValue:
+        try:
+            return kind.parse(word)
+        except SettingError as error:
+            raise ValueError(f"is refused: {error}") from None
+
+    return read
+
+
 def _choice(words: tuple[str, ...], choices: tuple[str, ...]) -> Reader:
     def read(word: str) -> str | None:
         word = word if word in words else word.lower()
@@ -89,7 +101,8 @@ def _choice(words: tuple[str, ...], choices: tuple[str, ...]) -> Reader:
 
 
 def networks_of(words: str) -> list[NetworkConfig]:
-    """Networks separated by commas, each `resnet18` or, with a norm, `resnet18:batch`."""
+    """Networks separated by commas, each a name, `resnet18` or `package.module:NAME`, or a name and
+    a norm, `resnet18:batch`."""
     return [_network(word) for word in words.split(",") if word.strip()]
 
 
@@ -97,4 +110,12 @@ def _network(word: str) -> NetworkConfig:
     name, colon, norm = (part.strip() for part in word.partition(":"))
     if not name or (colon and not norm):
         raise SettingError(f"--networks has '{word.strip()}'; write NAME or NAME:NORM")
+    if colon:
+        from trajmatch.networks import NETWORKS
+        from trajmatch.networks.norm import NORMS
+
+        if name not in NETWORKS and norm not in NORMS:
+            attribute, _, norm = (part.strip() for part in norm.partition(":"))
+            name = f"{name}:{attribute}"
+            NETWORKS.find(name)
     return NetworkConfig(network=name, norm=norm or None)

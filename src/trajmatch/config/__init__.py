@@ -1,7 +1,18 @@
-"""What a person may set."""
+"""Settings, and the files they come from."""
 
 from __future__ import annotations
 
+from trajmatch.config.named import NamedValue
+from trajmatch.config.optimizers import (
+    SGD,
+    Adam,
+    Constant,
+    Cosine,
+    Decay,
+    OuterOptimizer,
+    Schedule,
+    TorchOptimizer,
+)
 from trajmatch.config.settings import (
     DSA_STRATEGY,
     Compile,
@@ -9,35 +20,39 @@ from trajmatch.config.settings import (
     DistillConfig,
     EvaluateConfig,
     ExpertConfig,
-    Gradient,
     Initial,
-    InitialLabels,
     NetworkConfig,
     Precision,
     PublishedConfig,
-    RunConfig,
     Storage,
-    WhiteningName,
+    require,
 )
-from trajmatch.config.toml import from_dict, read_toml, to_dict
+from trajmatch.config.toml import from_dict, read_toml, table_of, to_dict
 
 __all__ = [
     "DSA_STRATEGY",
+    "SGD",
+    "Adam",
     "Compile",
+    "Constant",
+    "Cosine",
     "DataConfig",
+    "Decay",
     "DistillConfig",
     "EvaluateConfig",
     "ExpertConfig",
-    "Gradient",
     "Initial",
-    "InitialLabels",
+    "NamedValue",
     "NetworkConfig",
+    "OuterOptimizer",
     "Precision",
     "PublishedConfig",
-    "RunConfig",
+    "Schedule",
     "Storage",
-    "WhiteningName",
+    "TorchOptimizer",
     "from_dict",
     "read_toml",
+    "require",
+    "table_of",
     "to_dict",
 ]

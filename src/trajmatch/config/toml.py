@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from trajmatch.config.named import NamedValue
 from trajmatch.errors import SettingError, suggest
 
 C = TypeVar("C")
@@ -27,6 +28,8 @@ def from_dict(kind: type[C], values: Mapping[str, Any], where: str = "") -> C:
         hint = hints[key]
         if get_origin(hint) is Mapping:
             arguments[key] = _tables(value, f"{where}{key}")
+        elif isinstance(hint, type) and issubclass(hint, NamedValue):
+            arguments[key] = _named(value, hint, f"{where}{key}")
         elif dataclasses.is_dataclass(hint) and isinstance(hint, type):
             arguments[key] = from_dict(hint, table_of(value, f"{where}{key}"), f"{where}{key}.")
         else:
@@ -34,7 +37,21 @@ def from_dict(kind: type[C], values: Mapping[str, Any], where: str = "") -> C:
     return kind(**arguments)
 
 
+def _named(value: Any, hint: type[NamedValue], name: str) -> NamedValue:
+    """A named value, from its written form or from a table {name = ..., key = ...}."""
+    try:
+        if isinstance(value, hint):
+            return value
+        if isinstance(value, str):
+            return hint.parse(value)
+        options = dict(table_of(value, name))
+        return hint.of(str(options.pop("name", "")), options)
+    except SettingError as error:
+        raise SettingError(f"{name}: {error}") from error
+
+
 def table_of(value: Any, name: str) -> Mapping[str, Any]:
+    """`value`, which must be a table. Raises SettingError with its name for anything else."""
     if not isinstance(value, Mapping):
         raise SettingError(f"'{name}' is a table of settings, not {value!r}")
     return value
@@ -46,18 +63,30 @@ def _tables(value: Any, name: str) -> dict[str, Mapping[str, Any]]:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Plain values for JSON, nested as the config is."""
-    return dataclasses.asdict(config)
+    """Plain values for JSON, nested as the config is; named values in their written form."""
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
-def read_toml(path: Path, kind: type[C]) -> C:
-    """Read a config from a TOML file; SettingError names the file and what is wrong in it."""
+def _plain(value: Any) -> Any:
+    if isinstance(value, NamedValue):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_dict(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(item) for item in value)
+    return value
+
+
+def read_toml(path: Path, build: Callable[[Mapping[str, Any]], C]) -> C:
+    """`build` of the tables of a TOML file. SettingError names the file and what is wrong in it."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingError(f"cannot read settings from {path}: {error}") from error
     try:
-        return from_dict(kind, values)
+        return build(values)
     except SettingError as error:
         raise SettingError(f"{path}: {error}") from error
 

@@ -1,4 +1,4 @@
-"""What is learned from: images and labels, their whitening, their augmentation."""
+"""Images and labels: where they come from, their whitening and their augmentation."""
 
 from trajmatch.data.augment import Augmentation, Draw
 from trajmatch.data.dataset import ImageDataset, Split

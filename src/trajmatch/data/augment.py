@@ -1,10 +1,9 @@
-"""Differentiable siamese augmentation (DSA): a random change of real and synthetic images alike.
+"""Differentiable siamese augmentation (DSA): the same kind of random change for real and synthetic
+images.
 
-Drawing and applying are two acts. `draw` fixes which of the six changes a batch gets and every
-image's own parameters; `apply` is then an ordinary function of the images, so the same draw can be
-replayed when a student's walk is traced backwards.
-
-    DSA().apply(images, DSA().draw(generator, batch=256, height=32, width=32))
+Drawing is separate from applying. `draw` picks which of the six changes a batch gets, and the
+parameters of every image; `apply` is then an ordinary function of the images, so that the reverse
+of an unrolled student can replay the same draw.
 
 Bo Zhao and Hakan Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", ICML 2021
 (arXiv 2102.08259). Details follow the code released with the trajectory-matching paper: mode 'S'
@@ -28,9 +27,9 @@ CHANGES = ("color", "crop", "cutout", "flip", "scale", "rotate")
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """One augmentation, fully decided: applying it twice gives the same images.
+    """A drawn change with its parameters: applying it twice gives the same images.
 
-    `values` holds one number per image under each name; floats are float64 whatever the images are.
+    `values` hold one number per image under each name; floats are float64 for images of any dtype.
     """
 
     name: str
@@ -48,23 +47,33 @@ class Draw:
     __hash__ = None  # type: ignore[assignment]  # holds tensors, which may be changed in place
 
     def to(self, device: torch.device | str) -> Draw:
-        """The same draw with its numbers on `device`: worth it when one draw is applied often."""
+        """The same draw with its numbers on `device`; pays where one draw is applied often."""
         return Draw(self.name, {key: value.to(device) for key, value in self.values.items()})
 
     def repeat(self, count: int) -> Draw:
-        """A draw for one image as the draw for `count`: each is given that one's numbers."""
+        """The draw for `count` images that all have the parameters of this draw for one."""
         return Draw(self.name, {key: value.expand(count) for key, value in self.values.items()})
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The augmentation and its magnitudes; the defaults are the published ones.
+    """The changes to draw from and their magnitudes; the defaults are the published ones.
 
     Raises SettingError for a strategy that names anything but the six changes, or one twice.
+
+    Examples:
+        >>> import torch
+        >>> from trajmatch.data import Augmentation
+        >>> from trajmatch.rng import stream
+        >>> augmentation = Augmentation("crop_flip")
+        >>> images = torch.rand(10, 3, 32, 32)
+        >>> draw = augmentation.draw(stream(0, "example"), batch=10, height=32, width=32)
+        >>> augmentation.apply(images, draw).shape
+        torch.Size([10, 3, 32, 32])
     """
 
     strategy: str = "color_crop_cutout_flip_scale_rotate"
-    """Names of changes joined by underscores; every batch gets one of them, all equally likely."""
+    """Names of changes joined by underscores; every batch gets one of them, drawn uniformly."""
     brightness: float = 1.0
     """Added to every pixel: uniform in [-brightness/2, brightness/2], in units of the images."""
     saturation: float = 2.0
@@ -72,15 +81,15 @@ class Augmentation:
     contrast: float = 0.5
     """Distance from the image's mean, times uniform [contrast, 1 + contrast]."""
     crop: float = 0.125
-    """Largest shift along each axis, as a share of that side; zeros move in."""
+    """Largest shift along each axis, as a share of that side; uncovered pixels become zero."""
     cutout: float = 0.5
-    """Side of the square set to zero, as a share of the image's."""
+    """Side of the square that is set to zero, as a share of the image's side."""
     flip: float = 0.5
     """Probability of a left-right flip."""
     scale: float = 1.2
     """Each axis is sampled at uniform [1/scale, scale] times its extent (above 1: zoomed out)."""
     rotate: float = 15.0
-    """Largest angle in degrees, either way."""
+    """Largest angle in degrees, in both directions."""
 
     def __post_init__(self) -> None:
         names = self.names
@@ -99,7 +108,7 @@ class Augmentation:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The changes a draw may pick from."""
+        """The changes that `draw` picks from."""
         return tuple(self.strategy.split("_"))
 
     def draw(self, generator: torch.Generator, batch: int, height: int, width: int) -> Draw:
@@ -119,16 +128,16 @@ class Augmentation:
         elif name == "crop":
             down, right = _share(height, self.crop), _share(width, self.crop)
             values = {
-                "rows": _whole(generator, batch, -down, down),
-                "columns": _whole(generator, batch, -right, right),
+                "rows": _integers(generator, batch, -down, down),
+                "columns": _integers(generator, batch, -right, right),
             }
         elif name == "cutout":
-            # The square's middle is uniform over the image, so squares hang over the border. An
-            # even square has its middle between pixels: one more place for it.
-            tall, wide = _share(height, self.cutout), _share(width, self.cutout)
+            # The center of the square is uniform over the image, so part of it may lie outside. An
+            # even square has its center between pixels, which allows one more position.
+            side_y, side_x = _share(height, self.cutout), _share(width, self.cutout)
             values = {
-                "top": _whole(generator, batch, 0, height - tall % 2) - tall // 2,
-                "left": _whole(generator, batch, 0, width - wide % 2) - wide // 2,
+                "top": _integers(generator, batch, 0, height - side_y % 2) - side_y // 2,
+                "left": _integers(generator, batch, 0, width - side_x % 2) - side_x // 2,
             }
         elif name == "flip":
             values = {"flipped": _uniform(generator, batch) < self.flip}
@@ -148,8 +157,8 @@ class Augmentation:
         """The images after one draw, on their device and in their dtype; a new tensor.
 
         Linear in the images for all changes, plus a constant for color, hence differentiable to any
-        order. Costs a few passes over the batch, with no loop over images: small beside a network.
-        Raises SettingError when the draw was made for another number of images.
+        order. Costs a few sweeps over the batch, without a loop over images: little beside a
+        network. Raises SettingError for a draw for another number of images.
         """
         drawn = len(next(iter(draw.values.values())))
         if drawn != len(images):
@@ -176,13 +185,13 @@ def _uniform(generator: torch.Generator, batch: int) -> Float[Tensor, "batch"]:
     return torch.rand(batch, generator=generator, dtype=torch.float64, device=generator.device)
 
 
-def _whole(generator: torch.Generator, batch: int, low: int, high: int) -> Int[Tensor, "batch"]:
-    """Whole numbers from `low` to `high`, both included."""
+def _integers(generator: torch.Generator, batch: int, low: int, high: int) -> Int[Tensor, "batch"]:
+    """Integers from `low` to `high`, both included."""
     return torch.randint(low, high + 1, (batch,), generator=generator, device=generator.device)
 
 
 def _share(side: int, share: float) -> int:
-    """The released code's rounding of a share of a side to whole pixels."""
+    """A share of a side in pixels, rounded as in the released code."""
     return int(side * share + 0.5)
 
 
@@ -209,7 +218,7 @@ def _shift(
     inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
     index = y.clamp(0, height - 1)[:, :, None] * width + x.clamp(0, width - 1)[:, None, :]
     moved = images.flatten(2).gather(2, index.view(batch, 1, -1).expand(-1, channels, -1))
-    # where, not a product: what is cropped away may be infinite without spoiling what is kept.
+    # where, not a product: an infinite value outside must not turn into NaN.
     return torch.where(inside[:, None], moved.view_as(images), 0)
 
 
@@ -258,7 +267,7 @@ def _centered(side: int, like: Tensor) -> Tensor:
 def _rotate(images: Tensor, angle: Tensor) -> Float[Tensor, "batch channels height width"]:
     """Rotation about the middle, in coordinates where the image is [-1, 1] x [-1, 1]."""
     height, width = images.shape[2:]
-    # Sampling positions need more than bfloat16's 8 bits; the images follow, then come back.
+    # Sampling positions need more than bfloat16's 8 bits, so everything here is at least float32.
     dtype = torch.promote_types(images.dtype, torch.float32)
     x = _centered(width, angle) * (2 / max(width - 1, 1))
     y = (_centered(height, angle) * (2 / max(height - 1, 1)))[:, None]
@@ -271,11 +280,10 @@ def _rotate(images: Tensor, angle: Tensor) -> Float[Tensor, "batch channels heig
 class _Sample(torch.autograd.Function):
     """Bilinear sampling at a fixed grid, or its adjoint: each is the other's derivative.
 
-    torch differentiates its own sampling once; stating that each map's derivative is the other's
-    application makes it any number of times, under autograd and torch.func (torch.compile refuses
-    the second derivative: compile the network, not this). Sampling and its derivative written as
-    gathers need none of this and take three times as long. Pixels align at corners, outside is
-    zero.
+    torch's own sampling can be differentiated once; with each map as the other's derivative it can
+    be any number of times, under autograd and torch.func (torch.compile refuses the second
+    derivative: compile the network, not this). Sampling and its derivative as gathers need no such
+    class and take three times as long. Pixels align at corners; outside is zero.
     """
 
     @staticmethod
@@ -297,7 +305,7 @@ class _Sample(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None, None]:
         (grid,) = ctx.saved_tensors
-        if not torch.is_grad_enabled():  # nothing differentiates this again, and apply is slow
+        if not torch.is_grad_enabled():  # no further derivative follows, and apply is slow
             return _Sample.forward(gradients[0], grid, not ctx.adjoint), None, None
         images: Tensor = _Sample.apply(gradients[0], grid, not ctx.adjoint)  # type: ignore[no-untyped-call]
         return images, None, None

@@ -1,8 +1,9 @@
-"""Decoded images kept for the next time, in one file a data set; safe to delete at any time.
+"""Decoded images on disk, one file per data set, so that pictures are decoded once.
 
-They lie in the folder that the environment variable TRAJMATCH_CACHE names, else in
-~/.cache/trajmatch. A cache never fails a run: what cannot be read is made again, what cannot be
-written is not kept.
+The folder is that of the environment variable TRAJMATCH_CACHE, else the user's cache folder on this
+system (`platformdirs`; on Linux $XDG_CACHE_HOME/trajmatch or ~/.cache/trajmatch). It may be deleted
+at any time. A cache never fails a run: an unreadable file is written anew, and where nothing can be
+written the images are decoded each time.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
 from trajmatch.errors import TrajmatchError
 from trajmatch.storage.files import TensorFile, open_tensors, save_tensors
 from trajmatch.types import Tensor
@@ -23,24 +26,31 @@ VERSION = 1
 
 
 def cache_path(name: str, key: Any) -> Path | None:
-    """Where images that `key` (plain values) determines are kept; None when there is no place.
+    """The file for images that are determined by `key` (plain values); None without a home folder.
 
-    `name` leads the file name, for the eye alone.
+    The name begins with `name`, for people who look into the folder. A file that version 0.1 wrote
+    to ~/.cache/trajmatch is used where it lies.
     """
     text = json.dumps([VERSION, key], sort_keys=True, separators=(",", ":"))
     digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in name)
+    file = f"{safe[:60]}-{digest}.safetensors"
     try:
-        named = os.environ.get("TRAJMATCH_CACHE")
-        folder = Path(named).expanduser() if named else Path.home() / ".cache" / "trajmatch"
+        if chosen := os.environ.get("TRAJMATCH_CACHE"):
+            return Path(chosen).expanduser() / file
+        folder = Path(platformdirs.user_cache_dir("trajmatch", appauthor=False)).expanduser()
     except RuntimeError:  # no home folder, as in some containers
         return None
-    safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in name)
-    return folder / f"{safe[:60]}-{digest}.safetensors"
+    with contextlib.suppress(RuntimeError, OSError):  # no home folder, or one without access
+        former = Path("~/.cache/trajmatch", file).expanduser()
+        if former.exists() and not (folder / file).exists():
+            return former
+    return folder / file
 
 
 def open_cached(path: Path | None) -> TensorFile | None:
-    """The file at `path`, or None when it is absent or broken. Its tensors are checked on reading:
-    that too may raise FileFormatError."""
+    """The file at `path`, or None if it is absent or its header is damaged. Reading its tensors
+    checks them and may raise FileFormatError."""
     if path is None:
         return None
     try:
@@ -50,7 +60,7 @@ def open_cached(path: Path | None) -> TensorFile | None:
 
 
 def keep(path: Path | None, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Write the file at `path`, atomically; silently not, where the place is full or read-only."""
+    """Write the file at `path`, atomically; nothing happens where the disk is full or read-only."""
     if path is not None:
         with contextlib.suppress(OSError):
             save_tensors(path, tensors, kind=KIND, version=VERSION, metadata=metadata)

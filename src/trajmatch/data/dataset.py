@@ -1,4 +1,4 @@
-"""A labeled image data set, resident as whole tensors: uint8 images, class indices, class names."""
+"""A labeled image data set held in memory: uint8 images, class indices, class names."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-import torch
-from torch.nn import functional
-
+from trajmatch.data.pixels import image_tensor, label_tensor, resize
+from trajmatch.data.stratified import stratified
 from trajmatch.errors import DataError, SettingError
 from trajmatch.rng import stream
 from trajmatch.types import Int, Size, Tensor, UInt8
@@ -28,31 +26,38 @@ class Split:
     def __post_init__(self) -> None:
         if len(self.images) != len(self.labels):
             raise DataError(
-                f"{len(self.images)} images have {len(self.labels)} labels; give one label an image"
+                f"{len(self.images)} images have {len(self.labels)} labels; give one label per "
+                "image"
             )
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __repr__(self) -> str:  # dataclass would print pixels
+    def __repr__(self) -> str:  # the dataclass's own would print pixels
         return f"Split({len(self):,} images, {_shape(self)})"
+
+    @classmethod
+    def from_arrays(cls, images: Any, labels: Any, role: str) -> Split:
+        """Copies of arrays of any layout that `ImageDataset.from_arrays` accepts. role: "train",
+        "test" or "val", for messages."""
+        return cls(image_tensor(images, f"{role} images"), label_tensor(labels, f"{role} labels"))
 
     def take(self, indices: Int[Tensor, "chosen"]) -> Split:
         """A copy of the images at `indices`, in that order."""
         return Split(self.images[indices], self.labels[indices])
 
     def per_class(self, classes: int) -> list[Int[Tensor, "_"]]:
-        """Where the images of class 0, 1, ... `classes` - 1 are, in order."""
+        """The indices of the images of class 0, 1, ... `classes` - 1, in order."""
         return [(self.labels == label).nonzero()[:, 0] for label in range(classes)]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageDataset:
-    """What is learned from. Images are 1- or 3-channel, of one size, values 0..255.
+    """Images and labels of all splits. Images have 1 or 3 channels, one size, and values 0..255.
 
-    `val` is for choosing (when to stop, which set to keep) and `test` for the one number at the
-    end. Raises DataError when splits differ in shape, a label has no class, or a class has no
-    training image.
+    `val` is for choices (when to stop, which set is best), `test` for the final number alone.
+    Raises DataError when splits differ in shape, a label has no class, or a class has no training
+    image.
     """
 
     name: str
@@ -61,7 +66,8 @@ class ImageDataset:
     val: Split | None
     classes: tuple[str, ...]
     note: str = ""
-    """What a reader of results should know of the splits, when that is not plain."""
+    """What a reader of results should know about the splits; empty where they are the usual ones.
+    """
 
     def __post_init__(self) -> None:
         shape = self.train.images.shape[1:]
@@ -113,9 +119,9 @@ class ImageDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits that change with any pixel, label, class name, or the split of them.
+        """16 hex digits that change with any pixel, label or class name, and with the splits.
 
-        Hashes every byte once (half a second for CIFAR-10) and is then remembered.
+        Hashes every byte at first use (half a second for CIFAR-10).
         """
         digest = hashlib.sha256(json.dumps(self.classes).encode())
         for role, split in self._splits().items():
@@ -125,7 +131,7 @@ class ImageDataset:
         return digest.hexdigest()[:16]
 
     def summary(self) -> dict[str, Any]:
-        """What a result should say of its data, as plain values."""
+        """Name, counts, shape, classes and fingerprint, as results record them."""
         summary: dict[str, Any] = {
             "name": self.name,
             "train": len(self.train),
@@ -139,9 +145,9 @@ class ImageDataset:
         return {**summary, "note": self.note} if self.note else summary
 
     def with_validation(self, fraction: float, seed: int = 0) -> ImageDataset:
-        """Set a share of each class's training images aside as `val`; unchanged if there is one.
+        """Move a share of each class's training images to `val`; unchanged if there is one.
 
-        At least one image a class is set aside and one kept; what is kept keeps its order. Raises
+        At least one image per class is moved and one stays; the others keep their order. Raises
         SettingError for a fraction outside (0, 1), DataError for a class with a single image.
         """
         if self.val is not None:
@@ -161,7 +167,8 @@ class ImageDataset:
         if self.size == size:
             return self
         splits: dict[str, Any] = {
-            role: _resized(split, size) for role, split in self._splits().items()
+            role: Split(resize(split.images, size), split.labels)
+            for role, split in self._splits().items()
         }
         return replace(self, **splits)
 
@@ -178,22 +185,26 @@ class ImageDataset:
         classes: Sequence[str] | None = None,
         name: str = "arrays",
     ) -> ImageDataset:
-        """A data set from NumPy arrays or tensors (copied).
+        """A data set from NumPy arrays or tensors, which are copied.
 
         Images are [n, c, h, w], [n, h, w, c] or [n, h, w], with 1 or 3 channels, uint8 in 0..255 or
-        floats in [0, 1]; labels are whole numbers from 0. `classes` names them ("0", "1", ... when
-        left out). Raises DataError for anything else: layouts and ranges are not guessed.
+        floats in [0, 1]; labels are whole numbers from 0. classes: their names; None takes "0",
+        "1", ... Raises DataError for anything else: layouts and ranges are not guessed.
+
+        Examples:
+            >>> import numpy as np
+            >>> from trajmatch import ImageDataset
+            >>> images, labels = np.zeros((20, 8, 8, 3), dtype=np.uint8), np.arange(20) % 2
+            >>> ImageDataset.from_arrays(images, labels, images, labels, classes=["cat", "dog"])
+            ImageDataset('arrays': 20 train, 20 test; 3x8x8, 2 classes)
         """
         if (val_images is None) != (val_labels is None):
             raise DataError("val_images and val_labels come together; give both or neither")
-        train = Split(_images(train_images, "train"), _labels(train_labels, "train"))
-        test = Split(_images(test_images, "test"), _labels(test_labels, "test"))
-        val = None
-        if val_images is not None:
-            val = Split(_images(val_images, "val"), _labels(val_labels, "val"))
+        train = Split.from_arrays(train_images, train_labels, "train")
+        test = Split.from_arrays(test_images, test_labels, "test")
+        val = None if val_images is None else Split.from_arrays(val_images, val_labels, "val")
         if classes is None:
-            found = [int(s.labels.max()) for s in (train, test, val) if s is not None and len(s)]
-            classes = [str(label) for label in range(max(found, default=0) + 1)]
+            classes = numbered_classes([s for s in (train, test, val) if s is not None])
         return cls(name, train, test, val, tuple(classes))
 
     def _splits(self) -> dict[str, Split]:
@@ -201,103 +212,11 @@ class ImageDataset:
         return splits if self.val is None else {**splits, "val": self.val}
 
 
-def stratified(
-    labels: Int[Tensor, "n"],
-    classes: Sequence[str],
-    fraction: float,
-    generator: torch.Generator,
-) -> tuple[Int[Tensor, "rest"], Int[Tensor, "cut"]]:
-    """Cut `fraction` of every class by chance: indices of the rest and of the cut, each in order.
-
-    At least one image of each class lands on either side. Raises DataError for a class with fewer
-    than two.
-    """
-    cut = []
-    for label, name in enumerate(classes):
-        where = (labels == label).nonzero()[:, 0]
-        if len(where) < 2:
-            raise DataError(
-                f"class '{name}' has {len(where)} training image, too few to set one aside for "
-                "validation; add images or give a val/ split"
-            )
-        count = min(max(round(len(where) * fraction), 1), len(where) - 1)
-        cut.append(where[torch.randperm(len(where), generator=generator)[:count]])
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
-    chosen[torch.cat(cut)] = True
-    return (~chosen).nonzero()[:, 0], chosen.nonzero()[:, 0]
+def numbered_classes(splits: Sequence[Split]) -> list[str]:
+    """Names "0", "1", ... up to the largest label of `splits`."""
+    largest = [int(split.labels.max()) for split in splits if len(split)]
+    return [str(label) for label in range(max(largest, default=0) + 1)]
 
 
 def _shape(split: Split) -> str:
     return "x".join(str(side) for side in split.images.shape[1:])
-
-
-def _resized(split: Split, size: int) -> Split:
-    height, width = split.images.shape[2:]
-    factor = size / min(height, width)
-    tall, wide = max(round(height * factor), size), max(round(width * factor), size)
-    top, left = (tall - size) // 2, (wide - size) // 2
-    parts = []
-    for part in torch.split(
-        split.images, 1024
-    ):  # floats of all images at once would be four times them
-        grown = functional.interpolate(
-            part.float(), (tall, wide), mode="bicubic", antialias=True, align_corners=False
-        )
-        cropped = grown[:, :, top : top + size, left : left + size]
-        parts.append(cropped.round().clamp(0, 255).to(torch.uint8))
-    return Split(torch.cat(parts), split.labels)
-
-
-def _images(images: Any, role: str) -> UInt8[Tensor, "n channels height width"]:
-    """Images of any accepted layout as a fresh [n, c, h, w] tensor of uint8."""
-    pixels = _tensor(images, f"{role} images")
-    shape = tuple(pixels.shape)
-    if pixels.ndim == 3:
-        pixels = pixels[:, None]
-    elif pixels.ndim != 4:
-        raise DataError(f"{role} images have shape {shape}; give [n, c, h, w] or [n, h, w, c]")
-    else:
-        first, last = shape[1] in (1, 3), shape[3] in (1, 3)
-        if first == last:
-            raise DataError(
-                f"{role} images have shape {shape}, where "
-                f"{'either' if first else 'neither'} of axes 1 and 3 can be 1 or 3 channels; give "
-                "[n, c, h, w] or [n, h, w, c] with c = 1 or 3 and larger sides"
-            )
-        pixels = pixels if first else pixels.permute(0, 3, 1, 2)
-    if pixels.is_floating_point():
-        low, high = (pixels.min().item(), pixels.max().item()) if pixels.numel() else (0, 1)
-        if not (low >= 0 and high <= 1):  # so written that NaN is refused
-            raise DataError(
-                f"{role} images are floats from {low:.4g} to {high:.4g}; give floats in [0, 1] "
-                "(divide by 255, undo any normalization) or uint8"
-            )
-        pixels = (pixels.double() * 255).round().to(torch.uint8)
-    elif pixels.dtype != torch.uint8:
-        raise DataError(
-            f"{role} images are {pixels.dtype}; give uint8 in 0..255 or floats in [0, 1]"
-        )
-    return pixels.contiguous()
-
-
-def _labels(labels: Any, role: str) -> Int[Tensor, "n"]:
-    indices = _tensor(labels, f"{role} labels")
-    if indices.ndim == 2 and indices.shape[1] == 1:  # as Keras hands out CIFAR
-        indices = indices[:, 0]
-    whole = not (indices.is_floating_point() or indices.is_complex())
-    if indices.ndim != 1 or not whole or indices.dtype == torch.bool:
-        raise DataError(
-            f"{role} labels have shape {tuple(indices.shape)} and {indices.dtype}; give one whole "
-            "number an image, from 0"
-        )
-    return indices.long()
-
-
-def _tensor(values: Any, what: str) -> Tensor:
-    """A copy on the CPU, so that a later change of the user's array changes nothing here."""
-    try:
-        if isinstance(values, Tensor):
-            return values.detach().cpu().clone()
-        return torch.from_numpy(np.array(values))
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{what} are not a numeric array ({error})") from error

@@ -1,13 +1,9 @@
-"""Fresh networks on a small set: how good the set is, in one honest number."""
+"""The accuracy of fresh networks that are trained on a small set alone."""
 
-from trajmatch.evaluation.protocol import (
-    TrainingSet,
-    evaluate_images,
-    evaluate_sets,
-    training_work,
-)
-from trajmatch.evaluation.score import Score, Trained
-from trajmatch.evaluation.train import accuracy, is_finite, train_network
+from trajmatch.evaluation.protocol import evaluate_sets, training_work
+from trajmatch.evaluation.train import TrainingSettings, accuracy, is_finite, train_network
+from trajmatch.evaluation.training_set import TestSet, TrainingSet
+from trajmatch.storage.results import Score, Trained
 
-__all__ = ["Score", "TrainingSet", "accuracy", "evaluate_images", "evaluate_sets", "is_finite"]
-__all__ += ["Trained", "train_network", "training_work"]
+__all__ = ["Score", "TestSet", "Trained", "TrainingSet", "TrainingSettings", "accuracy"]
+__all__ += ["evaluate_sets", "is_finite", "train_network", "training_work"]

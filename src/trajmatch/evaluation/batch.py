@@ -1,151 +1,138 @@
-"""Rounds of fresh networks on small sets: none is trained that the record already knows."""
+"""Evaluation batches: networks of one kind on several sets, without repeating what is in a log."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-import logging
-from collections.abc import Callable, Sequence
-
-import torch
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from trajmatch.config import EvaluateConfig, to_dict
 from trajmatch.data import ImageDataset
 from trajmatch.data.dataset import Split
 from trajmatch.data.whiten import Whitening
-from trajmatch.evaluation import Score, Trained, TrainingSet, evaluate_sets
-from trajmatch.evaluation.protocol import DEFAULT_LR
-from trajmatch.evaluation.resume import EvaluationLog
+from trajmatch.evaluation.protocol import evaluate_sets
+from trajmatch.evaluation.resume import EvaluationLog, LoggedResults
+from trajmatch.evaluation.training_set import TestSet, TrainingSet
 from trajmatch.networks import NetworkSpec
-from trajmatch.synthetic import SyntheticSet
-from trajmatch.types import Int, Tensor
+from trajmatch.runtime.progress import SILENT, Progress
+from trajmatch.runtime.resources import Resources
+from trajmatch.storage.results import Score
 
-Progress = Callable[[str, int, int], None]
-"""Called with (what is being trained, epochs done, epochs in all) of what was left to be done."""
-
-log = logging.getLogger("trajmatch")
-
-FREE = ("n", "lr", "workers", "compile")
-"""Settings that do not determine what network i comes to: how many there are, by whom and how the
-same numbers are computed. The rate is told apart from them."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """A small set in a round."""
-
-    small: TrainingSet
-    content: str
-    """The set's fingerprint."""
-
-    @classmethod
-    def of(cls, made: SyntheticSet, device: torch.device) -> Entry:
-        method = str(made.info.get("method", ""))
-        images, labels = made.images.to(device), made.labels.to(device)
-        return cls(TrainingSet(images, labels, made.step_size, method, made.ipc), made.fingerprint)
+NEUTRAL_SETTINGS = ("n", "lr", "workers", "compile")
+"""Settings that are not part of a log key: they do not change the result of network i (its learning
+rate enters the key by its value, wherever it came from)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationBatch:
-    """Networks of one kind, `config.n` for each entry, tested on one split."""
+    """`config.n` networks of one kind for each of some sets, tested on one split."""
 
-    event: str
-    """What its scores are called in the log: score or trial."""
-    title: str
-    """What it is called while it goes on."""
+    event: Literal["score", "trial"]
+    """The event of its scores in the log: trial while a learning rate is selected."""
     spec: NetworkSpec
     config: EvaluateConfig
-    entries: Sequence[Entry]
+    sets: Sequence[TrainingSet]
     split: str
     seed: int
 
-    @property
-    def sets(self) -> list[TrainingSet]:
-        return [entry.small for entry in self.entries]
-
-    def rate(self, entry: Entry) -> float:
-        return self.config.lr or entry.small.lr or DEFAULT_LR
-
 
 class BatchEvaluator:
-    """The images that networks are tested on, whitened as the sets are, and the record of those."""
+    """Evaluates batches on one data set, whitened as the sets are, with results kept in a log."""
 
     def __init__(
         self,
         data: ImageDataset,
         whitening: Whitening,
-        record: EvaluationLog,
+        log: EvaluationLog,
         *,
-        device: torch.device,
-        on_progress: Progress | None = None,
+        resources: Resources = Resources(),
+        progress: Progress = SILENT,
     ) -> None:
-        self._data, self._whitening, self._record = data, whitening, record
-        self._device, self._on_progress = device, on_progress
-        self._seen: dict[str, tuple[Tensor, Int[Tensor, "tests"]]] = {}
+        self._data, self._whitening, self._log = data, whitening, log
+        self._resources, self.progress = resources, progress
+        self._tests: dict[str, TestSet] = {}
 
-    def scores(
-        self, part: EvaluationBatch, on_score: Callable[[Score], None] | None = None
-    ) -> list[Score]:
-        """Of each entry of a round. `on_score` hears of each as soon as it is known."""
-        model, of = part.spec.describe(), [self._determined_by(part, one) for one in part.entries]
-        known = {
-            (k, i): result
-            for k, key in enumerate(of)
-            for i, result in self._record.networks(key).items()
-            if i < part.config.n
-        }
-        left = (len(of) * part.config.n - len(known)) * part.config.epochs
-        done = 0
+    def scores(self, batch: EvaluationBatch) -> list[Score]:
+        """One score per set. Networks whose results are in the log are not trained again.
 
-        def on_epochs(more: int) -> None:
-            nonlocal done
-            done += more
-            if self._on_progress is not None:
-                self._on_progress(part.title, done, left)
-
-        def on_network(k: int, number: int, result: Trained) -> None:
-            entry = part.entries[k]
-            about = {"model": model, "lr": part.rate(entry), "split": part.split}
-            self._record.network(of[k], number, result, method=entry.small.method, **about)
-
-        if not left and part.event == "score":
-            log.info(f"{part.title}: found in {self._record.path or 'this evaluation'}")
-        images, labels = self._images(part.split)
+        Progress: the task is "evaluation", or "learning rate" in a batch of trials; each score is
+        an event named `batch.event`; final ones also a message.
+        """
+        keys = [self._key(batch, training_set) for training_set in batch.sets]
+        model = batch.spec.describe()
+        about = [
+            {
+                "method": each.method,
+                "model": model,
+                "lr": each.learning_rate(batch.config),
+                "split": batch.split,
+            }
+            for each in batch.sets
+        ]
+        results = LoggedResults(self._log, keys, batch.config.n, about)
+        if len(results) == len(keys) * batch.config.n and batch.event == "score":
+            self.progress.message(f"{model}: found in {self._log.path or 'this evaluation'}")
         scores = evaluate_sets(
-            part.sets,
-            part.spec,
-            part.config,
-            images,
-            labels,
-            seed=part.seed,
-            split=part.split,
-            whitening=self._whitening.name,
-            device=self._device,
-            known=known,
-            on_score=on_score,
-            on_network=on_network,
-            on_epochs=on_epochs,
+            batch.sets,
+            batch.spec,
+            batch.config,
+            self._test_set(batch.split),
+            seed=batch.seed,
+            resources=self._resources,
+            results=results,
+            progress=_BatchProgress(batch, self.progress),
         )
-        for key, score in zip(of, scores, strict=True):
-            self._record.score(part.event, key, score)
+        for key, score in zip(keys, scores, strict=True):
+            self._log.add_score(batch.event, key, score)
         return scores
 
-    def _images(self, split: str) -> tuple[Tensor, Int[Tensor, "tests"]]:
-        """Whitened images of a split, and their labels."""
-        if split not in self._seen:
-            chosen = split_of(self._data, split)
-            assert chosen is not None
-            images = self._whitening.apply_split(chosen, self._device)
-            self._seen[split] = images, chosen.labels.to(self._device)
-        return self._seen[split]
+    def _test_set(self, split: str) -> TestSet:
+        """The whitened images of a split, made once."""
+        if split not in self._tests:
+            images = split_of(self._data, split)
+            assert images is not None
+            device = self._resources.torch_device
+            self._tests[split] = TestSet(
+                self._whitening.apply_split(images, device),
+                images.labels.to(device),
+                split,
+                self._whitening.name,
+            )
+        return self._tests[split]
 
-    def _determined_by(self, part: EvaluationBatch, entry: Entry) -> str:
-        """A digest of all that determines what a round's networks on one entry come to."""
-        settings = {k: v for k, v in to_dict(part.config).items() if k not in FREE}
-        images = [entry.content, self._data.fingerprint, part.split]
-        text = json.dumps([images, part.spec.to_json(), settings, part.rate(entry), part.seed])
+    def _key(self, batch: EvaluationBatch, training_set: TrainingSet) -> str:
+        """A digest of all that determines the results of a batch's networks on one set."""
+        settings = {k: v for k, v in to_dict(batch.config).items() if k not in NEUTRAL_SETTINGS}
+        images = [training_set.fingerprint, self._data.fingerprint, batch.split]
+        rate = training_set.learning_rate(batch.config)
+        text = json.dumps([images, batch.spec.to_json(), settings, rate, batch.seed])
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+class _BatchProgress:
+    """Names the task and the scores after the batch."""
+
+    def __init__(self, batch: EvaluationBatch, progress: Progress) -> None:
+        self._batch, self._progress = batch, progress
+
+    def update(self, task: str, done: int, total: int, **values: Any) -> None:
+        task = task if self._batch.event == "score" else "learning rate"
+        self._progress.update(task, done, total, **values)
+
+    def message(self, text: str) -> None:
+        self._progress.message(text)
+
+    def event(self, name: str, **values: Any) -> None:
+        if name != "score":
+            self._progress.event(name, **values)
+            return
+        self._progress.event(self._batch.event, **values)
+        if self._batch.event == "score":
+            score = Score.from_json(values)
+            # Sets side by side differ in their methods; a set by itself is tried on networks.
+            self.message(f"{score.method if len(self._batch.sets) > 1 else score.model}: {score}")
 
 
 def split_of(data: ImageDataset, name: str) -> Split | None:

@@ -1,96 +1,107 @@
-"""One small set on its way through networks: at which learning rate, and what they score."""
+"""The evaluation of one set on networks, including those it was not made with."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
-
-import torch
 
 from trajmatch.config import Compile, EvaluateConfig, NetworkConfig
 from trajmatch.data import ImageDataset
-from trajmatch.evaluation import Score, training_work
-from trajmatch.evaluation.batch import BatchEvaluator, Entry, EvaluationBatch, Progress
+from trajmatch.evaluation.batch import BatchEvaluator, EvaluationBatch
 from trajmatch.evaluation.learning_rate import (
-    LR_GRID,
     LR_ORIGIN,
     best_rate,
-    trial_config,
-    trial_sets,
+    end_of_grid,
+    selection_config,
+    sets_over_rates,
 )
+from trajmatch.evaluation.protocol import training_work
 from trajmatch.evaluation.resume import EvaluationLog
+from trajmatch.evaluation.training_set import TrainingSet
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.spec import network_for
 from trajmatch.rng import derive
 from trajmatch.runtime.compiling import Work, wanted
+from trajmatch.runtime.progress import SILENT, Progress
+from trajmatch.runtime.resources import Resources
+from trajmatch.storage.results import Score
 from trajmatch.synthetic import SyntheticSet
-
-log = logging.getLogger("trajmatch")
 
 
 class Evaluator:
-    """A set, and what networks that are trained on it alone come to."""
+    """Trains fresh networks on one set and tests them; selects learning rates where needed."""
 
     def __init__(
         self,
-        made: SyntheticSet,
+        distilled: SyntheticSet,
         data: ImageDataset,
         config: EvaluateConfig,
-        record: EvaluationLog,
+        log: EvaluationLog,
         *,
-        split: str,
-        seed: int,
-        device: str,
-        on_progress: Progress | None = None,
+        split: str = "test",
+        seed: int = 0,
+        resources: Resources = Resources(),
+        progress: Progress = SILENT,
     ) -> None:
-        self._made, self._config, self._split, self._seed = made, config, split, seed
-        self._own = network_of(made) or network_for(data, NetworkConfig())
-        where = torch.device(device)
-        self._entry = Entry.of(made, where)
-        self._rounds = BatchEvaluator(
-            data, made.whitening, record, device=where, on_progress=on_progress
+        self._config, self._split, self._seed = config, split, seed
+        self._own_network = network_of(distilled) or network_for(data, NetworkConfig())
+        self._training_set = TrainingSet.of(distilled, resources.torch_device)
+        self._batches = BatchEvaluator(
+            data, distilled.whitening, log, resources=resources, progress=progress
         )
 
-    def chooses(self, spec: NetworkSpec) -> bool:
-        """Whether the rate for `spec` has to be found.
+    def selects_rate(self, spec: NetworkSpec) -> bool:
+        """Whether the learning rate for `spec` has to be selected on validation images.
 
-        A step size fits the network it was learned with. A set without one takes the field's 0.01,
-        which is meant for networks of the kind sets are made with, of any width and depth.
+        A learned step size fits the network it was learned with. A set without one takes the
+        field's 0.01, which is meant for ConvNets of any width and depth, so for networks of the
+        same name as the set's own.
         """
-        if self._config.lr is not None or spec == self._own:
+        if self._config.lr is not None or spec == self._own_network:
             return False
-        return self._made.step_size is not None or spec.name != self._own.name
+        return self._training_set.lr is not None or spec.name != self._own_network.name
 
     def score(self, spec: NetworkSpec) -> Score:
-        """Fresh networks on the set alone; those that the record holds are not trained again."""
-        entry, model = self._entry, spec.describe()
+        """The score of `config.n` networks. Raises what `evaluate_sets` raises.
+
+        Cost: those networks that are not in the log, and where the rate is selected ten more.
+        """
         final = EvaluationBatch(
-            "score", model, spec, self._config, [entry], self._split, self._seed
+            "score", spec, self._config, [self._training_set], self._split, self._seed
         )
-        if not self.chooses(spec):
-            return self._rounds.scores(final)[0]
-        seed = derive(self._seed, "choose lr")
-        tried = [dataclasses.replace(entry, small=one) for one in trial_sets(entry.small)]
-        quick = trial_config(self._config)
-        trial = EvaluationBatch("trial", f"{model}, learning rate", spec, quick, tried, "val", seed)
-        # Decided once for both, by all of the work: a continued evaluation decides alike.
-        parts = [training_work(spec, part.config, part.sets) for part in (trial, final)]
-        work = Work(sum(part.calls for part in parts), sum(part.flop for part in parts))
-        compile: Compile = "yes" if wanted(self._config.compile, work) else "no"
-        trial, final = (
-            dataclasses.replace(part, config=dataclasses.replace(part.config, compile=compile))
-            for part in (trial, final)
+        if not self.selects_rate(spec):
+            return self._batches.scores(final)[0]
+        trials = EvaluationBatch(
+            "trial",
+            spec,
+            selection_config(self._config),
+            sets_over_rates(self._training_set),
+            "val",
+            derive(self._seed, "choose lr"),
         )
-        lr = best_rate(self._rounds.scores(trial))
-        if lr in (LR_GRID[0], LR_GRID[-1]):
-            which = "smallest" if lr == LR_GRID[0] else "largest"
-            log.info(f"{model}: lr {lr:g} is the {which} tried; --lr sets another")
-        small = dataclasses.replace(entry.small, lr=lr, lr_origin=LR_ORIGIN)
-        chosen = dataclasses.replace(entry, small=small)
-        return self._rounds.scores(dataclasses.replace(final, entries=[chosen]))[0]
+        trials, final = _compiled_alike(trials, final)
+        lr = best_rate(self._batches.scores(trials))
+        if hint := end_of_grid(lr):
+            self._batches.progress.message(f"{spec.describe()}: {hint}")
+        selected = dataclasses.replace(self._training_set, lr=lr, lr_origin=LR_ORIGIN)
+        return self._batches.scores(dataclasses.replace(final, sets=[selected]))[0]
 
 
-def network_of(made: SyntheticSet) -> NetworkSpec | None:
-    """The network a set was made with; None for a set that says nothing of one."""
-    known = made.info.get("network")
-    return NetworkSpec.from_json(known) if known else None
+def _compiled_alike(
+    trials: EvaluationBatch, final: EvaluationBatch
+) -> tuple[EvaluationBatch, EvaluationBatch]:
+    """Both compiled or neither. Decided by the work of both, whatever of it is done already: a
+    resumed evaluation decides as the interrupted one did."""
+    works = [training_work(each.spec, each.config, each.sets) for each in (trials, final)]
+    work = Work(sum(each.calls for each in works), sum(each.flop for each in works))
+    compile: Compile = "yes" if wanted(final.config.compile, work) else "no"
+
+    def replaced(batch: EvaluationBatch) -> EvaluationBatch:
+        return dataclasses.replace(batch, config=dataclasses.replace(batch.config, compile=compile))
+
+    return replaced(trials), replaced(final)
+
+
+def network_of(distilled: SyntheticSet) -> NetworkSpec | None:
+    """The network a set was made with; None for a set that does not record it."""
+    network = distilled.info.get("network")
+    return NetworkSpec.from_json(network) if network else None

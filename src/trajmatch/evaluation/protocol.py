@@ -1,16 +1,12 @@
-"""How a small set is judged: fresh networks trained on it alone, and what they score on average."""
+"""The evaluation of training sets: fresh networks trained on each set alone, and their accuracy."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
-import os
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
 
@@ -18,319 +14,250 @@ from trajmatch import rng
 from trajmatch.config import EvaluateConfig
 from trajmatch.data.augment import Augmentation
 from trajmatch.errors import MismatchError
-from trajmatch.evaluation.score import Score, Trained
-from trajmatch.evaluation.train import accuracy, is_finite, train_network
+from trajmatch.evaluation.task import EvaluationTask, MappedTensor, train_and_test
+from trajmatch.evaluation.train import TrainingSettings, augmentation_of
+from trajmatch.evaluation.training_set import TestSet, TrainingSet
+from trajmatch.evaluation.workers import measured_seconds, worker_count
 from trajmatch.networks import NetworkSpec
+from trajmatch.networks.base import height_width
 from trajmatch.runtime.compiling import Work, forward_flop, wanted
-from trajmatch.runtime.executor import emit, run_tasks
-from trajmatch.types import Float, Int, Tensor
+from trajmatch.runtime.executor import run_tasks
+from trajmatch.runtime.progress import SILENT, Progress
+from trajmatch.runtime.resources import Resources
+from trajmatch.runtime.threads import cores
+from trajmatch.storage.results import Score, Trained
+from trajmatch.types import Tensor
 
-DEFAULT_LR = 0.01
-"""For a set that has no learned step size, as in the paper's baselines."""
-WORKER_START = 3.0
-"""Seconds until a process of our own is ready to work: importing torch, mostly."""
-TOLD_EVERY = 1.0
-"""Seconds between two words of a network on how far it is."""
 WHITENING_WORDS = {"zca": "ZCA", "zca-compact": "ZCA", "normalize": "normalized"}
 
-
-@dataclasses.dataclass(frozen=True)
-class TrainingSet:
-    """What is to be judged: whitened images, their labels, and what a score says of them."""
-
-    images: Float[Tensor, "n channels height width"]
-    labels: Int[Tensor, "n"] | Float[Tensor, "n classes"]
-    lr: float | None = None
-    """The set's own step size, or one that was found for the network; None takes 0.01."""
-    method: str = ""
-    ipc: int | None = None
-    lr_origin: str = ""
-    """How `lr` was found where it is not the set's own, such as `chosen on validation from 5`."""
-
-
-def evaluate_images(
-    images: Float[Tensor, "n channels height width"],
-    labels: Int[Tensor, "n"] | Float[Tensor, "n classes"],
-    spec: NetworkSpec,
-    config: EvaluateConfig,
-    test_images: Float[Tensor, "tests test_channels test_height test_width"],
-    test_labels: Int[Tensor, "tests"],
-    *,
-    lr: float | None = None,
-    seed: int = 0,
-    method: str = "",
-    ipc: int | None = None,
-    split: str = "test",
-    whitening: str | None = None,
-    workers: int | None = None,
-    device: str | torch.device = "cpu",
-) -> Score:
-    """`evaluate_sets` of one set."""
-    return evaluate_sets(
-        [TrainingSet(images, labels, lr, method, ipc)],
-        spec,
-        config,
-        test_images,
-        test_labels,
-        seed=seed,
-        split=split,
-        whitening=whitening,
-        workers=workers,
-        device=device,
-    )[0]
+Place = tuple[int, int]
+"""(number of the set, number i of the network)."""
 
 
 def evaluate_sets(
     sets: Sequence[TrainingSet],
     spec: NetworkSpec,
     config: EvaluateConfig,
-    test_images: Float[Tensor, "tests test_channels test_height test_width"],
-    test_labels: Int[Tensor, "tests"],
+    test: TestSet,
     *,
     seed: int = 0,
-    split: str = "test",
-    whitening: str | None = None,
-    workers: int | None = None,
-    device: str | torch.device = "cpu",
-    known: Mapping[tuple[int, int], Trained] = MappingProxyType({}),
-    on_score: Callable[[Score], None] | None = None,
-    on_network: Callable[[int, int, Trained], None] | None = None,
-    on_epochs: Callable[[int], None] | None = None,
+    resources: Resources = Resources(),
+    results: MutableMapping[Place, Trained] | None = None,
+    progress: Progress = SILENT,
 ) -> list[Score]:
-    """Train `config.n` fresh networks on each set alone and test each network.
+    """Train `config.n` fresh networks on each set and test them; one score per set.
 
-    test_images: whitened as the sets' images are.
-    lr of a set: its own step size, unless config.lr is set.
-    whitening: its name, for the scores' words only.
-    workers: processes of one thread, for all sets together. None takes config.workers; if that is
-        None too, one on a GPU, and on the CPU one per core, or only this process where that is done
-        sooner.
-    known: (number of the set, i) -> what network i came to in an earlier call; left out here.
-    on_score: called with each set's score as soon as it and those before it are known.
-    on_network: called with (number of the set, i, what network i came to) as networks are done.
-    on_epochs: called with a number of epochs that some network has done, every second or so.
+    Network i's initialization, batch order and augmentation follow from (seed, i), and each network
+    is trained by one thread, so on the CPU the scores are the same to the bit whatever the number
+    of workers.
 
-    Network i's initialization, order and augmentation follow from (seed, i), and each is trained by
-    one thread: on the CPU the scores are the same to the bit whatever the number of workers.
+    resources: processes serve all sets together. Without `workers` here or in `config`: one on a
+        GPU; on the CPU one per core, or none besides this one where that is faster.
+    results: (number of the set, i) -> result of network i. Networks found in it are not trained;
+        the others are added as they finish.
+    progress: `update("evaluation", epochs, total epochs, network=...)` of the networks that are
+        trained, `event("network", ...)` for each of them, and `event("score", ...)` for each set as
+        soon as it and those before it have a score.
 
     Raises MismatchError when images do not fit the network or the test images.
+
+    Examples:
+        >>> spec = NetworkSpec("mlp", channels=1, classes=2, size=4)
+        >>> images = torch.stack([torch.zeros(1, 4, 4), torch.ones(1, 4, 4)])
+        >>> labels = torch.tensor([0, 1])
+        >>> config = EvaluateConfig(n=2, epochs=20, augment="none", workers=1)
+        >>> test = TestSet(images, labels)
+        >>> [score] = evaluate_sets([TrainingSet(images, labels, lr=0.05)], spec, config, test)
+        >>> score.n, score.mean
+        (2, 100.0)
     """
-    for one in sets:
-        _check_shapes(one.images, spec, test_images)
-    device = torch.device(device)
-    lrs = [config.lr or one.lr or DEFAULT_LR for one in sets]
-    left = [(k, i) for k in range(len(sets)) for i in range(config.n) if (k, i) not in known]
-    scores: list[Score] = []
-    results = dict(known)
+    for training_set in sets:
+        _require_shape("the set's images", training_set.images, spec)
+        _require_shape("the test images", test.images, spec)
+    results = {} if results is None else results
+    evaluation = _Evaluation(sets, spec, config, test, seed, results, progress)
+    evaluation.run(resources)
+    return evaluation.scores
 
-    def complete() -> None:
-        while (k := len(scores)) < len(sets):
-            of_set = [results.get((k, i)) for i in range(config.n)]
-            done = [one for one in of_set if one is not None]
-            if len(done) < config.n:
-                return
-            scores.append(_score(done, sets[k], spec, config, lrs[k], split, whitening))
-            if on_score is not None:
-                on_score(scores[k])
 
-    def hear(number: int, result: Trained) -> None:
-        results[left[number]] = result
-        if on_network is not None:
-            on_network(*left[number], result)
-        complete()
+def training_work(spec: NetworkSpec, config: EvaluateConfig, sets: Sequence[TrainingSet]) -> Work:
+    """Forward passes and FLOP for training `config.n` networks on each set.
 
-    complete()
-    if not left:
-        return scores
-    if workers is None:
-        workers = config.workers
-    if workers is None:
-        workers = _default_workers(spec, config, sets, len(left)) if device.type == "cpu" else 1
-    workers = max(1, min(workers, len(left)))
-    compile = wanted(config.compile, training_work(spec, config, sets))
+    Examples:
+        >>> training_set = TrainingSet(torch.zeros(10, 1, 8, 8), torch.arange(10))
+        >>> spec = NetworkSpec("mlp", channels=1, classes=10, size=8)
+        >>> training_work(spec, EvaluateConfig(n=2, epochs=3), [training_set]).calls
+        6
+    """
+    images = sum(len(training_set.images) for training_set in sets)
+    steps = sum(math.ceil(len(training_set.images) / config.batch) for training_set in sets)
+    module = spec.build(seed=0)
+    flop = 3 * config.n * config.epochs * images * forward_flop(module, module.image_shape)
+    return Work(config.n * config.epochs * steps, flop)
 
-    with contextlib.ExitStack() as stack:
-        folder: Path | None = None
-        if workers > 1:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trajmatch-")))
 
-        def shared(tensor: Tensor, name: str) -> Tensor | _Mapped:
+class _Evaluation:
+    """The networks of one call of `evaluate_sets`, and the scores that are known so far."""
+
+    def __init__(
+        self,
+        sets: Sequence[TrainingSet],
+        spec: NetworkSpec,
+        config: EvaluateConfig,
+        test: TestSet,
+        seed: int,
+        results: MutableMapping[Place, Trained],
+        progress: Progress,
+    ) -> None:
+        self.sets, self.spec, self.config, self.test, self.seed = sets, spec, config, test, seed
+        self.results, self.progress = results, progress
+        self.scores: list[Score] = []
+        places = ((k, i) for k in range(len(sets)) for i in range(config.n))
+        self._left = [place for place in places if place not in results]
+        self._epochs = 0
+
+    def run(self, resources: Resources) -> None:
+        """Train and test the networks that have no result yet."""
+        self._add_scores()
+        if not self._left:
+            return
+        workers = self._workers(resources)
+        with contextlib.ExitStack() as stack:
+            folder: Path | None = None
+            if workers > 1:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trajmatch-")))
+            run_tasks(
+                train_and_test,
+                self._tasks(resources.torch_device, folder),
+                workers=workers,
+                threads=1,
+                on_result=self._add_result,
+                on_event=self._add_epochs,
+            )
+
+    def _workers(self, resources: Resources) -> int:
+        networks, given = len(self._left), resources.workers or self.config.workers
+        if given is not None:
+            return max(1, min(given, networks))
+        if not resources.on_cpu:
+            return 1
+        images = self.sets[0].images
+        return worker_count(
+            networks, cores(), lambda: measured_seconds(self.spec, self.config, images)
+        )
+
+    def _tasks(self, device: torch.device, folder: Path | None) -> list[EvaluationTask]:
+        """A task for each network that is left. Workers read the tensors from files in `folder`;
+        None where this process does all tasks."""
+
+        def shared(tensor: Tensor, name: str) -> Tensor | MappedTensor:
             tensor = tensor.detach().contiguous()
-            return tensor.to(device) if folder is None else _Mapped.write(tensor, folder / name)
+            if folder is None:
+                return tensor.to(device)
+            return MappedTensor.write(tensor, folder / name)
 
-        test = [shared(test_images, "test-images"), shared(test_labels, "test-labels")]
-        data = [
-            [shared(one.images, f"images-{k}"), shared(one.labels, f"labels-{k}"), *test]
-            for k, one in enumerate(sets)
+        config, test = self.config, self.test
+        compile = wanted(config.compile, training_work(self.spec, config, self.sets))
+        tests = shared(test.images, "test-images"), shared(test.labels, "test-labels")
+        trained = [
+            (shared(each.images, f"images-{k}"), shared(each.labels, f"labels-{k}"))
+            for k, each in enumerate(self.sets)
         ]
-        tasks = [
-            _Task(spec, config, lrs[k], rng.derive(seed, "evaluate", i), data[k], device, compile)
-            for k, i in left
+        settings = [TrainingSettings.of(config, each.learning_rate(config)) for each in self.sets]
+        return [
+            EvaluationTask(
+                self.spec,
+                settings[k],
+                rng.derive(self.seed, "evaluate", i),
+                (*trained[k], *tests),
+                device,
+                compile,
+            )
+            for k, i in self._left
         ]
-        run_tasks(_score_one, tasks, workers=workers, threads=1, on_result=hear, on_event=on_epochs)
-    return scores
+
+    def _add_result(self, number: int, result: Trained) -> None:
+        k, i = self._left[number]
+        self.results[k, i] = result
+        self.progress.event(
+            "network",
+            set=k,
+            number=i,
+            **result._asdict(),
+            method=self.sets[k].method,
+            model=self.spec.describe(),
+            lr=self.sets[k].learning_rate(self.config),
+            split=self.test.split,
+        )
+        self._add_scores()
+
+    def _add_epochs(self, epochs: int) -> None:
+        self._epochs += epochs
+        total = len(self._left) * self.config.epochs
+        self.progress.update("evaluation", self._epochs, total, network=self.spec.describe())
+
+    def _add_scores(self) -> None:
+        """Score the sets whose networks are all done, in order."""
+        while (k := len(self.scores)) < len(self.sets):
+            places = [(k, i) for i in range(self.config.n)]
+            if not all(place in self.results for place in places):
+                return
+            finished = [self.results[place] for place in places]
+            self.scores.append(_score(finished, self.sets[k], self.spec, self.config, self.test))
+            self.progress.event("score", **self.scores[k].to_json())
 
 
 def _score(
     results: Sequence[Trained],
-    one: TrainingSet,
+    training_set: TrainingSet,
     spec: NetworkSpec,
     config: EvaluateConfig,
-    lr: float,
-    split: str,
-    whitening: str | None,
+    test: TestSet,
 ) -> Score:
-    """What the networks came to, with what is needed to believe it."""
-    origin = "" if config.lr else one.lr_origin
+    """The score of a set whose networks are all tested."""
+    lr, origin = training_set.learning_rate(config), "" if config.lr else training_set.lr_origin
     return Score.of(
         [result.percent for result in results],
-        method=one.method,
+        method=training_set.method,
         model=spec.describe(),
-        ipc=one.ipc,
+        ipc=training_set.ipc,
         protocol=_protocol(config, lr, origin),
-        split=split,
+        split=test.split,
         diverged=sum(not result.finite for result in results),
-        brief=_brief(config, whitening),
+        brief=_brief(config, test.whitening),
         lr=lr,
         lr_origin=origin,
         parameters=spec.parameters(),
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Mapped:
-    """A tensor in a file, which any number of processes map into memory without copying it."""
-
-    path: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    @classmethod
-    def write(cls, tensor: Tensor, path: Path) -> _Mapped:
-        tensor.cpu().numpy().tofile(path)
-        return cls(str(path), tuple(tensor.shape), tensor.dtype)
-
-    def read(self) -> Tensor:
-        size = torch.Size(self.shape).numel()
-        flat = torch.from_file(self.path, shared=False, size=size, dtype=self.dtype)
-        return flat.view(self.shape)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Task:
-    """One network: everything it needs, small enough to send to another process."""
-
-    spec: NetworkSpec
-    config: EvaluateConfig
-    lr: float
-    seed: int
-    data: list[Tensor | _Mapped]
-    """Images, labels, test images, test labels."""
-    device: torch.device
-    compile: bool
-
-
-def _score_one(task: _Task) -> Trained:
-    config = task.config
-    done, told, when = 0, 0, time.monotonic()
-
-    def on_epoch() -> None:
-        nonlocal done, told, when
-        done += 1
-        if done == config.epochs or time.monotonic() - when >= TOLD_EVERY:
-            emit(done - told)
-            told, when = done, time.monotonic()
-
-    images, labels, test_images, test_labels = (
-        (part.read() if isinstance(part, _Mapped) else part).to(task.device) for part in task.data
-    )
-    module = task.spec.build(seed=task.seed).to(task.device)
-    train_network(
-        module,
-        images,
-        labels,
-        lr=task.lr,
-        epochs=config.epochs,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        batch=config.batch,
-        augment=_augmentation(config),
-        seed=task.seed,
-        compile=task.compile,
-        on_epoch=on_epoch,
-    )
-    percent = accuracy(module, test_images, test_labels, compile=task.compile)
-    return Trained(percent, is_finite(module))
-
-
-def training_work(spec: NetworkSpec, config: EvaluateConfig, sets: Sequence[TrainingSet]) -> Work:
-    """What it takes to train `config.n` networks on each set."""
-    images = sum(len(one.images) for one in sets)
-    steps = sum(math.ceil(len(one.images) / config.batch) for one in sets)
-    module = spec.build(seed=0)
-    flop = 3 * config.n * config.epochs * images * forward_flop(module, module.image_shape)
-    return Work(config.n * config.epochs * steps, flop)
-
-
-def _augmentation(config: EvaluateConfig) -> Augmentation | None:
-    return None if config.augment in (None, "none") else Augmentation(str(config.augment))
-
-
-def _default_workers(
-    spec: NetworkSpec, config: EvaluateConfig, sets: Sequence[TrainingSet], count: int
-) -> int:
-    """One per core, or 1 where starting processes would cost more than they save."""
-    affinity = getattr(os, "sched_getaffinity", None)  # counts what a container may use; Linux only
-    workers = min(len(affinity(0)) if affinity else os.cpu_count() or 1, count)
-    saved = count - math.ceil(count / workers)
-    if saved == 0:
-        return 1
-    images = sets[0].images
-    seconds = run_tasks(_seconds_per_network, [(spec, config, images)], workers=1, threads=1)[0]
-    return workers if saved * seconds > 2 * WORKER_START else 1
-
-
-def _seconds_per_network(job: tuple[NetworkSpec, EvaluateConfig, Tensor]) -> float:
-    """A guess from a few steps of training on a batch of the set."""
-    spec, config, images = job
-    module, few = spec.build(seed=0), images[: config.batch].cpu()
-    labels = torch.zeros(len(few), dtype=torch.int64)
-    train_network(module, few, labels, lr=DEFAULT_LR, epochs=1, batch=config.batch)
-    start = time.perf_counter()
-    train_network(module, few, labels, lr=DEFAULT_LR, epochs=3, batch=config.batch)
-    step = (time.perf_counter() - start) / 3
-    return step * config.epochs * math.ceil(len(images) / config.batch)
-
-
-def _check_shapes(images: Tensor, spec: NetworkSpec, test_images: Tensor) -> None:
-    size = spec.size if isinstance(spec.size, tuple) else (spec.size, spec.size)
-    wanted = (spec.channels, *size)
-    for name, tensor in (("the set's images", images), ("the test images", test_images)):
-        if tuple(tensor.shape[1:]) != wanted:
-            raise MismatchError(
-                f"{name} are {'x'.join(map(str, tensor.shape[1:]))} (channels x height x width) "
-                f"and the network takes {'x'.join(map(str, wanted))}; load the data with the size "
-                "and channels that the set was made with"
-            )
+def _require_shape(name: str, images: Tensor, spec: NetworkSpec) -> None:
+    taken = (spec.channels, *height_width(spec.size))
+    if tuple(images.shape[1:]) != taken:
+        raise MismatchError(
+            f"{name} are {'x'.join(map(str, images.shape[1:]))} (channels x height x width) "
+            f"and the network takes {'x'.join(map(str, taken))}; load the data with the size "
+            "and channels that the set was made with"
+        )
 
 
 def _protocol(config: EvaluateConfig, lr: float, origin: str) -> str:
-    """For example `1000 epochs, lr 0.0102, momentum 0.9, wd 0.0005, batch 256, Augmentation`."""
-    found = f"{lr:.3g} {origin}" if origin else f"{lr:.3g}"
+    """For example `1000 epochs, lr 0.0102, momentum 0.9, wd 0.0005, batch 256, DSA`."""
+    rate = f"{lr:.3g} {origin}" if origin else f"{lr:.3g}"
     return (
-        f"{config.epochs} epochs, lr {found}, momentum {config.momentum:g}, "
+        f"{config.epochs} epochs, lr {rate}, momentum {config.momentum:g}, "
         f"wd {config.weight_decay:g}, batch {config.batch}, {_augment_words(config)}"
     )
 
 
 def _brief(config: EvaluateConfig, whitening: str | None) -> str:
-    """For example `ZCA, Augmentation, 1000 epochs`."""
+    """For example `ZCA, DSA, 1000 epochs`."""
     words = [WHITENING_WORDS.get(whitening, whitening)] if whitening else []
     return ", ".join([*words, _augment_words(config), f"{config.epochs} epochs"])
 
 
 def _augment_words(config: EvaluateConfig) -> str:
-    augmentation = _augmentation(config)
+    augmentation = augmentation_of(config)
     if augmentation is None:
         return "no augmentation"
     return "DSA" if augmentation == Augmentation() else f"DSA {augmentation.strategy}"

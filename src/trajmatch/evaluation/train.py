@@ -1,4 +1,4 @@
-"""One fresh network trained on a small set, by the protocol the field publishes its numbers with.
+"""One fresh network trained on a small set, by the protocol that the field reports numbers with.
 
 Zhao & Bilen, Dataset condensation with differentiable siamese augmentation, ICML 2021;
 Cazenavette et al., Dataset distillation by matching training trajectories, CVPR 2022.
@@ -6,6 +6,7 @@ Cazenavette et al., Dataset distillation by matching training trajectories, CVPR
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 
 import torch
@@ -13,93 +14,139 @@ from torch import nn
 from torch.nn import functional as F
 
 from trajmatch import rng
+from trajmatch.config import EvaluateConfig
 from trajmatch.data.augment import Augmentation
 from trajmatch.networks.functional import parameter_vector
 from trajmatch.runtime.compiling import compiled
 from trajmatch.runtime.micro_batches import micro_batch_size
+from trajmatch.runtime.progress import SILENT, Progress
 from trajmatch.types import Float, Int, Tensor
 from trajmatch.unroll.convnet import ConvNetGradient
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """How one network is trained: SGD with momentum and a single drop of the learning rate."""
+
+    lr: float
+    """Learning rate of the first epochs // 2 + 1 epochs; a tenth of it afterwards."""
+    epochs: int
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch: int = 256
+    """Images per step; a set with fewer is one batch."""
+    augment: Augmentation | None = None
+
+    @classmethod
+    def of(cls, config: EvaluateConfig, lr: float) -> TrainingSettings:
+        """The settings of an evaluation at learning rate `lr`.
+
+        Raises SettingError for an unknown augmentation.
+
+        Examples:
+            >>> TrainingSettings.of(EvaluateConfig(epochs=300, augment="none"), 0.02)
+            TrainingSettings(lr=0.02, epochs=300, momentum=0.9, weight_decay=0.0005, batch=256, \
+augment=None)
+        """
+        return cls(
+            lr=lr,
+            epochs=config.epochs,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            batch=config.batch,
+            augment=augmentation_of(config),
+        )
+
+
+def augmentation_of(config: EvaluateConfig) -> Augmentation | None:
+    """The augmentation that a config names. Raises SettingError for an unknown one."""
+    return None if config.augment in (None, "none") else Augmentation(str(config.augment))
 
 
 def train_network(
     module: nn.Module,
     images: Float[Tensor, "n channels height width"],
     labels: Int[Tensor, "n"] | Float[Tensor, "n classes"],
+    settings: TrainingSettings,
     *,
-    lr: float,
-    epochs: int,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    batch: int = 256,
-    augment: Augmentation | None = None,
     seed: int = 0,
     compile: bool = False,
-    on_epoch: Callable[[], None] | None = None,
+    progress: Progress = SILENT,
 ) -> None:
-    """Train `module` in place by SGD with momentum, on the device its parameters are on.
+    """Train `module` in place, on the device of its parameters.
 
-    The first epochs // 2 + 1 epochs run at `lr`, the rest at a tenth of it with the momentum
-    started afresh, as in the released code. A set of more than `batch` images is shuffled anew
-    every epoch; a smaller one is a single batch. Soft labels are probabilities.
+    When the learning rate drops, the momentum restarts from zero, as in the released code. A set of
+    more than one batch is shuffled every epoch. Soft labels are probabilities. A learning rate that
+    is too large leaves the parameters non-finite (`is_finite`); nothing is raised.
 
-    A step size too large for the set sends the parameters to infinity: nothing is raised, the
-    network is left non-finite (`is_finite`), and its accuracy is that of always saying class 0.
+    compile: through torch.compile where `ConvNetGradient` covers the network; others stay eager.
+    progress: `update("training", epoch, epochs)` after every epoch.
 
-    compile: through torch.compile where the network is one that `chain` knows; others stay eager.
-    on_epoch: called after every epoch.
+    Cost: epochs * ceil(n / batch) forward and backward passes. With tiny sets, launching takes most
+    of it: parameters are one flat vector, an update is three operations, and the host never
+    waits for the device.
 
-    Cost: epochs * ceil(n / batch) passes forward and back. For a tiny set the time goes into
-    starting operations, not into arithmetic; hence one flat parameter vector, three operations per
-    update, and nothing that makes the host wait for the device.
+    Examples:
+        >>> from trajmatch.networks import build_network
+        >>> module = build_network("mlp", channels=1, classes=2, size=4, seed=0)
+        >>> images = torch.stack([torch.zeros(1, 4, 4), torch.ones(1, 4, 4)])
+        >>> labels = torch.tensor([0, 1])
+        >>> train_network(module, images, labels, TrainingSettings(lr=0.05, epochs=20))
+        >>> accuracy(module, images, labels)
+        100.0
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
-    sizes = [p.numel() for p in parameters]
-    vector = torch.cat([p.detach().reshape(-1) for p in parameters])
-    for parameter, part in zip(parameters, torch.split(vector, sizes), strict=True):
-        parameter.data = part.view(parameter.shape)
+    vector = _flattened(parameters)
     velocity = torch.zeros_like(vector)
-    gradient_of = _gradient(module, parameters, vector, compile)
+    gradient_of = _gradient_function(module, parameters, vector, compile)
     images, labels = images.to(vector.device), labels.to(vector.device)
     draws = rng.stream(seed, "augment")
     height, width = images.shape[-2:]
-    drop = epochs // 2 + 1
+    lr, augment, drop = settings.lr, settings.augment, settings.epochs // 2 + 1
 
     was_training = module.training
     module.train()
-    for epoch in range(epochs):
+    for epoch in range(settings.epochs):
         if epoch == drop:
             lr = lr / 10
             velocity.zero_()
-        for x, y in _batches(images, labels, batch, seed, epoch):
+        for x, y in _batches(images, labels, settings.batch, seed, epoch):
             if augment is not None:
-                draw = augment.draw(draws, len(x), height, width)
-                x = augment.apply(x, draw)
+                x = augment.apply(x, augment.draw(draws, len(x), height, width))
             gradient = gradient_of(x, y)
             with torch.no_grad():
-                gradient.add_(vector, alpha=weight_decay)
-                velocity.mul_(momentum).add_(gradient)
+                gradient.add_(vector, alpha=settings.weight_decay)
+                velocity.mul_(settings.momentum).add_(gradient)
                 vector.add_(velocity, alpha=-lr)
-        if on_epoch is not None:
-            on_epoch()
+        progress.update("training", epoch + 1, settings.epochs)
     module.train(was_training)
-    # Parameters that share one storage cannot be saved apart, nor moved without each other.
+    # Parameters that share one storage cannot be saved separately or moved one by one.
     for parameter in parameters:
         parameter.data = parameter.data.clone()
 
 
-def _gradient(
+def _flattened(parameters: list[nn.Parameter]) -> Tensor:
+    """One vector of all parameters, which become views of it."""
+    vector = torch.cat([p.detach().reshape(-1) for p in parameters])
+    sizes = [p.numel() for p in parameters]
+    for parameter, part in zip(parameters, torch.split(vector, sizes), strict=True):
+        parameter.data = part.view(parameter.shape)
+    return vector
+
+
+def _gradient_function(
     module: nn.Module, parameters: list[nn.Parameter], vector: Tensor, compile: bool
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """(images, labels) -> the gradient of the mean cross-entropy, as one vector."""
-    chain = ConvNetGradient.of(module) if compile else None
-    if chain is not None:
-        out = compiled(chain.grad)
+    convnet = ConvNetGradient.of(module) if compile else None
+    if convnet is not None:
+        grad = compiled(convnet.grad)
 
-        def written_out(x: Tensor, y: Tensor) -> Tensor:
+        def derived_by_hand(x: Tensor, y: Tensor) -> Tensor:
             with torch.no_grad():
-                return out(vector, x, y)[0]
+                return grad(vector, x, y)[0]
 
-        return written_out
+        return derived_by_hand
 
     def by_autograd(x: Tensor, y: Tensor) -> Tensor:
         loss = F.cross_entropy(module(x), y)
@@ -117,12 +164,18 @@ def accuracy(
     *,
     compile: bool = False,
 ) -> float:
-    """Share of `images` that `module` gives the class in `labels`, in percent, `batch` at a time.
+    """Percentage of `images` that `module` classifies as `labels` say, `batch` at a time.
 
-    Runs in eval mode (batch norm by its running statistics); the mode is put back afterwards.
+    Runs in eval mode (batch norm with its running statistics) and restores the mode afterwards.
     `compile` as in `train_network`.
+
+    Examples:
+        >>> module = nn.Sequential(nn.Flatten(), nn.Identity(), nn.Linear(4, 2))
+        >>> _ = nn.init.zeros_(module[2].weight), nn.init.zeros_(module[2].bias)
+        >>> accuracy(module, torch.ones(4, 1, 2, 2), torch.tensor([0, 1, 1, 1]))  # always class 0
+        25.0
     """
-    scores = _scores(module, compile)
+    logits_of = _logits_function(module, compile)
     device = next(module.parameters()).device
     was_training = module.training
     module.eval()
@@ -130,31 +183,36 @@ def accuracy(
     with torch.no_grad():
         length = min(batch, micro_batch_size(module, tuple(images.shape[1:]), device) or batch)
         for x, y in zip(torch.split(images, length), torch.split(labels, length), strict=True):
-            # One shape is compiled; what is left over at the end is not worth another.
-            see = scores if len(x) == length else module
-            correct += (see(x.to(device)).argmax(1) == y.to(device)).sum()
+            # One shape is compiled; the shorter last batch is not worth a second compilation.
+            forward = logits_of if len(x) == length else module
+            correct += (forward(x.to(device)).argmax(1) == y.to(device)).sum()
     module.train(was_training)
     return 100 * int(correct) / len(labels)
 
 
-def _scores(module: nn.Module, compile: bool) -> Callable[[Tensor], Tensor]:
+def _logits_function(module: nn.Module, compile: bool) -> Callable[[Tensor], Tensor]:
     """images -> logits."""
-    chain = ConvNetGradient.of(module) if compile else None
-    if chain is None:
+    convnet = ConvNetGradient.of(module) if compile else None
+    if convnet is None:
         return module
-    vector, logits = parameter_vector(module), compiled(chain.logits)
+    vector, logits = parameter_vector(module), compiled(convnet.logits)
     return lambda images: logits(vector, images)
 
 
 def is_finite(module: nn.Module) -> bool:
-    """Whether every parameter of `module` is a finite number: False after a diverged training."""
+    """Whether every parameter of `module` is a finite number: False after a diverged training.
+
+    Examples:
+        >>> is_finite(nn.Linear(2, 2))
+        True
+    """
     return all(bool(parameter.isfinite().all()) for parameter in module.parameters())
 
 
 def _batches(
     images: Tensor, labels: Tensor, batch: int, seed: int, epoch: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One pass over the set: every image once, in an order of this epoch's own."""
+    """Every image once, in an order that depends on (seed, epoch)."""
     if len(images) <= batch:
         yield images, labels
         return

@@ -1,266 +1,165 @@
-"""Training the experts a library lacks, by any number of processes at once.
+"""Training the experts that a library lacks, by any number of processes at once.
 
-Each expert is claimed by a file lock, which the end of its process frees, whatever ended it. So
-several commands, or machines that share the folder and its locks, fill one library together, and a
-command that was killed is simply given again.
+Each expert is claimed by a file lock, which is free again when its process ends, however it ends.
+So several commands, or machines that share the folder and its locks, fill one library together, and
+a command that was killed continues when it is given again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import functools
-import math
-import os
-import secrets
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import torch
-
-from trajmatch.config import ExpertConfig, to_dict
-from trajmatch.data.augment import Augmentation
-from trajmatch.data.dataset import ImageDataset, Split
+from trajmatch.config import ExpertConfig
+from trajmatch.data.dataset import ImageDataset
 from trajmatch.data.whiten import Whitening
-from trajmatch.errors import FileFormatError, MismatchError, SettingError
-from trajmatch.experts.library import ExpertLibrary, expert_path, present, write_library
-from trajmatch.experts.train import expert_accuracy, train_expert
+from trajmatch.errors import FileFormatError, SettingError
+from trajmatch.experts.founding import open_or_found
+from trajmatch.experts.library import ExpertLibrary, expert_path, present
+from trajmatch.experts.mapped_images import MappedImages
+from trajmatch.experts.train import augmentation_of, expert_accuracy, expert_epochs
 from trajmatch.experts.trajectory import TrainingState, save_trajectory
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.functional import require_stateless
 from trajmatch.runtime.compiling import log
 from trajmatch.runtime.executor import emit, run_tasks
-from trajmatch.types import Float, Int, Tensor
-
-SAVE_SECONDS = 20.0
-"""How long an expert trains between two saves of its state (at the ends of epochs)."""
-POLL_SECONDS = 0.5
-"""How often to look whether an expert that another process trains is done, or free again."""
-
-
-def fill(
-    path: str | Path,
-    dataset: ImageDataset,
-    spec: NetworkSpec,
-    whitening: Whitening,
-    config: ExpertConfig,
-    *,
-    seed: int = 0,
-    workers: int = 1,
-    device: torch.device | str = "cpu",
-    on_progress: Callable[[dict[str, Any]], None] | None = None,
-) -> ExpertLibrary:
-    """Train the experts 0 to config.experts - 1 that the folder lacks; returns when all are there.
-
-    Experts are the same to the bit on the CPU whatever `workers` is, however often the work was
-    killed and taken up again, and whoever else fills the folder at the same time. A larger
-    `config.experts` extends a library. Workers are processes of one thread (parallel.run_tasks);
-    they share one copy of the whitened images: a mapped file in the folder, 12 bytes an RGB pixel,
-    that is gone as soon as all have opened it.
-
-    on_progress: called after every epoch of every expert trained here with {expert, epoch, epochs,
-    train_loss, train_accuracy, seconds}.
-
-    Raises MismatchError when the folder holds experts made otherwise, TrajmatchError when one
-    diverges (nothing of it is kept) or a worker is killed.
-    """
-    path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise SettingError(f"{path} is a file; give a folder for the library as --out")
-    augment = None if config.augment in (None, "none") else Augmentation(str(config.augment))
-    config = dataclasses.replace(config, augment=augment.strategy if augment else None)
-    require_stateless(spec.build(seed=0))
-    path.mkdir(parents=True, exist_ok=True)
-    with _lock(path / ".lock") as held:
-        assert held
-        library = _open_or_found(path, dataset, spec, whitening, config, seed)
-        _MappedImages.sweep(path)
-        missing = len(set(range(config.experts)) - set(library.experts))
-        if not missing:
-            return library
-        # The library's own whitening: one fitted elsewhere may differ in the last bit.
-        images = _MappedImages.write(path, dataset, library.whitening)
-    workers = waiting = min(workers, missing)
-    job = _Job(path, library.digest, spec, config, seed, str(device), augment, images)
-
-    said: set[str] = set()
-
-    def hear(event: dict[str, Any]) -> None:
-        nonlocal waiting
-        if "note" in event:
-            if event["note"] not in said:  # by one worker is enough
-                said.add(event["note"])
-                log.info("experts: %s", event["note"])
-        elif "expert" not in event:
-            waiting -= 1
-            if not waiting:
-                images.remove()
-        elif on_progress:
-            on_progress(event)
-
-    try:
-        work = functools.partial(_train_missing, job)
-        run_tasks(work, range(workers), workers=workers, on_event=hear)
-    finally:
-        images.remove()
-    return ExpertLibrary.open(path)
-
-
-def _open_or_found(
-    path: Path,
-    dataset: ImageDataset,
-    spec: NetworkSpec,
-    whitening: Whitening,
-    config: ExpertConfig,
-    seed: int,
-) -> ExpertLibrary:
-    """The library in the folder, after checking that it was made so; a new one if there is none."""
-    settings = to_dict(config)
-    # How many there are, and how their gradients were computed, is no part of how each was made.
-    del settings["experts"], settings["compile"]
-    if (path / "library.json").exists():
-        library = ExpertLibrary.open(path)
-    else:
-        made = {
-            "seed": seed,
-            "settings": settings,
-            "network": spec.to_json(),
-            "whitening": whitening.summary(),
-            "data": dataset.summary(),
-        }
-        library = write_library(path, made, whitening)
-    if library.imported:
-        raise MismatchError(
-            f"the experts in {path} were imported and how they were trained is not known, so no "
-            "more can be trained like them; give another --out, or add some with `trajmatch import`"
-        )
-    differing = _differences(library, dataset, spec, whitening, {**settings, "seed": seed})
-    if differing:
-        was, asks, mend = zip(*differing, strict=True)
-        raise MismatchError(
-            f"library {path} was made with {', '.join(was)}, this asks for {', '.join(asks)}; "
-            f"use {', '.join(mend)} or another --out"
-        )
-    return library
-
-
-def _differences(
-    library: ExpertLibrary,
-    dataset: ImageDataset,
-    spec: NetworkSpec,
-    whitening: Whitening,
-    settings: dict[str, Any],
-) -> list[tuple[str, str, str]]:
-    """What would have to be the same and is not: how the library was made, what is asked, mend."""
-    theirs = {**to_dict(library.settings), "seed": library.seed}
-    asked = {**settings, "network": spec.name, **spec.options, "whitening": whitening.name}
-    theirs.update(network=library.spec.name, **library.spec.options)
-    theirs["whitening"] = library.whitening.name
-    differing = []
-    for name, value in asked.items():
-        was = theirs.get(name, value)  # an option that the other network has not
-        if was != value:
-            was, value = ("none" if v is None else v for v in (was, value))
-            flag = f"--{name.replace('_', '-')} {was}"
-            differing.append((f"{name}={was}", f"{name}={value}", flag))
-    if library.data["fingerprint"] != dataset.fingerprint:
-        was = f"data={library.data['name']} (fingerprint {library.data['fingerprint']})"
-        asks = f"data={dataset.name} (fingerprint {dataset.fingerprint})"
-        differing.append((was, asks, "the same data, --size and --val-fraction"))
-    elif not differing and library.spec != spec:
-        differing.append((f"{library.spec}", f"{spec}", "the same network"))
-    elif not differing and library.whitening.checksum != whitening.checksum:
-        # Fitted on another machine it differs in the last bits, and that is no other whitening.
-        few = Split(dataset.train.images[:8], dataset.train.labels[:8])
-        before, images = library.whitening.apply_split(few), whitening.apply_split(few)
-        if not torch.allclose(images, before, rtol=1e-3, atol=1e-3):
-            was, asks = (f"whitening {w.checksum}" for w in (library.whitening, whitening))
-            differing.append((was, asks, "the whitening saved in it"))
-    return differing
+from trajmatch.runtime.progress import SILENT, Progress
+from trajmatch.runtime.resources import Resources
+from trajmatch.storage.locks import ProcessLock, lock
+from trajmatch.types import Tensor
 
 
 @dataclasses.dataclass(frozen=True)
-class _MappedImages:
-    """Whitened images and labels of every split, as a file that processes map and share.
+class LibraryFilling:
+    """The experts 0 to config.experts - 1 of the library in a folder, to be trained where missing.
 
-    Shared memory would do, but /dev/shm is 64 MB in most containers. The writer holds a lock on the
-    file, so that one left behind by a killed writer is told apart and removed.
+    A larger `config.experts` extends a library.
     """
 
     path: Path
-    shapes: dict[str, tuple[int, ...]]
-    labels: dict[str, Int[Tensor, "_"]]
-    file: IO[bytes] | None
-    """The writer's, which holds the lock; None in other processes."""
+    dataset: ImageDataset
+    spec: NetworkSpec
+    whitening: Whitening
+    config: ExpertConfig
+    seed: int = 0
+    save_seconds: float = 20.0
+    """How long an expert trains between two saves of its state (at the ends of epochs)."""
+    poll_seconds: float = 0.5
+    """How often to check whether an expert that another process trains is done, or free again."""
 
-    @classmethod
-    def write(cls, folder: Path, dataset: ImageDataset, whitening: Whitening) -> _MappedImages:
-        """Whiten in pieces, to disk. The folder's lock must be held."""
-        splits = {"train": dataset.train, "test": dataset.test}
-        if dataset.val is not None:
-            splits["val"] = dataset.val
-        path = folder / f"images.{os.getpid()}-{secrets.token_hex(4)}.partial"
-        file = path.open("wb")
+    def run(
+        self, *, resources: Resources = Resources(), progress: Progress = SILENT
+    ) -> ExpertLibrary:
+        """Train the missing experts; returns when all are there.
+
+        Experts are the same to the bit on the CPU whatever the number of workers, however often the
+        work was killed and resumed, and whoever else fills the folder at the same time. Workers are
+        processes of one thread (`executor.run_tasks`). They share one copy of the whitened images:
+        a mapped file in the folder, 12 bytes an RGB pixel, removed as soon as all have it open.
+
+        progress: `update("experts", ...)` counts the epochs of all experts, those found in the
+            folder included; `event("epoch", expert=, epoch=, epochs=, train_loss=, train_accuracy=,
+            seconds=)` follows each epoch trained here.
+
+        Raises MismatchError when the folder holds experts made otherwise, TrajmatchError when one
+        diverges (nothing of it is kept) or a worker is killed.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise SettingError(f"{self.path} is a file; give a folder for the library as --out")
+        augment = augmentation_of(self.config)
+        config = dataclasses.replace(self.config, augment=augment.strategy if augment else None)
+        require_stateless(self.spec.build(seed=0))
+        self.path.mkdir(parents=True, exist_ok=True)
+        with lock(self.path / ".lock"):
+            library = open_or_found(
+                self.path, self.dataset, self.spec, self.whitening, config, self.seed
+            )
+            MappedImages.remove_abandoned(self.path)
+            finished = set(range(config.experts)) & set(library.experts)
+            missing = config.experts - len(finished)
+            if not missing:
+                return library
+            # The library's own whitening: one fitted elsewhere may differ in the last bit.
+            images = MappedImages.write(self.path, self.dataset, library.whitening)
+        workers = resources.worker_count(missing)
+        job = _Job(
+            path=self.path,
+            library=library.digest,
+            spec=self.spec,
+            config=config,
+            seed=self.seed,
+            device=str(resources.device),
+            images=images,
+            save_seconds=self.save_seconds,
+            poll_seconds=self.poll_seconds,
+        )
+        events = _Events(images, workers, config, dict.fromkeys(finished, config.epochs), progress)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            for split in splits.values():
-                for start in range(0, len(split), 4096):
-                    rows = slice(start, start + 4096)
-                    piece = whitening.apply_split(Split(split.images[rows], split.labels[rows]))
-                    file.write(piece.view(-1).numpy().data)
-            file.flush()
-        except BaseException:
-            path.unlink()
-            file.close()
-            raise
-        shapes = {name: tuple(split.images.shape) for name, split in splits.items()}
-        labels = {name: split.labels.long() for name, split in splits.items()}
-        return cls(path, shapes, labels, file)
+            work = functools.partial(_train_missing, job)
+            run_tasks(work, range(workers), workers=workers, on_event=events.receive)
+        finally:
+            images.remove()
+        return ExpertLibrary.open(self.path)
 
-    @staticmethod
-    def sweep(folder: Path) -> None:
-        """Remove what killed writers left behind. The folder's lock must be held."""
-        for left in folder.glob("images.*.partial"):
-            with _lock(left, wait=False) as ours:
-                if ours:
-                    left.unlink(missing_ok=True)
 
-    def open(self) -> dict[str, tuple[Float[Tensor, "n channels height width"], Tensor]]:
-        """Images and labels per split; pages of the file, read when touched and shared by all."""
-        sizes = [math.prod(shape) for shape in self.shapes.values()]
-        mapped = torch.from_file(str(self.path), shared=False, size=sum(sizes), dtype=torch.float32)
-        parts = zip(self.shapes.items(), torch.split(mapped, sizes), strict=True)
-        return {name: (part.view(shape), self.labels[name]) for (name, shape), part in parts}
+@dataclasses.dataclass
+class _Events:
+    """Receives what workers emit: notes, epochs, and that a worker has the images open."""
 
-    def remove(self) -> None:
-        """Take the file's name away: its pages live as long as somebody has them mapped."""
-        self.path.unlink(missing_ok=True)
-        if self.file:
-            self.file.close()
+    images: MappedImages
+    unopened: int
+    """Workers that have not opened the images yet."""
+    config: ExpertConfig
+    epochs: dict[int, int]
+    """Epochs done, by expert."""
+    progress: Progress
+    notes: set[str] = dataclasses.field(default_factory=set)
+    """Those logged already: every worker emits its own."""
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "file": None}
+    def receive(self, event: dict[str, Any]) -> None:
+        if "note" in event:
+            if event["note"] not in self.notes:
+                self.notes.add(event["note"])
+                log.info("experts: %s", event["note"])
+        elif "expert" in event:
+            expert, epoch = event["expert"], event["epoch"]
+            self.epochs[expert] = epoch
+            self.progress.event("epoch", **event)
+            self.progress.update(
+                "experts",
+                sum(self.epochs.values()),
+                self.config.experts * self.config.epochs,
+                expert=expert,
+                epoch=epoch,
+                train_accuracy=event["train_accuracy"],
+            )
+        else:
+            self.unopened -= 1
+            if not self.unopened:
+                self.images.remove()
 
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """All a worker needs to know."""
+    """What a worker gets."""
 
     path: Path
     library: str
+    """Its digest."""
     spec: NetworkSpec
     config: ExpertConfig
     seed: int
     device: str
-    augment: Augmentation | None
-    images: _MappedImages
+    images: MappedImages
+    save_seconds: float
+    poll_seconds: float
 
 
 def _train_missing(job: _Job, worker: int) -> None:
-    """Train experts until none is missing: first what is free, then wait for what others train."""
+    """Train experts until none is missing: those that are free first, then wait for the others."""
     splits = {
         name: (images.to(job.device), labels.to(job.device))
         for name, (images, labels) in job.images.open().items()
@@ -269,75 +168,53 @@ def _train_missing(job: _Job, worker: int) -> None:
     while missing := sorted(set(range(job.config.experts)) - set(present(job.path))):
         trained = 0
         for index in missing:
-            lock = job.path / f"expert_{index:05d}.lock"
-            with _lock(lock, wait=False) as ours:
-                if not ours:
-                    continue
+            claim = ProcessLock(job.path / f"expert_{index:05d}.lock")
+            if not claim.acquire():
+                continue
+            try:
+                # Another process may have finished it since the folder was listed.
                 if not expert_path(job.path, index).exists():
                     _train_one(job, index, splits)
                     trained += 1
-                # Only now that the expert is there: whoever locks another file of this name, or
-                # still this one, finds it done.
-                lock.unlink(missing_ok=True)
+            finally:
+                claim.release(remove=True)
         if not trained:
-            time.sleep(POLL_SECONDS)
+            time.sleep(job.poll_seconds)
 
 
 def _train_one(job: _Job, index: int, splits: dict[str, tuple[Tensor, Tensor]]) -> None:
-    """Train one expert, from where a killed process left it if there is such a state."""
-    state = job.path / f"expert_{index:05d}.partial.safetensors"
-    for left in job.path.glob(f"expert_{index:05d}.*.partial"):
-        left.unlink()  # half-written by a process that is gone: we hold the lock
-    resume = None
-    if state.exists():
+    """Train one expert, from the state that a killed process saved if there is one."""
+    saved_state = job.path / f"expert_{index:05d}.partial.safetensors"
+    for unfinished in job.path.glob(f"expert_{index:05d}.*.partial"):
+        unfinished.unlink()  # its writer is dead: this process holds the expert's lock
+    resume = state = None
+    if saved_state.exists():
         try:
-            resume = TrainingState.load(state, index=index, library=job.library)
+            resume = TrainingState.load(saved_state, index=index, library=job.library)
         except FileFormatError:
-            state.unlink()
+            saved_state.unlink()
     saved = time.monotonic()
-
-    def on_epoch(recording: TrainingState) -> None:
-        nonlocal saved
-        emit({"expert": index, "epochs": job.config.epochs, **recording.metrics[-1]})
-        done = recording.epochs == job.config.epochs
-        if not done and time.monotonic() - saved >= SAVE_SECONDS:
-            recording.save(state, index=index, library=job.library)
+    for state in expert_epochs(
+        job.spec, *splits["train"], job.config, seed=job.seed, index=index, resume=resume
+    ):
+        emit({"expert": index, "epochs": job.config.epochs, **state.metrics[-1]})
+        finished = state.epochs == job.config.epochs
+        if not finished and time.monotonic() - saved >= job.save_seconds:
+            state.save(saved_state, index=index, library=job.library)
             saved = time.monotonic()
-
-    recording = train_expert(
-        job.spec,
-        *splits["train"],
-        job.config,
-        seed=job.seed,
-        index=index,
-        augment=job.augment,
-        resume=resume,
-        on_epoch=on_epoch,
-    )
+    assert state is not None  # a config has at least one epoch
     scores = {
-        name: expert_accuracy(job.spec, recording.vector, *splits[name])
+        name: expert_accuracy(job.spec, state.vector, *splits[name])
         for name in ("val", "test")
         if name in splits
     }
     save_trajectory(
         expert_path(job.path, index),
-        recording,
+        state,
         seed=job.seed,
         index=index,
         library=job.library,
         val_accuracy=scores.get("val"),
         test_accuracy=scores["test"],
     )
-    state.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _lock(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold an exclusive lock on a file, made if absent; False when another process holds it."""
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True  # freed when the file is closed, by us or by our end
+    saved_state.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""A folder of experts made alike, and the segments drawn from it.
+"""A folder of experts that were trained the same way, and the segments drawn from it.
 
-library.json              exactly how they were made, with a digest every expert carries
-whitening.safetensors     the whitening their images went through
-expert_00000.safetensors  one trajectory each; it appears whole or not at all
+library.json              how they were trained, with a digest that every expert's file repeats
+whitening.safetensors     the whitening of their images
+expert_00000.safetensors  one trajectory each, written by rename: complete or absent
 """
 
 from __future__ import annotations
@@ -33,31 +33,32 @@ FORMAT = 1
 
 
 class ExpertLibrary:
-    """The experts of one folder, as they were when it was opened. Reads, never writes.
+    """The experts that a folder held when it was opened, read-only.
 
-    Opening reads library.json and the folder's listing; an expert's header (0.1 ms) is read when it
-    is first drawn and kept, its parameters never are: 100 experts of 50 epochs take about 5 MB.
+    Opening reads library.json and lists the folder. An expert's header is read on first use (0.1
+    ms) and stays in memory, its parameters do not: 100 experts of 50 epochs take about 5 MB.
     """
 
-    def __init__(self, path: Path, found: Mapping[str, Any]) -> None:
-        made = found["made"]
+    def __init__(self, path: Path, document: Mapping[str, Any]) -> None:
+        provenance = document["made"]
         self.path = path
-        self.digest: str = found["digest"]
-        self.seed: int | None = made["seed"]
-        # Where experts of others come from: their seed and most settings are not known then.
-        self.imported: str | None = made.get("imported")
-        self._told: dict[str, Any] = made["settings"]
-        self.data: dict[str, Any] = made["data"]
-        self.spec = NetworkSpec.from_json(made["network"])
+        self.digest: str = document["digest"]
+        self.seed: int | None = provenance["seed"]
+        # The origin of imported experts, whose seed and most settings are unknown.
+        self.imported: str | None = provenance.get("imported")
+        self._known_settings: dict[str, Any] = provenance["settings"]
+        self.data: dict[str, Any] = provenance["data"]
+        self.spec = NetworkSpec.from_json(provenance["network"])
         self.experts = present(path)
         count = max(1, len(self.experts))
-        self.settings = from_dict(ExpertConfig, {**made["settings"], "experts": count})
-        self._whitening: dict[str, Any] = made["whitening"]
+        self.settings = from_dict(ExpertConfig, {**provenance["settings"], "experts": count})
+        self._whitening: dict[str, Any] = provenance["whitening"]
         self._opened: dict[int, Trajectory] = {}
 
     @classmethod
     def open(cls, path: str | Path) -> ExpertLibrary:
-        """Raises FileFormatError when there is no library, or library.json was altered or newer."""
+        """The library in `path`. Raises FileFormatError if there is none, or if its library.json
+        was altered or written by a newer version."""
         path = Path(path)
         where = path / "library.json"
         if not where.is_file():
@@ -65,19 +66,19 @@ class ExpertLibrary:
                 f"there is no expert library in {path} (no library.json); give the --out of "
                 "`trajmatch experts`"
             )
-        found = read_json(where)
+        document = read_json(where)
         try:
-            if found["format"] > FORMAT:
+            if document["format"] > FORMAT:
                 raise FileFormatError(
-                    f"{where} was written by a newer trajmatch (format {found['format']}, this one "
-                    f"reads up to {FORMAT}); upgrade trajmatch"
+                    f"{where} was written by a newer trajmatch (format {document['format']}, this "
+                    f"one reads up to {FORMAT}); upgrade trajmatch"
                 )
-            if found["digest"] != digest(found["made"]):
+            if document["digest"] != digest(document["made"]):
                 raise FileFormatError(
                     f"{where} was altered: it no longer says how its experts were made; restore it "
                     "or make the library again elsewhere"
                 )
-            return cls(path, found)
+            return cls(path, document)
         except (KeyError, TypeError, SettingError) as error:
             raise FileFormatError(
                 f"{where} does not describe an expert library ({error}); give the folder of one"
@@ -94,7 +95,7 @@ class ExpertLibrary:
 
     @functools.cached_property
     def whitening(self) -> Whitening:
-        """What the experts' images went through. MismatchError if the file is not theirs."""
+        """The whitening of the experts' images. Raises MismatchError if the file holds another."""
         whitening = load_whitening(self.path / "whitening.safetensors")
         if whitening.checksum != self._whitening["checksum"]:
             raise MismatchError(
@@ -104,7 +105,7 @@ class ExpertLibrary:
         return whitening
 
     def index(self, expert: int) -> int:
-        """The place of an expert's number in `experts`. Raises SettingError if it is absent."""
+        """The position of an expert's number in `experts`. Raises SettingError if it is absent."""
         if expert not in self.experts:
             raise SettingError(
                 f"library {self.path} has no expert {expert}; it has {_ranges(self.experts)}"
@@ -112,9 +113,9 @@ class ExpertLibrary:
         return self.experts.index(expert)
 
     def first(self, count: int) -> ExpertLibrary:
-        """The same library with its first `count` experts alone; it shares what was opened.
+        """The same library restricted to its first `count` experts; opened files are shared.
 
-        Raises SettingError for a number that it does not hold.
+        Raises SettingError for more experts than there are, or none.
         """
         if not 1 <= count <= len(self.experts):
             raise SettingError(
@@ -127,17 +128,16 @@ class ExpertLibrary:
         return part
 
     def trajectory(self, expert: int) -> Trajectory:
-        """One expert's opened file. Raises MismatchError for a file of another library."""
+        """One expert's file, opened once. Raises MismatchError for a file of another library."""
         self.index(expert)
         if expert not in self._opened:
-            found = Trajectory(expert_path(self.path, expert))
-            theirs = (found.library, found.index, found.epochs)
-            if theirs != (self.digest, expert, self.epochs):
+            file = Trajectory(expert_path(self.path, expert))
+            if (file.library, file.index, file.epochs) != (self.digest, expert, self.epochs):
                 raise MismatchError(
-                    f"{found.path} is expert {found.index} of another library; remove it and run "
+                    f"{file.path} is expert {file.index} of another library; remove it and run "
                     f"`trajmatch experts --out {self.path}` again"
                 )
-            self._opened[expert] = found
+            self._opened[expert] = file
         return self._opened[expert]
 
     def segment(
@@ -145,9 +145,9 @@ class ExpertLibrary:
     ) -> tuple[Float[Tensor, "params"], Float[Tensor, "params"]]:
         """Parameters of one expert after `start` epochs and `length` epochs later.
 
-        Reads two rows: into `out`, contiguous float32 on the CPU, if there is one, else into fresh
-        memory. 0.2 ms at 320,010 parameters, from the system's cache. Raises SettingError for an
-        expert or an epoch that is not there, FileFormatError for an altered row.
+        Reads two rows, into `out` (contiguous float32 on the CPU) if it is given, else into new
+        memory: 0.2 ms at 320,010 parameters, from the system's cache. Raises SettingError for an
+        expert or an epoch that does not exist, FileFormatError for an altered row.
         """
         if start < 0 or length < 1 or start + length > self.epochs:
             raise SettingError(
@@ -160,25 +160,27 @@ class ExpertLibrary:
         return trajectory.row(start, first), trajectory.row(start + length, last)
 
     def accuracy(self, split: Literal["val", "test"] = "test") -> dict[int, float | None]:
-        """Percent right after the last epoch, per expert."""
-        opened = {expert: self.trajectory(expert) for expert in self.experts}
+        """Percent of the split classified correctly after the last epoch, by expert."""
+        files = {expert: self.trajectory(expert) for expert in self.experts}
         return {
-            expert: found.test_accuracy if split == "test" else found.val_accuracy
-            for expert, found in opened.items()
+            expert: file.test_accuracy if split == "test" else file.val_accuracy
+            for expert, file in files.items()
         }
 
     def verify(self) -> None:
-        """Read and check every byte of every expert; raises at the first that is wrong."""
+        """Read and check every byte of every expert. Raises FileFormatError or MismatchError at the
+        first that is wrong."""
         assert self.whitening
         for expert in self.experts:
             self.trajectory(expert).verify()
 
     def summary(self) -> dict[str, Any]:
-        """Plain values for a result or a page; accuracies are on the test split, sd with n - 1."""
+        """Plain values for result.json and reports; accuracies are of the test split, the standard
+        deviation is the sample's (n - 1)."""
         scores = [score for score in self.accuracy().values() if score is not None]
         settings = to_dict(self.settings)
-        if self.imported:  # the defaults of what nobody knows are not how they were made
-            settings = {name: settings[name] for name in ("experts", *self._told)}
+        if self.imported:  # a default is not how an unknown setting was
+            settings = {name: settings[name] for name in ("experts", *self._known_settings)}
         summary = {
             "path": str(self.path),
             "experts": len(self.experts),
@@ -198,47 +200,61 @@ class ExpertLibrary:
 
 
 def open_experts(path: str | Path) -> ExpertLibrary:
-    """Open a library that `train_experts` made; see ExpertLibrary."""
+    """Open the library that `train_experts` made in the folder `path`.
+
+    Raises FileFormatError if there is none, or if it was altered.
+    """
     return ExpertLibrary.open(path)
 
 
 def write_library(
-    path: Path, made: Mapping[str, Any], whitening: Whitening, **beside: Any
+    path: Path, provenance: Mapping[str, Any], whitening: Whitening, **entries: Any
 ) -> ExpertLibrary:
-    """Found a library in `path`, or write its library.json anew with the same `made`.
+    """Found a library in `path`, or rewrite its library.json with the same `provenance`.
 
-    made: seed, settings (as in ExpertConfig), network, whitening, data, and for experts of others
-        `imported`, where they come from. Every expert's file carries the digest of all this.
-    beside: further entries of library.json, which the digest does not cover.
+    provenance: how the experts were made: seed, settings (as in ExpertConfig), network, whitening,
+        data, and for imported experts `imported`, their origin. Every expert's file carries its
+        digest.
+    entries: further entries of library.json, which the digest does not cover.
     """
     if not (path / "library.json").exists():
         whitening.save(path / "whitening.safetensors")
-    made = json.loads(json.dumps(made))  # as it will be read: no tuples
+    provenance = json.loads(json.dumps(provenance))  # as it will be read: no tuples
     versions = {"trajmatch": __version__, "torch": torch.__version__}
-    document = {"format": FORMAT, "digest": digest(made), "made": made, "versions": versions}
-    write_json(path / "library.json", {**document, **beside})
+    document = {
+        "format": FORMAT,
+        "digest": digest(provenance),
+        "made": provenance,
+        "versions": versions,
+    }
+    write_json(path / "library.json", {**document, **entries})
     return ExpertLibrary.open(path)
 
 
 def expert_path(path: Path, expert: int) -> Path:
-    """Where expert number `expert` of the library in `path` is kept."""
+    """The file of expert number `expert` of the library in `path`.
+
+    Examples:
+        >>> expert_path(Path("experts"), 7).name
+        'expert_00007.safetensors'
+    """
     return path / f"expert_{expert:05d}.safetensors"
 
 
 def present(path: Path) -> list[int]:
-    """The numbers of the experts whose files are in the folder, in order."""
-    found = (re.fullmatch(r"expert_(\d{5,})\.safetensors", p.name) for p in path.iterdir())
-    return sorted(int(match[1]) for match in found if match)
+    """The numbers of the experts whose files are in the folder, ascending."""
+    matches = (re.fullmatch(r"expert_(\d{5,})\.safetensors", p.name) for p in path.iterdir())
+    return sorted(int(match[1]) for match in matches if match)
 
 
-def digest(made: Mapping[str, Any]) -> str:
-    """16 hex digits of how a library was made, as library.json says it."""
-    text = json.dumps(made, sort_keys=True, separators=(",", ":"))
+def digest(provenance: Mapping[str, Any]) -> str:
+    """16 hex digits of how a library was made (the entry `made` of library.json)."""
+    text = json.dumps(provenance, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _ranges(numbers: list[int]) -> str:
-    """`0-7, 9` for a sorted list; `none` for an empty one."""
+    """A sorted list as text, such as `0-7, 9`; `none` for an empty one."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][1] + 1:

@@ -1,7 +1,8 @@
 """One expert: plain SGD on real images, its parameters recorded after every epoch.
 
-A pure function of images, settings, seed and the expert's number: every draw comes from a stream
-named by these and the epoch, so an expert resumed at the end of any epoch ends in the same bits.
+A pure function of images, settings, seed and the expert's number: every random draw comes from a
+stream named by these and the epoch, so an expert that is resumed after any epoch ends in the same
+bits (on the CPU).
 
     Cazenavette et al., Dataset distillation by matching training trajectories, CVPR 2022, sec. 3.2.
 """
@@ -10,7 +11,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -24,17 +27,18 @@ from trajmatch.experts.trajectory import TrainingState
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.base import Network
 from trajmatch.networks.functional import FunctionalNetwork, parameter_vector
+from trajmatch.networks.precision import Classifier, classifier
 from trajmatch.runtime.compiling import Work, compiled, forward_flop, wanted
 from trajmatch.runtime.executor import emit
 from trajmatch.runtime.micro_batches import micro_batch_size, micro_batch_sizes
 from trajmatch.types import Float, Int, Tensor
-from trajmatch.unroll.gradient import Classifier, classifier
 
 Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-"""(vector, images, labels) -> (gradient of the mean loss, that loss, which were right)."""
+"""(vector, images, labels) -> (gradient of the mean loss, that loss, correct [n])."""
 
 OnBatch = Callable[[int, Tensor, Tensor], None]
-"""(epoch from 0, indices of the batch's images, whether each was right), on the images' device."""
+"""(epoch from 0, indices of the batch's images, which were classified correctly); both tensors on
+the images' device."""
 
 
 def train_expert(
@@ -45,169 +49,223 @@ def train_expert(
     *,
     seed: int,
     index: int,
-    augment: Augmentation | None,
     resume: TrainingState | None = None,
-    on_epoch: Callable[[TrainingState], None] | None = None,
     on_batch: OnBatch | None = None,
 ) -> TrainingState:
     """Train expert number `index` of the library with `seed` for `config.epochs` epochs.
 
-    images: whitened, resident on the device to train on; labels beside them.
-    resume: the recording an earlier call gave to `on_epoch`, to go on from there.
-    on_epoch: called after each epoch with the recording so far, which later epochs do not change.
-    on_batch: called after each step with what the network got right before it.
+    Arguments, cost and errors are those of `expert_epochs`, whose last state this returns.
 
-    Cost: epochs * n passes forward and back, and (epochs + 1) * P numbers on the CPU. Raises
-    TrajmatchError when the training diverges, SettingError for a network that is not a function of
-    its parameters alone.
+    Examples:
+        >>> spec = NetworkSpec("mlp", channels=1, classes=2, size=4, options={"width": 4})
+        >>> images, labels = torch.randn(8, 1, 4, 4), torch.arange(8) % 2
+        >>> state = train_expert(spec, images, labels, ExpertConfig(epochs=2), seed=0, index=0)
+        >>> state.parameters.shape == (3, spec.parameters())
+        True
+    """
+    epochs = expert_epochs(
+        spec, images, labels, config, seed=seed, index=index, resume=resume, on_batch=on_batch
+    )
+    last = deque(epochs, maxlen=1)
+    state = last[0] if last else resume
+    assert state is not None  # a config has at least one epoch
+    return state
+
+
+def expert_epochs(
+    spec: NetworkSpec,
+    images: Float[Tensor, "n channels height width"],
+    labels: Int[Tensor, "n"],
+    config: ExpertConfig,
+    *,
+    seed: int,
+    index: int,
+    resume: TrainingState | None = None,
+    on_batch: OnBatch | None = None,
+) -> Iterator[TrainingState]:
+    """Train an expert as `train_expert` does, and yield its state after each epoch.
+
+    images: whitened, resident on the device to train on; labels beside them. `config.augment` is
+        applied batch by batch.
+    resume: a state from an earlier call; training continues with the next epoch. It is not changed.
+    on_batch: called after each step with the images that the network classified correctly before
+        it.
+
+    A yielded state is not changed by later epochs. Cost: epochs * n forward and backward
+    evaluations of the network, and (epochs + 1) * P numbers on the CPU. Raises TrajmatchError when
+    the training diverges, SettingError for a network that is not a function of its parameters
+    alone and for a state of other epochs or another network.
     """
     module = spec.build(seed=rng.derive(seed, "expert", index, "init")).to(images.device)
     work = expert_work(module, config, len(images), images.device)
-    step = gradient_step(module, config.precision, compile=wanted(config.compile, work))
-    start = parameter_vector(module)
-    residuals = torch.empty(
-        config.epochs + 1,
-        len(start),
-        dtype=torch.bfloat16 if config.storage == "bf16" else torch.float32,
+    training = _Training(
+        step=gradient_step(module, config.precision, compile=wanted(config.compile, work)),
+        images=images,
+        labels=labels.long(),
+        config=config,
+        augment=augmentation_of(config),
+        seed=seed,
+        index=index,
+        on_batch=on_batch,
     )
-    if resume is None:
-        residuals[0] = start  # an assignment into memory of its own: a copy, on the CPU as well
-        vector, velocity, metrics = start, None, list[dict[str, int | float]]()
-    else:
-        if resume.epochs > config.epochs or resume.vector.shape != start.shape:
-            raise SettingError(
-                f"the recording to resume has {resume.epochs} epochs of {len(resume.vector):,} "
-                f"parameters and this expert {config.epochs} of {len(start):,}; start afresh"
-            )
-        residuals[: resume.epochs + 1] = resume.parameters
-        vector, velocity, metrics = start.copy_(resume.vector), resume.velocity, resume.metrics
-    if config.momentum and velocity is None:
-        velocity = torch.zeros_like(vector)
-    velocity = None if velocity is None else velocity.clone().to(images.device)
-    labels = labels.long()
-
-    def recording() -> TrainingState:
-        return TrainingState(
-            residuals[: len(metrics) + 1],
+    state = resume or _initial_state(module)
+    parameters, vector, velocity = _working_copy(state, module, config, images.device)
+    metrics = state.metrics
+    for epoch in range(state.epochs, config.epochs):
+        metrics = [*metrics, training.epoch(epoch, vector, velocity)]
+        parameters[epoch + 1] = vector
+        yield TrainingState(
+            parameters[: epoch + 2],
             vector.clone().cpu(),
             None if velocity is None else velocity.clone().cpu(),
             metrics,
         )
 
-    for epoch in range(len(metrics), config.epochs):
-        entry = _train_epoch(
-            step, vector, velocity, images, labels, config, augment, (seed, index, epoch), on_batch
-        )
-        residuals[epoch + 1] = vector
-        metrics = [*metrics, entry]
-        if on_epoch:
-            on_epoch(recording())
-    return recording()
+
+def augmentation_of(config: ExpertConfig) -> Augmentation | None:
+    """The augmentation of an expert's batches; None for `augment` None or "none".
+
+    Raises SettingError for an unknown strategy.
+    """
+    return None if config.augment in (None, "none") else Augmentation(str(config.augment))
 
 
 def expert_work(module: Network, config: ExpertConfig, images: int, device: torch.device) -> Work:
-    """What it takes to train one expert on so many images."""
-    shape, seen = module.image_shape, config.epochs * images
-    calls = seen // min(config.batch, micro_batch_size(module, shape, device) or config.batch)
-    return Work(calls, 3 * seen * forward_flop(module, shape))
+    """Network calls and operations of training one expert on `images` images."""
+    shape, samples = module.image_shape, config.epochs * images
+    calls = samples // min(config.batch, micro_batch_size(module, shape, device) or config.batch)
+    return Work(calls, 3 * samples * forward_flop(module, shape))
 
 
-def _train_epoch(
-    step: Step,
-    vector: Tensor,
-    velocity: Tensor | None,
-    images: Tensor,
-    labels: Tensor,
-    config: ExpertConfig,
-    augment: Augmentation | None,
-    name: tuple[int, int, int],
-    on_batch: OnBatch | None,
-) -> dict[str, int | float]:
-    """One pass over the images, in place on `vector` and `velocity`; `name`: seed, index, epoch."""
-    began = time.perf_counter()
-    seed, index, epoch = name
-    shuffle = rng.stream(seed, "expert", index, "shuffle", epoch)
-    draws = rng.stream(seed, "expert", index, "augment", epoch)
-    order = torch.randperm(len(images), generator=shuffle).to(images.device)
-    # Kept on the device and read once an epoch: reading waits for all work given to it.
-    total = torch.zeros((), device=images.device)
-    right = torch.zeros((), dtype=torch.int64, device=images.device)
-    for chosen in torch.split(order, config.batch):
-        x, y = images[chosen], labels[chosen]
-        if augment is not None:
-            x = augment.apply(x, augment.draw(draws, len(x), x.shape[2], x.shape[3]))
-        gradient, loss, hits = step(vector, x, y)
-        sgd_update(
-            vector,
-            gradient,
-            velocity,
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
+def _initial_state(module: Network) -> TrainingState:
+    start = parameter_vector(module)
+    return TrainingState(start[None], start, None, [])
+
+
+def _working_copy(
+    state: TrainingState, module: Network, config: ExpertConfig, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Rows for all epochs on the CPU, and the vector and velocity to train, on `device`."""
+    length = len(parameter_vector(module))
+    if state.epochs > config.epochs or len(state.vector) != length:
+        raise SettingError(
+            f"the state to resume has {state.epochs} epochs of {len(state.vector):,} parameters "
+            f"and this expert {config.epochs} of {length:,}; start afresh"
         )
-        total += loss * len(x)
-        right += hits.sum()
-        if on_batch is not None:
-            on_batch(epoch, chosen, hits)
-    loss_mean = total.item() / len(images)
-    if not (math.isfinite(loss_mean) and bool(vector.isfinite().all())):
-        raise TrajmatchError(
-            f"expert {index} diverged in epoch {epoch + 1} (mean loss {loss_mean:.3g}) at "
-            f"lr={config.lr:g}, momentum={config.momentum:g}; use a smaller --lr, such as "
-            f"{config.lr / 10:g}"
-        )
-    return {
-        "epoch": epoch + 1,
-        "train_loss": loss_mean,
-        "train_accuracy": 100 * right.item() / len(images),
-        "seconds": time.perf_counter() - began,
-    }
+    dtype = torch.bfloat16 if config.storage == "bf16" else torch.float32
+    parameters = torch.empty(config.epochs + 1, length, dtype=dtype)
+    parameters[: state.epochs + 1] = state.parameters
+    vector, velocity = state.vector.clone().to(device), state.velocity
+    if velocity is not None:
+        velocity = velocity.clone().to(device)
+    elif config.momentum:
+        velocity = torch.zeros_like(vector)
+    return parameters, vector, velocity
+
+
+@dataclass(frozen=True, eq=False)
+class _Training:
+    """What stays the same over the epochs of one expert."""
+
+    step: Step
+    images: Tensor
+    labels: Tensor
+    config: ExpertConfig
+    augment: Augmentation | None
+    seed: int
+    index: int
+    on_batch: OnBatch | None
+
+    def epoch(self, epoch: int, vector: Tensor, velocity: Tensor | None) -> dict[str, int | float]:
+        """One epoch over the images, in place on `vector` and `velocity`; returns its metrics."""
+        began = time.perf_counter()
+        shuffle = rng.stream(self.seed, "expert", self.index, "shuffle", epoch)
+        draws = rng.stream(self.seed, "expert", self.index, "augment", epoch)
+        images, config = self.images, self.config
+        order = torch.randperm(len(images), generator=shuffle).to(images.device)
+        # Sums stay on the device and are read once an epoch: reading waits for all queued work.
+        total = torch.zeros((), device=images.device)
+        correct = torch.zeros((), dtype=torch.int64, device=images.device)
+        for chosen in torch.split(order, config.batch):
+            x, y = images[chosen], self.labels[chosen]
+            if self.augment is not None:
+                x = self.augment.apply(x, self.augment.draw(draws, len(x), x.shape[2], x.shape[3]))
+            gradient, loss, batch_correct = self.step(vector, x, y)
+            sgd_update(
+                vector,
+                gradient,
+                velocity,
+                lr=config.lr,
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
+            )
+            total += loss * len(x)
+            correct += batch_correct.sum()
+            if self.on_batch is not None:
+                self.on_batch(epoch, chosen, batch_correct)
+        mean_loss = total.item() / len(images)
+        if not (math.isfinite(mean_loss) and bool(vector.isfinite().all())):
+            raise TrajmatchError(
+                f"expert {self.index} diverged in epoch {epoch + 1} (mean loss {mean_loss:.3g}) at "
+                f"lr={config.lr:g}, momentum={config.momentum:g}; use a smaller --lr, such as "
+                f"{config.lr / 10:g}"
+            )
+        return {
+            "epoch": epoch + 1,
+            "train_loss": mean_loss,
+            "train_accuracy": 100 * correct.item() / len(images),
+            "seconds": time.perf_counter() - began,
+        }
 
 
 def gradient_step(
-    module: nn.Module, precision: Precision = "float32", *, compile: bool = False
+    module: nn.Module,
+    precision: Precision = "float32",
+    *,
+    compile: bool = False,
+    micro_batch: int | None = None,
 ) -> Step:
     """The gradient of cross-entropy in one parameter vector, for the network `module`.
 
     bf16: matrix products and convolutions run in bfloat16 (torch.autocast), the rest, the vector
-    and its gradient in float32. A batch goes through in pieces that fit the cache.
+    and its gradient in float32. A batch is computed in micro-batches of at most `micro_batch`
+    images; None: as many as fit the processor's cache.
     """
-    piece = _piece(classifier(module, precision, compile=compile))
+    of_micro_batch = _summed_gradient(classifier(module, precision, compile=compile))
     if compile:
-        piece = compiled(piece, note=lambda text: emit({"note": text}))
-    length: int | None = None
+        of_micro_batch = compiled(of_micro_batch, note=lambda text: emit({"note": text}))
 
     def step(vector: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        nonlocal length
-        if length is None:
-            length = micro_batch_size(module, tuple(images.shape[1:]), images.device)
-        sizes = micro_batch_sizes(len(images), length)
+        nonlocal micro_batch
+        if micro_batch is None:
+            micro_batch = micro_batch_size(module, tuple(images.shape[1:]), images.device)
+        sizes = micro_batch_sizes(len(images), micro_batch)
         parts = zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True)
-        gradient, loss, *right = piece(vector, *next(parts))
+        gradient, loss, *correct = of_micro_batch(vector, *next(parts))
         for x, y in parts:
-            g, more, hits = piece(vector, x, y)
-            gradient += g
-            loss += more
-            right.append(hits)
-        return gradient.div_(len(images)), loss.div_(len(images)), torch.cat(right)
+            more_gradient, more_loss, more_correct = of_micro_batch(vector, x, y)
+            gradient += more_gradient
+            loss += more_loss
+            correct.append(more_correct)
+        return gradient.div_(len(images)), loss.div_(len(images)), torch.cat(correct)
 
     return step
 
 
-def _piece(classify: Classifier) -> Step:
-    """The same for some images of a batch, as sums."""
+def _summed_gradient(classify: Classifier) -> Step:
+    """As `Step`, with the sum of the images' losses in place of their mean."""
 
     def loss(vector: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits = classify(vector, images)
-        right = logits.detach().argmax(1) == labels
-        return F.cross_entropy(logits, labels, reduction="sum"), right
+        correct = logits.detach().argmax(1) == labels
+        return F.cross_entropy(logits, labels, reduction="sum"), correct
 
-    def piece(vector: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def step(vector: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         both = torch.func.grad_and_value(loss, has_aux=True)
-        gradient, (value, right) = both(vector, images, labels)
-        return gradient, value, right
+        gradient, (value, correct) = both(vector, images, labels)
+        return gradient, value, correct
 
-    return piece
+    return step
 
 
 def sgd_update(
@@ -219,9 +277,15 @@ def sgd_update(
     momentum: float = 0.0,
     weight_decay: float = 0.0,
 ) -> None:
-    """One step of torch.optim.SGD on `vector` and `velocity`, in place; spends `gradient`.
+    """One step of torch.optim.SGD, in place on `vector` and `velocity`; overwrites `gradient`.
 
     `velocity` starts as zeros and may be None without momentum.
+
+    Examples:
+        >>> vector = torch.tensor([1.0, 2.0])
+        >>> sgd_update(vector, torch.tensor([0.5, -0.5]), None, lr=1.0)
+        >>> vector
+        tensor([0.5000, 2.5000])
     """
     if weight_decay:
         gradient.add_(vector, alpha=weight_decay)
@@ -237,13 +301,16 @@ def expert_accuracy(
     labels: Int[Tensor, "n"],
     batch: int = 512,
 ) -> float:
-    """Percent of (whitened) images that the network with parameters `vector` classifies rightly."""
+    """Percent of (whitened) images that the network with parameters `vector` classifies correctly.
+
+    On the images' device, in micro-batches that fit the cache, or `batch` images at a time.
+    """
     module = spec.build(seed=0).to(images.device)
     network = FunctionalNetwork(module)
     length = micro_batch_size(module, tuple(images.shape[1:]), images.device) or batch
     vector = vector.to(images.device)
-    right = torch.zeros((), dtype=torch.int64, device=images.device)
+    correct = torch.zeros((), dtype=torch.int64, device=images.device)
     with torch.no_grad():
         for x, y in zip(torch.split(images, length), torch.split(labels, length), strict=True):
-            right += (network(vector, x).argmax(1) == y).sum()
-    return 100 * right.item() / len(images)
+            correct += (network(vector, x).argmax(1) == y).sum()
+    return 100 * correct.item() / len(images)

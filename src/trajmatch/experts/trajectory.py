@@ -1,8 +1,8 @@
-"""What an expert leaves behind: its parameters after every epoch, in a file read row by row.
+"""An expert's trajectory: its parameters after every epoch, in a file that is read row by row.
 
 Row 0 is the initialization, row e the parameters after epoch e, each flattened in the order of
-`parameter_vector`. A finished trajectory and one whose training was interrupted are two kinds of
-file, so that neither is ever taken for the other.
+`parameter_vector`. A finished trajectory and the state of an unfinished training are two kinds of
+file, so neither is mistaken for the other.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ VERSION = 1
 
 @dataclass(frozen=True, eq=False)
 class TrainingState:
-    """An expert's training up to the end of an epoch: all it needs to go on, to the same bits."""
+    """An expert's training up to the end of an epoch: all that resuming to the same bits needs."""
 
     parameters: Float[Tensor, "epochs params"]
-    """Rows recorded so far, on the CPU, in the dtype they are stored in."""
+    """The rows up to this epoch, on the CPU, in the dtype of the file."""
     vector: Float[Tensor, "params"]
     """The last row in full precision."""
     velocity: Float[Tensor, "params"] | None
-    """SGD's momentum buffer, where there is momentum."""
+    """SGD's momentum buffer; None without momentum."""
     metrics: list[dict[str, int | float]]
     """Per epoch: epoch (from 1), train_loss, train_accuracy (percent, augmented), seconds."""
 
@@ -50,13 +50,14 @@ class TrainingState:
 
     @classmethod
     def load(cls, path: Path, *, index: int, library: str) -> TrainingState:
-        """Read what `save` wrote. FileFormatError if altered, or of another expert or library."""
+        """Read what `save` wrote. Raises FileFormatError if the file is absent, altered, or of
+        another expert or library."""
         file = open_tensors(path, kind=UNFINISHED, version=VERSION)
-        found = (file.metadata.get("index"), file.metadata.get("library"))
-        if found != (index, library):
+        saved_index, saved_library = file.metadata.get("index"), file.metadata.get("library")
+        if (saved_index, saved_library) != (index, library):
             raise FileFormatError(
-                f"{path} is the state of expert {found[0]} of library {found[1]}, not of expert "
-                f"{index} of {library}; delete it"
+                f"{path} is the state of expert {saved_index} of library {saved_library}, not of "
+                f"expert {index} of {library}; delete it"
             )
         velocity = file.read("velocity") if "velocity" in file.names else None
         parameters, vector = file.read("parameters"), file.read("vector")
@@ -65,7 +66,7 @@ class TrainingState:
 
 def save_trajectory(
     path: Path,
-    recording: TrainingState,
+    state: TrainingState,
     *,
     seed: int | None,
     index: int,
@@ -73,28 +74,29 @@ def save_trajectory(
     val_accuracy: float | None = None,
     test_accuracy: float | None = None,
 ) -> None:
-    """Write a finished expert. Accuracies (percent) are those after the last epoch.
+    """Write a finished expert, atomically. Accuracies are percent after the last epoch.
 
-    `library` is the digest of the settings it was made with; a seed of None is not known.
+    seed: None if it is unknown (imported experts).
+    library: digest of the library it belongs to.
     """
     metadata = {
         "seed": seed,
         "index": index,
         "library": library,
-        "metrics": recording.metrics,
+        "metrics": state.metrics,
         "val_accuracy": val_accuracy,
         "test_accuracy": test_accuracy,
     }
-    tensors = {"parameters": recording.parameters}
+    tensors = {"parameters": state.parameters}
     save_tensors(path, tensors, kind=KIND, version=VERSION, metadata=metadata)
 
 
 class Trajectory:
-    """A finished expert's file, opened: its header in memory, its rows read when asked for.
+    """A finished expert's file: the header in memory, rows read on request.
 
-    Raises FileFormatError when the file is not a whole, unaltered trajectory. A row of 320,010
-    parameters takes about 0.1 ms from the system's cache: two thirds to copy it, a quarter to check
-    it. Fresh memory for it may take the system 0.5 ms more.
+    Raises FileFormatError when the file is not a complete, unaltered trajectory. A row of 320,010
+    parameters takes 0.05 ms from the system's cache, a quarter of it for the checksum; new memory
+    for it may cost another 0.5 ms.
     """
 
     def __init__(self, path: Path) -> None:
@@ -117,21 +119,21 @@ class Trajectory:
 
     @property
     def storage(self) -> torch.dtype:
-        """The dtype on disk."""
+        """The dtype of the rows on disk."""
         return self._file.dtype("parameters")
 
     def row(
         self, epoch: int, out: Float[Tensor, "params"] | None = None
     ) -> Float[Tensor, "params"]:
-        """The parameters after `epoch` epochs, float32 whatever the storage.
+        """The parameters after `epoch` epochs, as float32 whatever the storage.
 
-        They are read into `out`, a contiguous float32 tensor on the CPU, if there is one, else into
-        fresh memory. Raises SettingError for an epoch that was not recorded, FileFormatError for an
-        altered row.
+        out: a contiguous float32 tensor on the CPU to read into; None: new memory.
+
+        Raises SettingError for an epoch that was not recorded, FileFormatError for an altered row.
         """
         if not 0 <= epoch <= self.epochs:
             raise SettingError(
-                f"{self.path} holds epochs 0 to {self.epochs}, not {epoch}; ask for one of those, "
+                f"{self.path} holds epochs 0 to {self.epochs}, not {epoch}; use one of those, "
                 "or train experts for more epochs"
             )
         if out is None or self.storage == out.dtype:

@@ -1,19 +1,18 @@
-"""A network that trains along on the images, so that they are looked at from many places."""
+"""What methods share that alternate with a network's training: DC, DSA and CAFE."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import ClassVar
 
 import torch
 
-from trajmatch.config import DistillConfig
-from trajmatch.methods.base import Method, require_hard_labels
+from trajmatch.methods.base import Conditions, Method
 from trajmatch.methods.parameters import SyntheticParameters
 from trajmatch.methods.problem import Problem
-from trajmatch.networks.functional import parameter_vector
-from trajmatch.runtime.micro_batches import micro_batch_size
-from trajmatch.types import Tensor
-from trajmatch.unroll.gradient import gradient_fn
+from trajmatch.networks.functional import parameter_vector, require_stateless
+from trajmatch.types import Float, Tensor
+from trajmatch.unroll.gradient import GradientFn, gradient_fn
 from trajmatch.unroll.schedule import Schedule
 from trajmatch.unroll.student import Student
 
@@ -21,61 +20,84 @@ BATCH = 256
 """Synthetic images per step of the network."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class AlternatingMethod(Method):
-    """A method that looks at the images through one network after another, each trained on them.
+    """A method that compares real and synthetic images in one network after another, while each is
+    trained on the synthetic images.
 
-    Iteration i stands at position i % outer of network i // outer. Every network begins fresh, and
-    takes `inner` SGD steps on the synthetic images before each position but the first; `carried`
-    holds where it has come to. No gradient goes through these steps.
-
-    Raises SettingError for soft labels and for a network that is not a function of its parameters.
+    Iteration i is update i % outer of network i // outer. Every network begins fresh and takes
+    `inner` SGD steps on the synthetic images before each update but the first; no gradient goes
+    through these steps. `problem.state["network"]` holds its parameters.
     """
 
-    draws: ClassVar[str]
-    """What its random streams are called."""
-    outer: int
-    inner: int
+    stream_name: ClassVar[str]
+    """First name of its random streams."""
 
-    def __init__(self, ground: Problem, config: DistillConfig, *, seed: int) -> None:
-        super().__init__(ground, config, seed=seed)
-        require_hard_labels(config)
-        self.module = ground.fresh(0)
-        self.micro_batch = micro_batch_size(self.module, self.module.image_shape, self.device)
-        # One compilation a shape, and classes differ in size: only where it is asked for.
-        compile = config.compile == "yes"
-        self.gradient_fn = gradient_fn(self.module, precision=config.precision, compile=compile)
+    lr_img: float = 0.1
+    """Learning rate of the pixels, in whitened units; published."""
+    batch_real: int = 256
+    """Real images of each class per iteration; published."""
+    lr_net: float = 0.01
+    """Learning rate of the network on the synthetic images; published."""
+    outer_loop: int | None = None
+    """Updates of the images for one network. None: published for --ipc (1, 10, 50)."""
+    inner_loop: int | None = None
+    """The network's steps between two of them. None: published for --ipc (1, 50, 10)."""
 
-    def _network(self, learned: SyntheticParameters, iteration: int) -> Tensor:
-        """The parameters that the images are looked at with."""
-        number, position = divmod(iteration, self.outer)
-        if position == 0:
-            return self._begun(number)
-        return self._walked(self.carried["network"], learned, self.inner, iteration)
+    def check(self, conditions: Conditions) -> None:
+        super().check(conditions)
+        require_stateless(conditions.spec.build(seed=0))
+        self.loops(conditions.ipc, conditions.images)
 
-    def _begun(self, number: int) -> Tensor:
-        """The parameters of a fresh network."""
-        return parameter_vector(
-            self.ground.fresh(self.seed, "distill", self.draws, "network", number)
-        )
+    def loops(self, ipc: int, images: int) -> tuple[int, int]:
+        """(outer, inner) for so many images per class and in all."""
+        return self.outer_loop or 1, self.inner_loop or 1
 
-    def _walked(
-        self, vector: Tensor, learned: SyntheticParameters, steps: int, *names: int
-    ) -> Tensor:
-        """Where so many steps on the images lead from `vector`; `names` are those of its draws."""
+    def _network(
+        self, problem: Problem, parameters: SyntheticParameters, iteration: int
+    ) -> Float[Tensor, "params"]:
+        """The parameters of the network that this iteration compares the images in."""
+        images = len(parameters.images)
+        outer, inner = self.loops(images // problem.spec.classes, images)
+        number, update = divmod(iteration, outer)
+        if update == 0:
+            return self._fresh(problem, number)
+        return self._trained(problem, problem.state["network"], parameters, inner, (iteration,))
+
+    def _fresh(self, problem: Problem, number: int) -> Float[Tensor, "params"]:
+        return parameter_vector(problem.fresh("distill", self.stream_name, "network", number))
+
+    def _trained(
+        self,
+        problem: Problem,
+        vector: Float[Tensor, "params"],
+        parameters: SyntheticParameters,
+        steps: int,
+        names: tuple[int, ...],
+    ) -> Float[Tensor, "params"]:
+        """`vector` after so many steps on the images; `names` name its random draws."""
         schedule = Schedule.make(
-            learned.images,
+            parameters.images,
             steps=steps,
-            batch_syn=BATCH if len(learned.images) > BATCH else None,
-            augment=self.augment,
-            seed=self.seed,
-            names=("distill", self.draws, "walk", *names),
+            batch_syn=BATCH if len(parameters.images) > BATCH else None,
+            augment=self.augmentation,
+            seed=problem.seed,
+            names=("distill", self.stream_name, "walk", *names),
         )
-        student = self._student(learned.images, learned.classes, schedule)
+        student = self._student(problem, parameters.images, parameters.classes, schedule)
         for step in range(steps):
-            vector = vector - self.config.lr_net * student.step(step, vector)
+            vector = vector - self.lr_net * student.step(step, vector)
         return vector
 
-    def _student(self, images: Tensor, labels: Tensor | int, schedule: Schedule) -> Student:
+    def _student(
+        self, problem: Problem, images: Tensor, labels: Tensor | int, schedule: Schedule
+    ) -> Student:
         if isinstance(labels, int):
             labels = torch.full((len(images),), labels, device=images.device)
-        return Student(self.gradient_fn, images, labels, self.augment, schedule, self.micro_batch)
+        gradient = self._gradient_fn(problem)
+        return Student(gradient, images, labels, self.augmentation, schedule, problem.micro_batch)
+
+    def _gradient_fn(self, problem: Problem) -> GradientFn:
+        # One compilation a shape, and classes differ in size: only where it is asked for.
+        compile = problem.compile == "yes"
+        return gradient_fn(problem.module, precision=problem.precision, compile=compile)

@@ -1,81 +1,196 @@
-"""What every method that makes images has: a ground, and a gradient for an iteration."""
+"""What a method is: its own settings, and an estimate of a loss and its gradients.
+
+A method is a frozen dataclass. Its fields are its settings, all of them and no other method's; its
+class says what is true of it whatever the settings are. It keeps nothing between iterations: what
+one iteration hands to the next is in `Problem.state`, which checkpoints hold.
+
+    @dataclass(frozen=True, kw_only=True)
+    class MeanMatching(Method):
+        name = "mean"
+        title = "mean matching"
+        objective = "squared distance of class means"
+        lr_img: float = 1.0
+
+        def estimate(self, problem, parameters, iteration): ...
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
-from trajmatch.config import DistillConfig
+from trajmatch.config import require
 from trajmatch.data.augment import Augmentation
+from trajmatch.data.canvas import CropSampler
 from trajmatch.errors import SettingError
 from trajmatch.methods.parameters import Estimate, SyntheticParameters
 from trajmatch.methods.problem import Problem
 from trajmatch.networks import NetworkSpec
-from trajmatch.types import Tensor
 
 
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+    """What a method has to work with, as far as it is known before anything starts."""
+
+    spec: NetworkSpec
+    ipc: int
+    expert_epochs: int | None = None
+    """Epochs that the experts record; None: there are no experts."""
+    whitening: str | None = None
+    """Name of the whitening; None: not known yet."""
+    fewest: tuple[str, int] | None = None
+    """The class with the fewest training images, and how many; None: not known yet."""
+
+    @property
+    def images(self) -> int:
+        """Synthetic images in all."""
+        return self.ipc * self.spec.classes
+
+
+@dataclasses.dataclass(frozen=True)
+class Canvas:
+    """Synthetic images larger than the network's input, of which it is shown crops."""
+
+    sampler: CropSampler
+    height: int
+    width: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Method(ABC):
-    """A method's estimate of a loss and its gradients, iteration by iteration.
+    """An estimate of a loss and its gradients, iteration by iteration.
 
-    An estimate is a function of (seed, what is learned, `carried`, iteration) alone: every draw
-    comes from `rng.stream(seed, "distill", ..., iteration)`. So a run that was killed goes on to
-    the same bits.
+    An estimate is a function of the settings, the problem's seed, the parameters, `problem.state`
+    and the iteration's number: every draw comes from `problem.stream(..., iteration)`. So a run
+    that was killed continues to the same bits.
     """
 
-    name: str
+    name: ClassVar[str]
+    """What `--method` and results call it."""
     title: ClassVar[str]
-    """What it is called on a page."""
+    """What pages call it."""
     objective: ClassVar[str]
     """What its loss is, in a few words."""
+    reference: ClassVar[str] = ""
+    """The paper."""
     needs_experts: ClassVar[bool] = False
-    """Whether it cannot do without a library."""
+    """Whether it cannot do without an expert library."""
     learns_step_size: ClassVar[bool] = False
-    """Whether the step size is learned with the images; a set of another method has none."""
-    learns_labels: ClassVar[bool] = False
-    """Whether it learns soft labels without being asked to."""
-    normalized: bool = False
-    """Whether a loss above `skip_loss` tells that the images led astray."""
+    """Whether the student's step size is learned; a set of another method has none."""
+    labels_alone: ClassVar[bool] = False
+    """Whether labels are learned for real images that stay as they are."""
+    normalized: ClassVar[bool] = False
+    """Whether a loss above `skip_loss` says that the update would do harm."""
 
-    def __init__(self, ground: Problem, config: DistillConfig, *, seed: int) -> None:
-        self.ground = ground
-        self.config = config
-        self.seed = seed
-        self.device = ground.device
-        self.augment = (
-            None if config.augment in (None, "none") else Augmentation(str(config.augment))
-        )
-        self.decisions: dict[str, Any] = {}
-        """What it decided for this run, as plain values; saved, and repeated when resumed."""
-        self.carried: dict[str, Tensor] = {}
-        """Tensors that an iteration hands to the next; saved with every checkpoint."""
+    def __post_init__(self) -> None:
+        check_range(self)
 
     @abstractmethod
-    def estimate(self, learned: SyntheticParameters, iteration: int) -> Estimate:
+    def estimate(
+        self, problem: Problem, parameters: SyntheticParameters, iteration: int
+    ) -> Estimate:
         """The loss of one iteration and its gradients."""
 
-    def threads(self, learned: SyntheticParameters) -> int:
+    def check(self, conditions: Conditions) -> None:
+        """Raises SettingError where the settings do not fit what there is to work with."""
+        if self.needs_experts and conditions.expert_epochs is None:
+            raise SettingError(
+                f"{self.name} matches experts; give --experts a library of `trajmatch experts`"
+            )
+        if self.labels_from_experts and not self.learns_labels:
+            raise SettingError(
+                "init_labels is experts and no labels are learned; add --soft-labels"
+            )
+        if self.labels_from_experts and conditions.expert_epochs is None:
+            raise SettingError(
+                f"init_labels is experts and {self.name} has none; give --experts a library of "
+                "`trajmatch experts`, or leave it out"
+            )
+        augmentation_of(getattr(self, "augment", None))  # refuses an unknown strategy
+
+    @property
+    def learns_labels(self) -> bool:
+        """Whether soft labels are learned."""
+        return False
+
+    @property
+    def labels_from_experts(self) -> bool:
+        """Whether learned labels begin as the experts' mean logits on the first images."""
+        return bool(getattr(self, "init_labels", "one-hot") == "experts")
+
+    @property
+    def last_epoch(self) -> int:
+        """The last expert epoch that is read; 0 for a method that matches no experts."""
+        return 0
+
+    @property
+    def first_step_size(self) -> float:
+        """alpha_0, the student's step size before the first iteration."""
+        return 0.01
+
+    @property
+    def augmentation(self) -> Augmentation | None:
+        """The strategy in `augment`, ready to be drawn from; None for a method without."""
+        return augmentation_of(getattr(self, "augment", None))
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The outer learning rate of each learned tensor, by the names of
+        `SyntheticParameters.tensors`."""
+        fields = {"images": "lr_img", "label_logits": "lr_label"}
+        return {n: getattr(self, field) for n, field in fields.items() if hasattr(self, field)}
+
+    def canvas_for(self, height: int, width: int) -> Canvas | None:
+        """The canvases to learn for a network of that input size; None: plain images."""
+        return None
+
+    def scaled_down(self, images: int) -> tuple[Method, float]:
+        """A method whose iteration on `images` synthetic images does a part of this one's work, and
+        how many times as much this one's does; (self, 1.0) where there is no smaller part.
+
+        Cost estimates measure a smaller iteration where this one is long.
+        """
+        return self, 1.0
+
+    def threads(self, problem: Problem, parameters: SyntheticParameters) -> int:
         """How many threads there is work for on a CPU."""
         return torch.get_num_threads()
 
-    @classmethod
-    def work(cls, spec: NetworkSpec, config: DistillConfig) -> int:
-        """How much there is to do in an iteration, in a unit of the method's own: twice as much
-        takes twice as long. By it a small iteration tells what a large one costs. Here the classes,
-        with each of which the same is done."""
-        return spec.classes
 
-    @classmethod
-    def held(cls, spec: NetworkSpec, config: DistillConfig) -> int:
-        """What an iteration holds in memory at its peak, in such a unit; here one class."""
-        return 1
+def augmentation_of(strategy: str | None) -> Augmentation | None:
+    """The augmentation of a strategy's name; None for None or "none"."""
+    return None if strategy in (None, "none") else Augmentation(str(strategy))
 
 
-def require_hard_labels(config: DistillConfig) -> None:
-    """Refuse soft labels where a method has no gradient for them: they would stay as they began."""
-    if config.soft_labels:
-        raise SettingError(
-            f"--soft-labels are not learned by {config.method}, which compares classes; leave them "
-            "out, or use --method mtt"
-        )
+def check_range(method: Method) -> None:
+    """The rules that fields of the same name share in all methods, by name; numbers are finite, and
+    a Literal is one of its values.
+
+    Raises SettingError with the field, its value and the rule.
+    """
+    at_least_one = (
+        "syn_steps", "expert_epochs", "max_start_epoch", "segments", "samples", "batch_real",
+        "batch_syn", "outer_loop", "inner_loop", "bptt_steps", "accuracies", "max_epochs",
+        "batch_query",
+    )  # fmt: skip
+    above_zero = ("lr_img", "step_size", "skip_loss", "lr_label", "lr_net")
+    hints = get_type_hints(type(method))
+    for field in dataclasses.fields(method):
+        value, hint = getattr(method, field.name), hints[field.name]
+        if value is None:
+            continue
+        if get_origin(hint) is Literal:
+            choices = get_args(hint)
+            require(method, field.name, value in choices, f"one of {', '.join(map(str, choices))}")
+        if isinstance(value, float):
+            require(method, field.name, math.isfinite(value), "a finite number")
+        if field.name in at_least_one:
+            require(method, field.name, value >= 1, "at least 1")
+        elif field.name in above_zero:
+            require(method, field.name, value > 0, "above 0")
+    if hasattr(method, "lr_lr"):
+        require(method, "lr_lr", method.lr_lr >= 0, "at least 0 (0 keeps the step size fixed)")

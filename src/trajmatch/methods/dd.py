@@ -1,71 +1,86 @@
-"""DD and LD: what is learned is asked for the loss on real images after a walk from a fresh start.
-
-Sources: Wang, Zhu, Torralba, Efros, Dataset Distillation, 2018 (arXiv 1811.10959), algorithm 1;
-Bohdal, Yang, Hospedales, Flexible Dataset Distillation: Learn Labels Instead of Images, 2020
-(arXiv 2006.08572); Sucholutsky & Schonlau, Soft-Label Dataset Distillation, 2019 (arXiv 1910.02551:
-DD with `soft_labels`); Feng, Vedantam, Kempe, Embarrassingly Simple Dataset Distillation, 2023
-(arXiv 2311.07025: `window`).
-"""
+"""DD: the loss on real images after training from a fresh start."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import torch
 
-from trajmatch.config import DistillConfig
-from trajmatch.methods.parameters import Estimate, SyntheticParameters
+from trajmatch.config import require
+from trajmatch.methods.parameters import SyntheticParameters
 from trajmatch.methods.problem import Problem
-from trajmatch.methods.unrolled import UnrolledMethod
+from trajmatch.methods.unrolled import SoftLabels, UnrolledMethod
 from trajmatch.networks.functional import parameter_vector
-from trajmatch.rng import stream
+from trajmatch.networks.precision import classifier
 from trajmatch.types import Tensor
 from trajmatch.unroll import OuterLoss
-from trajmatch.unroll.gradient import classifier, training_loss
+from trajmatch.unroll.gradient import training_loss
 
 
-class DD(UnrolledMethod):
-    """The cross-entropy on real images at the end of a walk from a network that is new each time.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RealLoss(UnrolledMethod):
+    """The cross-entropy of real images at the end of an unroll from a fresh network.
 
-    With a window, a walk ends at a step drawn from {window, ..., syn_steps}. Cost: the walk, and
-    one pass out and back over `batch_real` images, all at once in memory.
+    With `bptt_steps`, an unroll ends at a step drawn from {bptt_steps, ..., syn_steps} and only its
+    last `bptt_steps` are differentiated through. Cost: the unroll, and a forward and backward pass
+    over `batch_real` images, all at once in memory.
     """
 
-    name = "dd"
-    title = "dataset distillation (DD)"
-    objective = "cross-entropy of real images after the walk"
+    objective: ClassVar[str] = "cross-entropy of real images after the unroll"
 
-    def __init__(self, ground: Problem, config: DistillConfig, *, seed: int) -> None:
-        super().__init__(ground, config, seed=seed)
-        self.window = config.window
-        self.loss = training_loss(classifier(self.module, config.precision))
+    batch_real: int = 256
+    """Real images per iteration, of all classes together."""
+    bptt_steps: int | None = None
+    """The last steps of an unroll that are differentiated through (RaT-BPTT). None: all."""
 
-    def steps(self, iteration: int, number: int) -> int:
-        if self.window is None:
-            return self.config.syn_steps
-        draw = stream(self.seed, "distill", "end", iteration, number)
-        return int(torch.randint(self.window, self.config.syn_steps + 1, (), generator=draw))
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        steps = self.syn_steps
+        require(self, "bptt_steps", (self.bptt_steps or 1) <= steps, f"at most syn_steps ({steps})")
+
+    @property
+    def differentiated_steps(self) -> int | None:
+        return self.bptt_steps
+
+    def steps(self, problem: Problem, iteration: int, number: int) -> int:
+        if self.bptt_steps is None:
+            return self.syn_steps
+        draw = problem.stream("end", iteration, number)
+        return int(torch.randint(self.bptt_steps, self.syn_steps + 1, (), generator=draw))
 
     def outer_problem(
-        self, learned: SyntheticParameters, iteration: int, number: int
+        self, problem: Problem, parameters: SyntheticParameters, iteration: int, number: int
     ) -> tuple[Tensor, OuterLoss]:
-        network = self.ground.fresh(self.seed, "distill", "network", iteration, number)
-        draw = stream(self.seed, "distill", "real", iteration, number)
-        images, labels = self.ground.batch(self.config.batch_real, draw)
-        images = images.to(learned.images)
-        return parameter_vector(network).to(images), lambda end: self.loss(end, images, labels)
+        loss = problem.cached(
+            "loss", lambda: training_loss(classifier(problem.module, problem.precision))
+        )
+        network = problem.fresh("distill", "network", iteration, number)
+        draw = problem.stream("real", iteration, number)
+        images, labels = problem.batch(self.batch_real, draw)
+        images = images.to(parameters.images)
+        return parameter_vector(network).to(images), lambda end: loss(end, images, labels)
 
 
-class LD(DD):
-    """The same, asked of the labels and the step size alone: the images stay as they are.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DD(SoftLabels, RealLoss):
+    """Dataset distillation (algorithm 1); with `soft_labels` soft-label dataset distillation
+    (Sucholutsky & Schonlau 2019, arXiv 1910.02551); with `bptt_steps` as in Feng, Vedantam and
+    Kempe 2023 (arXiv 2311.07025).
 
-    Their gradient is found and dropped: without it an iteration took 0.97 of the time.
+    The papers train one network for each setting and decay its learned rate; the defaults here are
+    chosen for a ConvNet with one image per class.
     """
 
-    name = "ld"
-    title = "label distillation (LD)"
-    objective = "cross-entropy of real images after the walk"
-    learns_labels = True
+    name: ClassVar[str] = "dd"
+    title: ClassVar[str] = "dataset distillation (DD)"
+    reference: ClassVar[str] = (
+        "Wang, Zhu, Torralba, Efros: Dataset Distillation, 2018 (arXiv 1811.10959)"
+    )
 
-    def estimate(self, learned: SyntheticParameters, iteration: int) -> Estimate:
-        return dataclasses.replace(super().estimate(learned, iteration), images=None)
+    lr_img: float = 50.0
+    """Learning rate of the pixels, in whitened units."""
+    step_size: float = 0.02
+    """alpha_0: the student's learning rate at the start; learned as log(alpha)."""
+    lr_lr: float = 1e-6
+    """Learning rate of the step size in the published unit; lr_lr / step_size^2 on its log."""

@@ -1,4 +1,4 @@
-"""Siamese augmentation: real and synthetic images of a class are changed alike before a comparison.
+"""Differentiable siamese augmentation of two sets of images: the same change for both.
 
 Bo Zhao and Hakan Bilen, Dataset condensation with differentiable siamese augmentation, ICML 2021.
 """
@@ -11,18 +11,17 @@ from trajmatch.data.augment import Augmentation
 from trajmatch.types import Float, Tensor
 
 
-def alike(
+def augment_both(
     augment: Augmentation | None,
     draw: torch.Generator,
     real: Float[Tensor, "many channels height width"],
     synthetic: Float[Tensor, "few channels height width"],
 ) -> tuple[Float[Tensor, "many channels height width"], Float[Tensor, "few channels height width"]]:
-    """Both sides after one change with one set of parameters, which every image of both is given.
+    """Both sets after one change with one set of parameters, applied to every image of both.
 
-    The two sides differ in size, so parameters of each image's own, as a student's walk draws
-    them, would leave most real images without a counterpart. One set for all is what the authors'
-    code does where it is given a seed; the comparison is then of the same change on both sides.
-    None: both as they are.
+    The sets differ in size, so parameters of each image's own would leave most real images without
+    a counterpart; one set of parameters for all is what the authors' code does where it is given a
+    seed. None: both unchanged.
     """
     if augment is None:
         return real, synthetic

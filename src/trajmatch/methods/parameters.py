@@ -60,6 +60,16 @@ class SyntheticParameters:
         parts = {"images": self.images, "log_step_size": self.log_step_size}
         return parts if self.label_logits is None else {**parts, "label_logits": self.label_logits}
 
+    def to(self, device: torch.device) -> SyntheticParameters:
+        """The same on another device."""
+        logits = self.label_logits
+        return SyntheticParameters(
+            self.images.to(device),
+            self.classes.to(device),
+            self.log_step_size.to(device),
+            None if logits is None else logits.to(device),
+        )
+
     def with_tensors(self, tensors: dict[str, Tensor]) -> SyntheticParameters:
         return replace(self, **tensors)
 
@@ -74,16 +84,16 @@ class Estimate:
     labels: Float[Tensor, "n classes"] | None = None
     step_size: Float[Tensor, ""] | None = None
 
-    def of(self, learned: SyntheticParameters) -> dict[str, Tensor]:
+    def of(self, parameters: SyntheticParameters) -> dict[str, Tensor]:
         """The gradients with respect to `SyntheticParameters.tensors`, by name.
 
         d/d log(alpha) = alpha d/d alpha; through the softmax p, d/d logits = p * (g - <g, p>).
         """
         gradients = {} if self.images is None else {"images": self.images}
         if self.step_size is not None:
-            gradients["log_step_size"] = self.step_size * learned.step_size
-        if self.labels is not None and learned.label_logits is not None:
-            p = learned.labels
+            gradients["log_step_size"] = self.step_size * parameters.step_size
+        if self.labels is not None and parameters.label_logits is not None:
+            p = parameters.labels
             inner = (self.labels * p).sum(1, keepdim=True)
             gradients["label_logits"] = p * (self.labels - inner)
         return gradients

@@ -1,13 +1,15 @@
-"""What a method that makes images stands on: real images, a network, perhaps experts."""
+"""What a method works on: real images, a network, perhaps experts; and what a run must remember."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 
+from trajmatch.config import Compile, Precision
 from trajmatch.data import ImageDataset
 from trajmatch.data.whiten import Whitening
 from trajmatch.errors import SettingError
@@ -15,32 +17,48 @@ from trajmatch.experts import ExpertLibrary
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.base import Network
 from trajmatch.networks.functional import FunctionalNetwork
-from trajmatch.rng import derive
+from trajmatch.rng import derive, stream
+from trajmatch.runtime import micro_batches
 from trajmatch.types import Float, Int, Tensor
 
 TEACHERS = 5
-"""Experts asked for the labels that images begin with."""
+"""Experts whose mean logits learned labels begin as."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Real images of one data set as the networks see them, and the network that images are made
-    for. Nothing is whitened or moved before it is asked for."""
+    """One distillation problem. Nothing is whitened or moved to the device before it is used."""
 
     data: ImageDataset
     spec: NetworkSpec
     whitening: Whitening
     device: torch.device
     library: ExpertLibrary | None = None
+    seed: int = 0
+    precision: Precision = "float32"
+    compile: Compile = "auto"
+    iterations: int = 1
+    """Updates the run will make; decides only whether compiling pays."""
+    micro_batch_size: int | None = None
+    """Images that go through the network at a time (0: all). None: as many as suit the device."""
+    state: dict[str, Tensor] = field(default_factory=dict)
+    """Tensors that one iteration hands to the next; saved with every checkpoint."""
+    resolved: dict[str, Any] = field(default_factory=dict)
+    """What a method settled for this run (plain values); saved, and repeated when it is resumed."""
+    _cache: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
-    def of(cls, data: ImageDataset, library: ExpertLibrary, device: torch.device) -> Problem:
-        """The experts' own network and whitening."""
-        return cls(data, library.spec, library.whitening, device, library)
+    def of(
+        cls, data: ImageDataset, library: ExpertLibrary, device: torch.device, **settings: Any
+    ) -> Problem:
+        """With the experts' own network and whitening."""
+        return cls(data, library.spec, library.whitening, device, library, **settings)
 
     @property
     def experts(self) -> ExpertLibrary:
-        """Raises SettingError where there are none."""
+        """The library. Raises SettingError where there is none."""
         if self.library is None:
             raise SettingError("this method matches experts; give --experts a library")
         return self.library
@@ -56,9 +74,13 @@ class Problem:
 
     @cached_property
     def members(self) -> list[Int[Tensor, "of_class"]]:
-        """The training images of each class, by index."""
+        """The indices of each class's training images."""
         labels = self.data.train.labels
         return [(labels == label).nonzero().flatten() for label in range(self.data.num_classes)]
+
+    def stream(self, *names: str | int) -> torch.Generator:
+        """A CPU generator of this run's seed for one named purpose, such as ("dm", iteration)."""
+        return stream(self.seed, "distill", *names)
 
     def of_class(
         self, label: int, count: int, draw: torch.Generator
@@ -71,14 +93,14 @@ class Problem:
     def batch(
         self, count: int, draw: torch.Generator
     ) -> tuple[Float[Tensor, "batch channels height width"], Int[Tensor, "batch"]]:
-        """`count` training images of any class, drawn one by one, and their labels."""
+        """`count` training images of any class, drawn with replacement, and their labels."""
         chosen = torch.randint(len(self.data.train), (count,), generator=draw).to(self.device)
         return self.images[chosen], self.labels[chosen]
 
     def teacher_logits(
         self, images: Float[Tensor, "n channels height width"]
     ) -> Float[Tensor, "n classes"]:
-        """The mean logits of the first few trained experts on whitened images."""
+        """The mean logits of the first `TEACHERS` trained experts on whitened images."""
         library = self.experts
         network = FunctionalNetwork(self.spec.build(seed=0))
         logits = []
@@ -88,11 +110,35 @@ class Problem:
                 logits.append(torch.cat([network(vector, few) for few in torch.split(images, 256)]))
         return torch.stack(logits).mean(0)
 
-    def fresh(self, seed: int, *names: str | int) -> Network:
-        """The network with an initialization of its own for a seed and a name."""
-        return self.spec.build(seed=derive(seed, *names)).to(self.device)
+    def fresh(self, *names: str | int) -> Network:
+        """The network with the initialization of this run's seed and a name."""
+        return self.spec.build(seed=derive(self.seed, *names)).to(self.device)
+
+    @cached_property
+    def module(self) -> Network:
+        """The network's structure on the device; its parameters are never read."""
+        return self.spec.build(seed=0).to(self.device)
+
+    @cached_property
+    def micro_batch(self) -> int:
+        """Images that go through the network at a time (0: all)."""
+        if self.micro_batch_size is not None:
+            return self.micro_batch_size
+        module = self.module
+        return micro_batches.micro_batch_size(module, module.image_shape, self.device)
+
+    def cached(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` returned when it was first called for this key in this run.
+
+        The key holds all that the result depends on beside the problem: the method, where it
+        depends on the method's settings.
+        """
+        if key not in self._cache:
+            self._cache[key] = make()
+        found: T = self._cache[key]
+        return found
 
 
 def classes_of(labels: Int[Tensor, "n"], count: int) -> Sequence[Int[Tensor, "of_class"]]:
-    """The places of each class in `labels`, for sets that are few enough to look through."""
+    """The places of each class in `labels`."""
     return [(labels == label).nonzero().flatten() for label in range(count)]

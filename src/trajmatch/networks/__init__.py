@@ -1,4 +1,4 @@
-"""What is trained: networks by name, and a network as a function of one parameter vector."""
+"""Networks by name, and a network as a function of one parameter vector."""
 
 from __future__ import annotations
 

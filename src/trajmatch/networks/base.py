@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-
 from torch import nn
 
 from trajmatch.errors import SettingError, suggest
@@ -13,8 +11,10 @@ from trajmatch.types import Float, Size, Tensor
 class Network(nn.Module):
     """A classifier in two parts: `features`, then one linear `classifier`.
 
-    A subclass sets both, and keeps its resolved options in `self.options`, so that two networks are
-    the same exactly when their class, channels, classes, size and options are.
+    A subclass sets both and passes its resolved options to this constructor; class, channels,
+    classes, size and options then determine the network. A network that is to be an expert or a
+    student is a function of its parameters alone (`require_stateless`), in operations that can be
+    differentiated twice.
 
     Raises SettingError when called with images of another shape than it was built for.
     """
@@ -22,7 +22,7 @@ class Network(nn.Module):
     features: nn.Sequential
     classifier: nn.Linear
     ends: tuple[type[nn.Module], ...] = (nn.ReLU, nn.LeakyReLU, nn.Sigmoid)
-    """The parts of `features` that end a block; what follows (pooling) belongs to the next."""
+    """Modules of `features` that end a block; what follows (pooling) belongs to the next one."""
 
     def __init__(
         self, *, channels: int, classes: int, size: Size, options: dict[str, int | str]
@@ -33,14 +33,14 @@ class Network(nn.Module):
         self.image_shape = (channels, *height_width(size))
         self.options = options
 
-    @abstractmethod
     def describe(self) -> str:
-        """A few words for a table: what this network is, and each option that names it."""
+        """A few words for tables: the class, and each option that tells networks of it apart."""
+        return " ".join([type(self).__name__, *(f"{k}={v}" for k, v in self.options.items())])
 
     def embed(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch features"]:
-        """What the last linear layer sees."""
+        """The input of the classifier, one row per image."""
         self._require_shape(images)
         features: Tensor = self.features(images).flatten(1)
         return features
@@ -48,21 +48,21 @@ class Network(nn.Module):
     def layers(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> list[Float[Tensor, "batch ..."]]:
-        """What each block makes of the images, before it is pooled; the last is `embed`.
+        """The output of each block, before pooling; the last is that of `embed`.
 
-        Where nothing follows the last block it is the embedding, and given once. Costs what
-        `embed` costs, and all of it is held.
+        Where nothing follows the last block, its output is the embedding and appears once. Takes
+        the time of `embed`; all outputs stay in memory.
         """
         self._require_shape(images)
-        found: list[Tensor] = []
-        seen = images
-        for part in self.features:
-            seen = part(seen)
-            if isinstance(part, self.ends):
-                found.append(seen)
-        if found and found[-1] is seen:
-            found.pop()
-        return [*found, seen.flatten(1)]
+        outputs: list[Tensor] = []
+        features = images
+        for module in self.features:
+            features = module(features)
+            if isinstance(module, self.ends):
+                outputs.append(features)
+        if outputs and outputs[-1] is features:
+            outputs.pop()
+        return [*outputs, features.flatten(1)]
 
     def forward(
         self, images: Float[Tensor, "batch channels height width"]

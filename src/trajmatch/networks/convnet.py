@@ -18,10 +18,10 @@ from trajmatch.types import Float, Size, Tensor
 
 
 class AvgPool2d(nn.AvgPool2d):
-    """Means of 2x2 pixels; what is left over at an odd border is dropped.
+    """Means of 2x2 pixels; the last row or column of an odd side is dropped.
 
-    For the compiler the mean is written out, since it fuses with what stands around it (an expert's
-    step 0.83 times as long, seen on one core); eagerly torch's own kernel is twice as fast.
+    Under torch.compile it is a plain mean, which fuses with the operations around it (an expert's
+    step takes 0.83 times as long, measured on one core); eagerly torch's kernel is twice as fast.
     """
 
     def forward(
@@ -131,5 +131,5 @@ def default_depth(height: int, width: int) -> int:
 
 
 def deepest(height: int, width: int) -> int:
-    """How often an image can be halved, rounding down, and still have a pixel."""
+    """How often an image can be halved, rounding down, before no pixel remains."""
     return min(height, width).bit_length() - 1

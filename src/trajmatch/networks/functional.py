@@ -1,7 +1,7 @@
 """A network as a pure function of ONE parameter vector.
 
-Matching trajectories treats parameters as a point in space: distances, walks and gradients all
-live on a single vector. This is the bridge between that vector and an ordinary `nn.Module`.
+Matching trajectories treats the parameters as a point in space: distances, steps and gradients are
+those of a single vector. These functions convert between that vector and an `nn.Module`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,20 @@ from trajmatch.types import Float, Tensor
 
 
 def parameter_vector(module: nn.Module) -> Float[Tensor, "params"]:
-    """A copy of all parameters of `module`, flattened and joined in `named_parameters` order."""
+    """A copy of all parameters of `module`, flattened and joined in `named_parameters` order.
+
+    Examples:
+        >>> parameter_vector(nn.Linear(3, 2)).shape
+        torch.Size([8])
+    """
     return torch.cat([p.detach().reshape(-1) for p in module.parameters()])
 
 
 def load_parameter_vector(module: nn.Module, vector: Float[Tensor, "params"]) -> None:
-    """Copy `vector` into the parameters of `module`, in `named_parameters` order."""
+    """Copy `vector` into the parameters of `module`, in `named_parameters` order.
+
+    Raises SettingError for a vector of another length.
+    """
     with torch.no_grad():
         for parameter, part in zip(
             module.parameters(), split_vector(module, vector).values(), strict=True
@@ -30,7 +38,15 @@ def load_parameter_vector(module: nn.Module, vector: Float[Tensor, "params"]) ->
 
 
 def split_vector(module: nn.Module, vector: Float[Tensor, "params"]) -> dict[str, Tensor]:
-    """Views into `vector`, one per parameter of `module`, in its shape."""
+    """Views into `vector`, one per parameter of `module`, in its shape.
+
+    Raises SettingError for a vector of another length.
+
+    Examples:
+        >>> parts = split_vector(nn.Linear(3, 2), torch.zeros(8))
+        >>> {name: tuple(part.shape) for name, part in parts.items()}
+        {'weight': (2, 3), 'bias': (2,)}
+    """
     names, parameters = zip(*module.named_parameters(), strict=True)
     sizes = [p.numel() for p in parameters]
     if vector.numel() != sum(sizes):
@@ -45,8 +61,8 @@ def split_vector(module: nn.Module, vector: Float[Tensor, "params"]) -> dict[str
 def require_stateless(module: nn.Module) -> None:
     """Refuse a network whose forward pass changes anything but its output.
 
-    Raises SettingError for batch norm with running statistics and for active dropout: the walk of
-    such a network is not a function of its parameters, so its trajectory cannot be matched.
+    Raises SettingError for batch norm with running statistics and for active dropout: the next step
+    of such a network is not a function of its parameters, so its trajectory cannot be matched.
     """
     for name, part in module.named_modules():
         if isinstance(part, _BatchNorm) and part.track_running_stats:
@@ -57,15 +73,22 @@ def require_stateless(module: nn.Module) -> None:
             )
         if isinstance(part, nn.Dropout) and part.p > 0 and part.training:
             raise SettingError(
-                f"layer '{name}' is dropout with p={part.p}, which draws anew at every call; "
-                "set p=0 for experts and students (DSA is the augmentation inside the walk)"
+                f"layer '{name}' is dropout with p={part.p}, which is random at every call; "
+                "set p=0 for experts and students (their augmentation is DSA)"
             )
 
 
 class FunctionalNetwork:
-    """`f(vector, images) -> logits` for a stateless `module`, differentiable in both, any order.
+    """`f(vector, images) -> logits` for a stateless `module`, differentiable in both to any order.
 
     The module is used for its structure only: its own parameters are never read or written.
+
+    Raises SettingError for a module that keeps state.
+
+    Examples:
+        >>> f = FunctionalNetwork(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
+        >>> f(torch.zeros(10), torch.ones(3, 1, 2, 2)).shape
+        torch.Size([3, 2])
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -80,7 +103,7 @@ class FunctionalNetwork:
         *,
         channels_last: bool = False,
     ) -> Float[Tensor, "batch classes"]:
-        """`channels_last`: the filters are copied into that layout, as the images should be."""
+        """channels_last: copy the filters into that layout; the images should be in it too."""
         parts = split_vector(self.module, vector)
         if channels_last:
             parts = {name: _channels_last(part) for name, part in parts.items()}

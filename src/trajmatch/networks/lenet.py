@@ -11,7 +11,7 @@ from trajmatch.networks.base import Network, height_width, require_pixels
 from trajmatch.types import Size
 
 PADDED_BELOW = 16
-"""Shorter side, in pixels, under which two bare 5x5 convolutions and two poolings leave nothing."""
+"""Shorter side, in pixels, below which two unpadded 5x5 convolutions and poolings leave none."""
 
 
 class LeNet(Network):

@@ -1,14 +1,14 @@
-"""Normalization layers that keep their statistics in float32 whatever precision passes through.
+"""Normalization layers with statistics in float32 for inputs of any precision.
 
 Statistics and the affine map are computed in float32 when the input is bf16 or half (in the input's
-own precision otherwise), and the result returns in the input's dtype: under autocast the
-convolutions read and write bf16, and no mean or variance is ever taken in 8 bits.
+own precision otherwise), and the result has the input's dtype: under autocast the convolutions read
+and write bf16, and no mean or variance is computed with 8 bits.
 
-An unrolled student differentiates its own gradient at every step, so what counts is a norm's cost
-to the second derivative. torch's kernels were the fastest there, seen on one core with torch 2.13
-for 10x128x32x32: forward, gradient and second derivative 19 ms, against 35 ms for the same written
-with `var_mean`, and they keep nothing between the passes but mean and deviation. Under
-torch.compile both are taken apart and fused, and neither was the faster in general.
+An unrolled student differentiates its own gradient at every step, so the cost up to the second
+derivative counts. torch's kernels are the fastest there, measured on one core with torch 2.13 for
+10x128x32x32: forward, gradient and second derivative take 19 ms, against 35 ms for the same with
+`var_mean`, and only mean and deviation are saved between forward and backward. torch.compile
+decomposes and fuses both, and neither is faster in general.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ GROUPS = 4
 
 
 class GroupNorm(nn.GroupNorm):
-    """Each group of channels of each image to mean 0, variance 1; then a scale and shift a channel.
+    """Each group of channels of each image to mean 0, variance 1; then a scale and a shift per
+    channel.
 
     Stateless. Raises SettingError when `channels` is not a multiple of `groups`.
     """
@@ -51,7 +52,7 @@ class GroupNorm(nn.GroupNorm):
 class InstanceNorm(GroupNorm):
     """Each channel of each image to mean 0, variance 1; then a learned scale and shift.
 
-    The field's choice for distillation: stateless, and no image's output depends on another image.
+    The usual choice for distillation: stateless, and no image's output depends on another image.
     """
 
     def __init__(self, channels: int) -> None:
@@ -75,9 +76,9 @@ class LayerNorm(nn.LayerNorm):
 def build_norm(name: str, channels: int, size: tuple[int, int]) -> nn.Module:
     """The normalization layer called `name` for maps of `channels` and `size` (height, width).
 
-    Layer norm has a scale and a shift for every channel and pixel; the others, for every channel.
-    Batch norm keeps running statistics, so a network with it can be evaluated and never be an
-    expert or a student (`require_stateless` refuses it). Raises SettingError for another name.
+    Layer norm has one scale and shift per channel and pixel, the others one per channel. Batch norm
+    has running statistics, so a network with it can be evaluated but is refused as expert or
+    student (`require_stateless`). Raises SettingError for another name.
     """
     one_of("norm", name, NORMS)
     match name:
@@ -94,7 +95,7 @@ def build_norm(name: str, channels: int, size: tuple[int, int]) -> nn.Module:
 
 
 def norm_words(name: str) -> str:
-    """How a norm reads in a network's description."""
+    """The words for a norm in `describe`."""
     return "without norm" if name == "none" else name
 
 

@@ -20,9 +20,9 @@ class ResNet18(Network):
     """A 3x3 convolution, four stages of two residual blocks, the average over pixels, one linear
     layer. Stages two to four halve the image.
 
-    A halving that would leave a single pixel is left out (the norms would see single numbers and
-    erase them), so images from 4 pixels on fit, and 32 pixels are the field's. Convolutions have no
-    bias, as in the field, unless there is no norm to shift in their place. 11,173,962 parameters
+    A halving that would leave a single pixel is left out (the norms would set single numbers to
+    zero), so images from 4 pixels on fit; the field uses 32. Convolutions have no bias, as in the
+    field, unless there is no norm, whose shift replaces it. 11,173,962 parameters
     for 3x32x32 and 10 classes.
 
     width: filters of the first stage. norm: instance, group, layer, batch, none; instance is the
@@ -63,7 +63,7 @@ class ResNet18(Network):
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions, and the input past them: through a 1x1 one where the shape changes."""
+    """Two 3x3 convolutions with a shortcut, which is a 1x1 convolution where the shape changes."""
 
     def __init__(
         self, channels: int, filters: int, stride: int, norm: str, size: tuple[int, int]

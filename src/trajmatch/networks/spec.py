@@ -1,4 +1,4 @@
-"""Networks by name, and a network as a value: what must be known to build it again."""
+"""Networks by name, and a network as a value that can be built again (`NetworkSpec`)."""
 
 from __future__ import annotations
 
@@ -20,22 +20,33 @@ from trajmatch.networks.mlp import MLP
 from trajmatch.networks.resnet import ResNet18
 from trajmatch.networks.vgg import VGG11
 from trajmatch.networks.vit import ViT
+from trajmatch.plugins import Registry
 from trajmatch.types import Size
 
-NETWORKS: dict[str, type[Network]] = {
-    "convnet": ConvNet,
-    "mlp": MLP,
-    "lenet": LeNet,
-    "alexnet": AlexNet,
-    "vgg11": VGG11,
-    "resnet18": ResNet18,
-    "vit": ViT,
-}
-"""Every network that `build_network` knows, by name."""
+
+def _is_network(entry: Any) -> bool:
+    return isinstance(entry, type) and issubclass(entry, Network) and entry is not Network
+
+
+NETWORKS: Registry[type[Network]] = Registry(
+    "network",
+    "trajmatch.networks",
+    _is_network,
+    {
+        "convnet": ConvNet,
+        "mlp": MLP,
+        "lenet": LeNet,
+        "alexnet": AlexNet,
+        "vgg11": VGG11,
+        "resnet18": ResNet18,
+        "vit": ViT,
+    },
+)
+"""Every network by name; other packages add theirs (docs/extending.md)."""
 
 
 def build_network(
-    name: str,
+    network: str | type[Network],
     *,
     channels: int,
     classes: int,
@@ -45,17 +56,24 @@ def build_network(
 ) -> Network:
     """A freshly initialized network.
 
-    name: one of NETWORKS. size: side of square images in pixels, or (height, width).
-    seed: the initialization is drawn on the CPU with this seed and torch's global generator stays
-        untouched, so one seed is one network on every device; None draws from the global generator.
-    options: the keywords of the network's class, for example depth=3, width=128, norm="instance".
-        An option that is None is left at its default.
+    network: a name in NETWORKS, `package.module:Name`, or the class itself.
+    size: side of square images in pixels, or (height, width).
+    seed: of the initialization, which is drawn on the CPU and leaves torch's global generator
+        untouched, so that one seed gives one network on every device; None draws from the global
+        generator.
+    options: keywords of the network's class, for example depth=3, width=128, norm="instance".
+        An option that is None takes its default.
 
     Raises SettingError for an unknown name, option or choice, and for a size it cannot take.
+
+    Examples:
+        >>> from trajmatch import build_network
+        >>> network = build_network("convnet", channels=1, classes=10, size=8, width=16, seed=0)
+        >>> network.describe()
+        'ConvNet-D2 width 16 instance'
     """
-    if name not in NETWORKS:
-        raise SettingError(f"unknown network '{name}'; {suggest(name, NETWORKS)}")
-    kind = NETWORKS[name]
+    name = network if isinstance(network, str) else NETWORKS.name_of(network)
+    kind = NETWORKS.find(name)
     known = option_names(kind)
     for option in options:
         if option not in known:
@@ -71,7 +89,7 @@ def build_network(
 
 
 def option_names(kind: type[Network]) -> tuple[str, ...]:
-    """The options of a network class: what its constructor takes beyond channels, classes, size."""
+    """The options of a network class: its keywords besides channels, classes and size."""
     common = ("self", "channels", "classes", "size")
     return tuple(n for n in inspect.signature(kind.__init__).parameters if n not in common)
 
@@ -80,22 +98,31 @@ def option_names(kind: type[Network]) -> tuple[str, ...]:
 class NetworkSpec:
     """A network as a value: equal specs build the same network.
 
-    Defaults are written out on construction (a ConvNet's depth for its size, too), so a spec on
-    disk does not change its meaning when a default does. A spec that exists can be built: every
-    SettingError of `build_network` is raised here.
+    Construction fills in the defaults (a ConvNet's depth follows from its size), so that a spec on
+    disk keeps its meaning when a default changes. Raises every SettingError of `build_network`, so
+    that a spec that exists can be built.
+
+    Examples:
+        >>> from trajmatch.networks import NetworkSpec
+        >>> spec = NetworkSpec("convnet", channels=3, classes=10, size=32)
+        >>> spec.describe(), spec.parameters()
+        ('ConvNet-D3 width 128 instance', 320010)
+        >>> NetworkSpec.from_json(spec.to_json()) == spec
+        True
     """
 
     name: str
+    """In NETWORKS, or `package.module:Name`."""
     channels: int
     classes: int
     size: Size
-    """Side of square images in pixels, or (height, width); (32, 32) is kept as 32."""
+    """Side of square images in pixels, or (height, width); (32, 32) becomes 32."""
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         height, width = height_width(self.size)
         object.__setattr__(self, "size", height if height == width else (height, width))
-        object.__setattr__(self, "options", dict(self._sketch().options))
+        object.__setattr__(self, "options", dict(self._shapes_only().options))
 
     def build(self, seed: int | None = None) -> Network:
         """The network, freshly initialized: see `build_network` about the seed."""
@@ -110,11 +137,11 @@ class NetworkSpec:
 
     def describe(self) -> str:
         """A few words for tables and pages, for example `ConvNet-D3 width 128 instance`."""
-        return self._sketch().describe()
+        return self._shapes_only().describe()
 
     def parameters(self) -> int:
         """P, the length of the network's parameter vector."""
-        return sum(p.numel() for p in self._sketch().parameters())
+        return sum(p.numel() for p in self._shapes_only().parameters())
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -124,7 +151,11 @@ class NetworkSpec:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> NetworkSpec:
-        """The spec that `to_json` wrote. Raises SettingError for missing or unknown entries."""
+        """The spec that `to_json` wrote.
+
+        Raises SettingError for missing or unknown entries, and for a network that is neither
+        registered nor installed: a name in a file is never imported by a path.
+        """
         names = {field.name for field in dataclasses.fields(cls)}
         if set(values) != names:
             raise SettingError(
@@ -134,17 +165,25 @@ class NetworkSpec:
         size, options = values["size"], values["options"]
         if not isinstance(options, Mapping):
             raise SettingError(f"the options of a network are a table, not {options!r}")
+        NETWORKS.known(str(values["name"]))
         size = tuple(size) if isinstance(size, list) else size
         return cls(**{**values, "size": size, "options": dict(options)})
 
-    def _sketch(self) -> Network:
-        """The network without numbers: milliseconds and no memory, whatever its width."""
+    def _shapes_only(self) -> Network:
+        """The network on the meta device: milliseconds and no memory, whatever its width."""
         with torch.device("meta"):
             return self.build()
 
 
-def network_for(data: ImageDataset, config: NetworkConfig) -> NetworkSpec:
-    """The network a config names, for images and classes of `data`."""
-    return NetworkSpec(
-        config.network or "convnet", data.channels, data.num_classes, data.size, config.options()
-    )
+def network_for(
+    data: ImageDataset, network: NetworkConfig | NetworkSpec | type[Network]
+) -> NetworkSpec:
+    """The network for the images and classes of `data`: by its config, or with the default options
+    of its class. A spec is returned unchanged."""
+    if isinstance(network, NetworkSpec):
+        return network
+    if isinstance(network, NetworkConfig):
+        name, options = network.network or "convnet", network.options()
+    else:
+        name, options = NETWORKS.name_of(network), {}
+    return NetworkSpec(name, data.channels, data.num_classes, data.size, options)

@@ -19,8 +19,8 @@ class VGG11(Network):
     """Eight 3x3 convolutions in five stages, each ended by max pooling; then one linear layer.
 
     Pooling that would leave less than 2 pixels to the next convolution is left out (its norm would
-    see single numbers and erase them), so images from 4 pixels on fit, and 32 pixels are the
-    field's. What is left at the end is averaged. 9,231,114 parameters for 3x32x32 and 10 classes.
+    set single numbers to zero), so images from 4 pixels on fit; the field uses 32. The remaining
+    pixels are averaged. 9,231,114 parameters for 3x32x32 and 10 classes.
 
     width: filters of the first stage. norm: instance, group, layer, batch, none; instance is the
     field's: it is stateless, so the network can be expert and student, and it does not depend on

@@ -1,8 +1,8 @@
 """A small vision transformer, in operations that can be differentiated twice on every device.
 
-Dosovitskiy et al., An image is worth 16x16 words, ICLR 2021; without class token (the tokens'
-average is classified) and without dropout, which would make the walk depend on more than its
-parameters.
+Dosovitskiy et al., An image is worth 16x16 words, ICLR 2021; without class token (the average of
+the tokens is classified) and without dropout, with which training would not be a function of the
+parameters alone.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class ViT(Network):
 
 
 class _Patches(nn.Module):
-    """One token per patch: a linear map of its pixels, plus a learned vector for its place."""
+    """One token per patch: a linear map of its pixels, plus a learned vector for its position."""
 
     def __init__(self, channels: int, width: int, patch: int, tokens: int) -> None:
         super().__init__()
@@ -98,7 +98,8 @@ class _Patches(nn.Module):
 
 
 class _Block(nn.Module):
-    """Attention, then a perceptron four times as wide; each on normalized tokens, and added."""
+    """Attention, then a perceptron of four times the width, each on normalized tokens and with a
+    residual connection."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -116,7 +117,7 @@ class _Block(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Softmax attention written out: the fused kernels have no second derivative."""
+    """Softmax attention from matrix products: the fused kernels have no second derivative."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

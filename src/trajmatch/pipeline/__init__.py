@@ -1,7 +1,7 @@
 """From real images to a page: the verbs of the package, each a function of values.
 
-The command line and Python users call the same functions. They put the rooms of the house
-together and refuse what does not fit before anything starts; the work is done in the rooms.
+The command line and Python users call the same functions. They combine the rooms below and refuse
+what does not fit before anything starts.
 """
 
 from __future__ import annotations
@@ -9,22 +9,32 @@ from __future__ import annotations
 from trajmatch.methods import Outcome
 from trajmatch.networks.spec import network_for
 from trajmatch.pipeline.checks import load, require_fit
-from trajmatch.pipeline.distill import distill, initial_images
+from trajmatch.pipeline.distill import (
+    Untrained,
+    distill,
+    experts_or_untrained,
+    initial_parameters,
+)
 from trajmatch.pipeline.evaluate import QUICK_EPOCHS, compare_on_test, evaluate
-from trajmatch.pipeline.experts import Progress, full_data_score, train_experts
-from trajmatch.pipeline.run import run, write_run
+from trajmatch.pipeline.experts import full_data_score, train_experts
+from trajmatch.pipeline.recipe import Recipe, load_recipe
+from trajmatch.pipeline.run import FinishedRun, run, write_run
 from trajmatch.pipeline.select import select_coreset, training_like
 
 __all__ = [
     "QUICK_EPOCHS",
+    "FinishedRun",
     "Outcome",
-    "Progress",
+    "Recipe",
+    "Untrained",
     "compare_on_test",
     "distill",
     "evaluate",
+    "experts_or_untrained",
     "full_data_score",
-    "initial_images",
+    "initial_parameters",
     "load",
+    "load_recipe",
     "network_for",
     "require_fit",
     "run",

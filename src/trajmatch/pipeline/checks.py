@@ -1,25 +1,25 @@
-"""What belongs together and what is refused before anything starts."""
+"""Checks before anything starts: of artefacts that do not belong together, and of settings that do
+not fit the data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from trajmatch.config import (
-    DataConfig,
-    DistillConfig,
-    EvaluateConfig,
-    NetworkConfig,
-)
+from trajmatch.config import DataConfig, EvaluateConfig, NetworkConfig
 from trajmatch.data import ImageDataset, load_data
-from trajmatch.data.augment import Augmentation
+from trajmatch.data.whiten import Whitening
 from trajmatch.errors import MismatchError, SettingError
 from trajmatch.experts import ExpertLibrary
-from trajmatch.methods.mtt import require_long_enough
-from trajmatch.networks import NetworkSpec
+from trajmatch.methods import Conditions, Method
+from trajmatch.methods.base import augmentation_of
+from trajmatch.networks import Network, NetworkSpec
 from trajmatch.networks.spec import network_for
+from trajmatch.pipeline.recipe import Recipe
+from trajmatch.storage import read_result
 from trajmatch.types import Tensor
 
 
@@ -39,45 +39,41 @@ def require_fit(
     library: ExpertLibrary,
     data: ImageDataset,
     *,
-    network: NetworkConfig | None = None,
-    whitening: str | None = None,
+    network: NetworkConfig | NetworkSpec | type[Network] | None = None,
+    whitening: str | Whitening | None = None,
 ) -> None:
     """Refuse data, network or whitening that are not those the experts were trained with."""
-    made = library.data
-    if made["fingerprint"] != data.fingerprint:
+    trained_on = library.data
+    if trained_on["fingerprint"] != data.fingerprint:
         raise MismatchError(
-            f"the experts in {library.path} were trained on {_in_words(made)} and this is "
-            f"{_in_words(data.summary())}; give the same --data, --classes, --size and "
+            f"the experts in {library.path} were trained on {_data_words(trained_on)} and this is "
+            f"{_data_words(data.summary())}; give the same --data, --classes, --size and "
             "--val-fraction, or train experts on these data"
         )
-    if whitening is not None and whitening != library.whitening.name:
+    name = whitening.name if isinstance(whitening, Whitening) else whitening
+    if name is not None and name != library.whitening.name:
         raise MismatchError(
             f"the experts in {library.path} were trained with whitening "
-            f"'{library.whitening.name}' and this asks for '{whitening}'; use --whitening "
-            f"{library.whitening.name}, or train experts with --whitening {whitening}"
+            f"'{library.whitening.name}' and this asks for '{name}'; use --whitening "
+            f"{library.whitening.name}, or train experts with --whitening {name}"
+        )
+    if isinstance(whitening, Whitening) and whitening.checksum != library.whitening.checksum:
+        raise MismatchError(
+            f"the experts in {library.path} were trained with another '{name}' whitening (checksum "
+            f"{library.whitening.checksum}, not {whitening.checksum}); leave it out to take theirs"
         )
     if network is not None:
-        asked = network_for(data, network)
-        if asked != library.spec:
+        wanted = network_for(data, network)
+        if wanted != library.spec:
             raise MismatchError(
                 f"the experts in {library.path} are {_spec_words(library.spec)} and this asks for "
-                f"{_spec_words(asked)}; leave the network out to take the experts', or train "
+                f"{_spec_words(wanted)}; leave the network out to take the experts', or train "
                 "experts with it"
             )
 
 
-def require_ipc(data: ImageDataset, config: DistillConfig) -> None:
-    """Refuse more real images per class to begin from than the smallest class has."""
-    counts = torch.bincount(data.train.labels, minlength=data.num_classes)
-    fewest = int(counts.argmin())
-    if config.init == "real" and config.ipc > counts[fewest]:
-        raise SettingError(
-            f"ipc is {config.ipc} and class '{data.classes[fewest]}' has {counts[fewest]} training "
-            f"images; choose ipc from 1 to {counts[fewest]}, or begin with --init noise"
-        )
-
-
 def require_experts(library: ExpertLibrary) -> None:
+    """Refuse a library without a finished expert."""
     if not library.experts:
         raise SettingError(
             f"the library {library.path} holds 0 finished experts; run `trajmatch experts --out "
@@ -85,33 +81,66 @@ def require_experts(library: ExpertLibrary) -> None:
         )
 
 
+def conditions_of(
+    data: ImageDataset,
+    spec: NetworkSpec,
+    ipc: int,
+    *,
+    expert_epochs: int | None,
+    whitening: str | None,
+) -> Conditions:
+    """What a method has to work with."""
+    counts = torch.bincount(data.train.labels, minlength=data.num_classes)
+    fewest = int(counts.argmin())
+    return Conditions(
+        spec, ipc, expert_epochs, whitening, (data.classes[fewest], int(counts[fewest]))
+    )
+
+
 def require_sound(
-    data: ImageDataset, config: DistillConfig, evaluation: EvaluateConfig, epochs: int | None
+    method: Method, conditions: Conditions, *, init: str, evaluation: EvaluateConfig
 ) -> None:
-    """Refuse now what would otherwise come to light in the middle of a run."""
-    require_settings(data.num_classes, config, evaluation, epochs)
-    require_ipc(data, config)
+    """Refuse what would otherwise fail in the middle of a run."""
+    method.check(conditions)
+    if conditions.fewest is not None:
+        name, count = conditions.fewest
+        if init == "real" and conditions.ipc > count:
+            raise SettingError(
+                f"ipc is {conditions.ipc} and class '{name}' has {count} training "
+                f"images; choose ipc from 1 to {count}, or begin with --init noise"
+            )
+    augmentation_of(evaluation.augment)
 
 
-def require_settings(
-    classes: int, config: DistillConfig, evaluation: EvaluateConfig, epochs: int | None
-) -> None:
-    """The part of `require_sound` for which the number of classes is enough. epochs: the experts',
-    where there are any."""
-    if epochs is not None and config.method == "mtt":
-        require_long_enough(epochs, config)
-    images = config.ipc * classes
-    if config.batch_syn is not None and config.batch_syn > images:
+def require_recipe(recipe: Recipe, data: ImageDataset, *, epochs: int | None = None) -> None:
+    """Refuse a recipe that does not fit the data. epochs: the experts' (None: the recipe's)."""
+    conditions = conditions_of(
+        data,
+        network_for(data, recipe.network),
+        recipe.distill.ipc,
+        expert_epochs=recipe.experts.epochs if epochs is None else epochs,
+        whitening=recipe.data.whitening,
+    )
+    require_sound(recipe.method, conditions, init=recipe.distill.init, evaluation=recipe.evaluate)
+
+
+def require_own_folder(out: Path, command: str) -> None:
+    """Refuse a folder that another command has written to, or is still writing to."""
+    other = None
+    if (out / "result.json").is_file():
+        other = str(read_result(out).get("command"))
+    elif (out / "checkpoint.safetensors").is_file():
+        other = "distill"
+    elif (out / "library.json").is_file():
+        other = "experts"
+    if other not in (None, command):
         raise SettingError(
-            f"batch_syn is {config.batch_syn} and there are {images} synthetic images; use 1 to "
-            f"{images}, or none for all of them"
+            f"--out is {out}, which holds the result of `trajmatch {other}`, and {command} "
+            "would write over it; give another --out"
         )
-    for strategy in (config.augment, evaluation.augment):
-        if strategy not in (None, "none"):
-            Augmentation(str(strategy))
 
 
-def _in_words(summary: Mapping[str, Any]) -> str:
+def _data_words(summary: Mapping[str, Any]) -> str:
     size = summary["size"]
     side = f"{size}x{size}" if isinstance(size, int) else "x".join(map(str, size))
     return (
@@ -126,8 +155,10 @@ def _spec_words(spec: NetworkSpec) -> str:
 
 
 def some_words(names: Sequence[str]) -> str:
+    """The first four names, and how many there are."""
     return ", ".join(names[:4]) + (f", ... ({len(names)})" if len(names) > 4 else "")
 
 
 def shape_words(images: Tensor) -> str:
+    """`3x32x32` of images [n, c, h, w]."""
     return "x".join(map(str, images.shape[1:]))

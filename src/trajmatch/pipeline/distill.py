@@ -1,304 +1,302 @@
-"""From a library of experts to a distilled set."""
+"""From real images, and perhaps a library of experts, to a distilled set."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from trajmatch.config import (
-    DistillConfig,
-    EvaluateConfig,
-    NetworkConfig,
-    to_dict,
-)
+from trajmatch.config import Constant, DataConfig, DistillConfig, EvaluateConfig, NetworkConfig
 from trajmatch.data import ImageDataset
 from trajmatch.data.canvas import CropSampler
 from trajmatch.data.whiten import Whitening, fit_whitening
 from trajmatch.errors import SettingError
-from trajmatch.evaluation import Score, TrainingSet, evaluate_images, training_work
+from trajmatch.evaluation import Score, TestSet, TrainingSet, evaluate_sets, training_work
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import (
+    MTT,
+    Distillation,
+    Method,
     Outcome,
     Problem,
     SyntheticParameters,
-    begin,
     coresets,
-    method_class,
     run_loop,
+    to_settings,
 )
-from trajmatch.networks import NetworkSpec
+from trajmatch.networks import Network, NetworkSpec
 from trajmatch.networks.spec import network_for
-from trajmatch.pipeline.checks import require_experts, require_fit, require_sound
+from trajmatch.pipeline.checks import conditions_of, require_experts, require_fit, require_sound
 from trajmatch.rng import derive, stream
 from trajmatch.runtime.compiling import wanted
+from trajmatch.runtime.display import shown_or
+from trajmatch.runtime.progress import Progress
+from trajmatch.runtime.resources import Resources
 from trajmatch.runtime.threads import limited_threads
 from trajmatch.synthetic import SyntheticSet
 
 
+@dataclasses.dataclass(frozen=True)
+class Untrained:
+    """Network and whitening for a method that needs no experts."""
+
+    network: NetworkConfig | NetworkSpec | type[Network] = NetworkConfig()
+    whitening: str | Whitening = "normalize"
+
+
+def experts_or_untrained(
+    library: ExpertLibrary | None, data: ImageDataset, network: NetworkConfig, config: DataConfig
+) -> ExpertLibrary | Untrained:
+    """The library, or without one network and whitening by their settings.
+
+    Raises MismatchError where the library's data, network or whitening are others.
+    """
+    if library is None:
+        return Untrained(network, config.whitening or "normalize")
+    given = None if network == NetworkConfig() else network
+    require_fit(library, data, network=given, whitening=config.whitening)
+    return library
+
+
 def distill(
     data: ImageDataset,
-    experts: str | Path | ExpertLibrary | None,
-    out: str | Path,
+    method: Method = MTT(),
+    experts: str | Path | ExpertLibrary | Untrained = Untrained(),
+    out: str | Path = "runs/distilled",
     *,
     config: DistillConfig = DistillConfig(),
     evaluation: EvaluateConfig = EvaluateConfig(),
-    network: NetworkConfig | None = None,
-    whitening: str | None = None,
     seed: int = 0,
-    device: str = "cpu",
-    threads: int | None = None,
-    tracker: str | None = None,
-    on_iteration: Callable[[int, Mapping[str, float]], None] | None = None,
+    resources: Resources = Resources(),
+    progress: Progress | None = None,
 ) -> Outcome:
-    """Make `config.ipc` images per class by `config.method`, such as "mtt", which matches the
-    trajectories of experts.
+    """Learn `config.ipc` images per class by `method`, into the folder `out`.
 
-    Network and whitening are the experts'; when given, they must agree. Methods that match no
-    experts need none: without, `network` is trained and `whitening` is fitted. The set kept is the
-    one whose fresh networks score best on validation images; the test images are not touched. A run
-    that is there already in `out` is continued to the same bits as if never interrupted (CPU).
+    Network and whitening are those of `experts`, a library or its folder; a method that matches no
+    experts can do with `Untrained`. `out`/best is the set whose fresh networks score best on
+    validation images; the test images are not used. A run that is in `out` already is continued,
+    to the same bits as if never interrupted (CPU).
 
-    With `config.texture` they are canvases that wrap around, of which students see random crops.
-    The set made then holds them as `canvases`; its `images`, which fresh networks are trained on,
-    are fixed crops, the fewest that show every pixel.
+    evaluation: how fresh networks are trained for it, `config.eval_networks` at a time.
+    progress: an observer beside `out`/log.jsonl, such as `TrackerProgress` for W&B. None: a display
+        where a person is looking.
 
-    Raises MismatchError when data, network or whitening are not the experts', SettingError when
-    the experts are too short for the segments asked for or absent where the method needs them, and
-    what `require_texture` raises.
+    Raises MismatchError where data are not the experts', SettingError where settings do not fit the
+    data or the method lacks the experts it needs.
+
+    Examples:
+        >>> data = trajmatch.load_data("digits")  # doctest: +SKIP
+        >>> distill(data, MTT(syn_steps=20), "runs/experts", "runs/ipc1")  # doctest: +SKIP
     """
-    where = torch.device(device)
-    if isinstance(experts, (str, Path)):
-        experts = ExpertLibrary.open(Path(experts))
-    require_method(config, experts=experts is not None)
-    ground = _ground(data, experts, network, whitening, where)
-    require_sound(data, config, evaluation, experts.epochs if experts else None)
-    require_texture(data, config, ground.whitening.name)
-    method = begin(ground, config, seed=seed)
-    initial = initial_images(data, ground.whitening, config, seed=seed)
-    if config.init_labels == "experts":
-        initial = dataclasses.replace(initial, label_logits=ground.teacher_logits(initial.images))
-    validation = data.val
-    if validation is None:
+    problem = _problem(data, experts, config, seed, resources.torch_device)
+    conditions = conditions_of(
+        data,
+        problem.spec,
+        config.ipc,
+        expert_epochs=problem.library.epochs if problem.library else None,
+        whitening=problem.whitening.name,
+    )
+    require_sound(method, conditions, init=config.init, evaluation=evaluation)
+    if data.val is None:
         raise SettingError("the data have no validation split; use data.with_validation(0.1)")
-    val_images = ground.whitening.apply_split(validation, where)
-    val_labels = validation.labels.to(where)
-    info: dict[str, Any] = {
-        "method": method.name,
-        "ipc": config.ipc,
-        "seed": seed,
-        "settings": to_dict(config),
-        "network": ground.spec.to_json(),
-        "data": data.summary(),
-    }
-    if experts is not None:
-        info["experts"] = experts.summary()
-    cover = None
-    if config.texture:
-        window, _ = _canvas(data, config)
-        count, _, tall, wide = initial.images.shape
-        info["texture"] = {"canvas": [tall, wide], "samples": config.samples}
-        cover = window.cover(stream(seed, "texture", "cover"), count, tall, wide)
-
-    def package(learned: SyntheticParameters, iteration: int) -> SyntheticSet:
-        images, labels = learned.images.detach().cpu(), learned.labels.detach().cpu()
-        canvases = None
-        if cover is not None:
-            canvases, images, labels = images, cover.apply(images), cover.repeat(labels)
-        return SyntheticSet(
-            images=images,
-            labels=labels,
-            classes=data.classes,
-            whitening=ground.whitening,
-            step_size=float(learned.step_size) if method.learns_step_size else None,
-            info={**info, "iteration": iteration},
-            canvases=canvases,
-        )
-
-    quick = _quick(evaluation, config, package(initial, 0), ground.spec)
-
-    def validate(made: SyntheticSet, iteration: int) -> Score:
-        return evaluate_images(
-            made.images.to(where),
-            made.labels.to(where),
-            ground.spec,
-            quick,
-            val_images,
-            val_labels,
-            lr=made.step_size,
-            seed=derive(seed, "validate", iteration),
-            method=method.name,
-            ipc=made.ipc,
-            split="val",
-            whitening=ground.whitening.name,
-            device=where,
-        )
-
-    with limited_threads(threads or method.threads(initial)):
-        return run_loop(
-            method,
-            SyntheticParameters(
-                initial.images.to(where),
-                initial.classes.to(where),
-                initial.log_step_size.to(where),
-                None if initial.label_logits is None else initial.label_logits.to(where),
-            ),
-            config,
-            Path(out),
-            package=package,
-            validate=validate,
-            origin=_origin(
-                ground, config, dataclasses.replace(quick, compile=evaluation.compile), seed
-            ),
-            tracker=tracker,
-            on_iteration=on_iteration,
-        )
+    initial = initial_parameters(data, problem.whitening, method, config, seed=seed)
+    if method.labels_from_experts:
+        logits = problem.teacher_logits(initial.images)
+        initial = dataclasses.replace(initial, label_logits=logits)
+    package = _Package(problem, method, config, initial)
+    few = dataclasses.replace(evaluation, n=config.eval_networks)
+    decided = _decided(few, config, package(initial, 0), problem.spec)
+    run = Distillation(
+        method,
+        problem,
+        initial.to(problem.device),
+        config,
+        package=package,
+        validate=_Validation(problem, method, decided),
+        origin=_origin(problem, method, config, few),
+    )
+    threads = resources.threads or method.threads(problem, initial)
+    with limited_threads(threads), shown_or(progress) as observer:
+        return run_loop(run, Path(out), progress=observer)
 
 
-def initial_images(
-    data: ImageDataset, whitening: Whitening, config: DistillConfig, *, seed: int
+def initial_parameters(
+    data: ImageDataset,
+    whitening: Whitening,
+    method: Method,
+    config: DistillConfig,
+    *,
+    seed: int,
 ) -> SyntheticParameters:
     """Where distillation starts: random training images of each class, or noise; whitened.
-    Canvases begin laid with such images. Learned labels begin one-hot."""
-    learns_labels = config.soft_labels or method_class(config.method).learns_labels
-    soft = data.num_classes if learns_labels else None
+    Canvases begin as tilings of such images. Learned labels begin one-hot."""
+    soft = data.num_classes if method.learns_labels else None
     classes = torch.arange(data.num_classes).repeat_interleave(config.ipc)
-    window, (tall, wide) = _canvas(data, config)
+    sampler, (tall, wide) = _canvas(data, method)
     if config.init == "real":
-        each = config.ipc * math.prod(window.grid(tall, wide))
+        each = config.ipc * math.prod(sampler.grid(tall, wide))
         chosen = coresets.select_coreset(
             "random", data, each, seed=derive(seed, "initial"), whitening=whitening
         )
-        images = window.lay(chosen.images, tall, wide)
+        images = sampler.tile(chosen.images, tall, wide)
     else:
         shape = (len(classes), data.channels, tall, wide)
         images = torch.randn(shape, generator=stream(seed, "initial", "noise"))
-    return SyntheticParameters.begin(images, classes, step_size=config.step_size, soft=soft)
+    return SyntheticParameters.begin(images, classes, step_size=method.first_step_size, soft=soft)
 
 
-def require_method(config: DistillConfig, *, experts: bool) -> None:
-    """Refuse an unknown method, one that matches experts where there are none, and settings that
-    are not the method's."""
-    maker = method_class(config.method)
-    if maker.needs_experts and not experts:
-        raise SettingError(
-            f"{config.method} matches experts; give --experts a library of `trajmatch experts`"
-        )
-    if config.texture and config.method != "mtt":
-        raise SettingError(f"--texture is made by mtt, not {config.method}; leave one of them out")
-    if config.init_labels == "experts":
-        if not (config.soft_labels or maker.learns_labels):
-            raise SettingError(
-                "init_labels is experts and no labels are learned; add --soft-labels"
-            )
-        if not experts:
-            raise SettingError(
-                f"init_labels is experts and {config.method} has none; give --experts a library of "
-                "`trajmatch experts`, or leave it out"
-            )
-        if config.texture:
-            raise SettingError(
-                "init_labels is experts, who see images and not canvases; leave it or --texture out"
-            )
-
-
-def _ground(
+def _problem(
     data: ImageDataset,
-    library: ExpertLibrary | None,
-    network: NetworkConfig | None,
-    whitening: str | None,
+    experts: str | Path | ExpertLibrary | Untrained,
+    config: DistillConfig,
+    seed: int,
     device: torch.device,
 ) -> Problem:
-    """What a method stands on: the experts' network and whitening, or those asked for."""
-    if library is None:
-        fitted = fit_whitening(whitening or "normalize", data.train)
-        return Problem(data, network_for(data, network or NetworkConfig()), fitted, device)
-    require_fit(library, data, network=network, whitening=whitening)
+    settings: dict[str, Any] = {
+        "seed": seed,
+        "precision": config.precision,
+        "compile": config.compile,
+        "iterations": config.iterations,
+    }
+    if isinstance(experts, Untrained):
+        fitted = fit_whitening(experts.whitening, data.train)
+        return Problem(data, network_for(data, experts.network), fitted, device, **settings)
+    library = experts if isinstance(experts, ExpertLibrary) else ExpertLibrary.open(Path(experts))
+    require_fit(library, data)
     require_experts(library)
-    return Problem.of(data, library, device)
+    return Problem.of(data, library, device, **settings)
 
 
-def require_texture(data: ImageDataset, config: DistillConfig, whitening: str | None) -> None:
-    """Refuse whitening and canvases that no texture can be made with.
-
-    whitening: its name; None: not known yet.
-    """
-    require_texture_whitening(config, whitening)
-    if not config.texture:
-        return
-    window, (tall, wide) = _canvas(data, config)
-    if tall < window.height or wide < window.width:
-        raise SettingError(
-            f"canvas is {config.canvas} and the images are {window.height}x{window.width} pixels; "
-            f"use at least {max(window.height, window.width)}, or none for twice the image"
-        )
-    crops = config.ipc * math.prod(window.grid(tall, wide))
-    counts = torch.bincount(data.train.labels, minlength=data.num_classes)
-    fewest = int(counts.argmin())
-    if crops > counts[fewest]:
-        raise SettingError(
-            f"{config.ipc} canvases of {tall}x{wide} are as large as {crops} images and class "
-            f"'{data.classes[fewest]}' has {counts[fewest]} training images to begin from and to "
-            "compare with; use a smaller --ipc or --canvas"
-        )
-
-
-def require_texture_whitening(config: DistillConfig, whitening: str | None) -> None:
-    """The part of `require_texture` that needs no images."""
-    if config.texture and whitening == "zca":
-        raise SettingError(
-            "whitening is 'zca', which is fitted to images of one size, and --texture learns "
-            "larger canvases; match experts trained with --whitening normalize"
-        )
-
-
-def _canvas(data: ImageDataset, config: DistillConfig) -> tuple[CropSampler, tuple[int, int]]:
-    """The window that a student sees through, and height and width of what it looks at: of plain
-    images the window's own."""
+def _canvas(data: ImageDataset, method: Method) -> tuple[CropSampler, tuple[int, int]]:
+    """What the network is shown of the synthetic images, and their height and width: of plain
+    images all of each."""
     height, width = data.train.images.shape[2:]
-    side = (height, width)
-    if config.texture:
-        side = (2 * height, 2 * width) if config.canvas is None else (config.canvas, config.canvas)
-    return CropSampler(height, width, config.samples), side
+    canvas = method.canvas_for(height, width)
+    if canvas is None:
+        return CropSampler(height, width), (height, width)
+    return canvas.sampler, (canvas.height, canvas.width)
+
+
+class _Package:
+    """Parameters as a `SyntheticSet`: canvases as the fewest crops that show every pixel."""
+
+    def __init__(
+        self, problem: Problem, method: Method, config: DistillConfig, initial: SyntheticParameters
+    ) -> None:
+        self.problem, self.method = problem, method
+        data = problem.data
+        self.info: dict[str, Any] = {
+            "method": method.name,
+            "title": method.title,  # for pages drawn where the method's package is not installed
+            "objective": method.objective,
+            "ipc": config.ipc,
+            "seed": problem.seed,
+            "settings": to_settings(config, method),
+            "network": problem.spec.to_json(),
+            "data": data.summary(),
+        }
+        if problem.library is not None:
+            self.info["experts"] = problem.library.summary()
+        self.cover = None
+        canvas = method.canvas_for(*data.train.images.shape[2:])
+        if canvas is not None:
+            count, _, tall, wide = initial.images.shape
+            self.info["texture"] = {"canvas": [tall, wide], "samples": canvas.sampler.samples}
+            draw = stream(problem.seed, "texture", "cover")
+            self.cover = canvas.sampler.cover(draw, count, tall, wide)
+
+    def __call__(self, parameters: SyntheticParameters, iteration: int) -> SyntheticSet:
+        images, labels = parameters.images.detach().cpu(), parameters.labels.detach().cpu()
+        canvases = None
+        if self.cover is not None:
+            canvases, images, labels = images, self.cover.apply(images), self.cover.repeat(labels)
+        step_size = float(parameters.step_size) if self.method.learns_step_size else None
+        return SyntheticSet(
+            images=images,
+            labels=labels,
+            classes=self.problem.data.classes,
+            whitening=self.problem.whitening,
+            step_size=step_size,
+            info={**self.info, "iteration": iteration},
+            canvases=canvases,
+        )
+
+
+class _Validation:
+    """Scores a set on the validation split."""
+
+    def __init__(self, problem: Problem, method: Method, config: EvaluateConfig) -> None:
+        self.problem, self.method, self.config = problem, method, config
+
+    @functools.cached_property
+    def test(self) -> TestSet:
+        split, device, whitening = (
+            self.problem.data.val,
+            self.problem.device,
+            self.problem.whitening,
+        )
+        assert split is not None
+        images = whitening.apply_split(split, device)
+        return TestSet(images, split.labels.to(device), "val", whitening.name)
+
+    def __call__(self, distilled: SyntheticSet, iteration: int) -> Score:
+        problem, device = self.problem, self.problem.device
+        images, labels = distilled.images.to(device), distilled.labels.to(device)
+        one = TrainingSet(images, labels, distilled.step_size, self.method.name, distilled.ipc)
+        (score,) = evaluate_sets(
+            [one],
+            problem.spec,
+            self.config,
+            self.test,
+            seed=derive(problem.seed, "validate", iteration),
+            resources=Resources(device),
+        )
+        return score
 
 
 def _origin(
-    ground: Problem,
-    config: DistillConfig,
-    evaluation: EvaluateConfig,
-    seed: int,
+    problem: Problem, method: Method, config: DistillConfig, evaluation: EvaluateConfig
 ) -> dict[str, Any]:
     """All that determines a run's numbers. The number of iterations may grow; how often a
-    checkpoint is written, and by how many workers sets are judged, changes nothing."""
-    settings = to_dict(config)
+    checkpoint is written, and by how many workers sets are evaluated, changes nothing."""
+    settings = to_settings(config, method)
     for free in ("iterations", "checkpoint_every", "texture", "canvas", "samples"):
-        del settings[free]
-    if config.texture:
-        window, (tall, wide) = _canvas(ground.data, config)
-        settings["ipc"] = f"{config.ipc} (canvases of {tall}x{wide}, {window.samples} crops a step)"
-    judged = {f"evaluate.{k}": v for k, v in to_dict(evaluation).items() if k != "workers"}
-    library = ground.library
+        settings.pop(free, None)
+    if config.schedule != Constant():  # its factor depends on how many iterations there are
+        settings["iterations"] = config.iterations
+    height, width = problem.data.train.images.shape[2:]
+    if (canvas := method.canvas_for(height, width)) is not None:
+        settings["ipc"] = (
+            f"{config.ipc} (canvases of {canvas.height}x{canvas.width}, "
+            f"{canvas.sampler.samples} crops a step)"
+        )
+    library = problem.library
     return {
-        "seed": seed,
-        "data": ground.data.fingerprint,
-        "network": ground.spec.describe(),
-        "whitening": ground.whitening.checksum,
+        "seed": problem.seed,
+        "data": problem.data.fingerprint,
+        "network": problem.spec.describe(),
+        "whitening": problem.whitening.checksum,
         "experts": f"{len(library.experts)} of {library.digest}" if library else "none",
         **settings,
-        **judged,
+        **{
+            f"evaluate.{key}": value
+            for key, value in dataclasses.asdict(evaluation).items()
+            if key != "workers"
+        },
     }
 
 
-def _quick(
+def _decided(
     evaluation: EvaluateConfig, config: DistillConfig, first: SyntheticSet, spec: NetworkSpec
 ) -> EvaluateConfig:
-    """How a set is judged on the way: by fewer networks, compiled if all of them together pay."""
-    few = dataclasses.replace(evaluation, n=config.eval_networks)
+    """`evaluation` with `compile` decided: "yes" if it pays for all validations of the run."""
     one = TrainingSet(first.images, first.labels)
     times = -(-config.iterations // config.eval_every)
-    work = training_work(spec, few, [one]).times(times)
-    return dataclasses.replace(few, compile="yes" if wanted(few.compile, work) else "no")
+    work = training_work(spec, evaluation, [one]).times(times)
+    return dataclasses.replace(
+        evaluation, compile="yes" if wanted(evaluation.compile, work) else "no"
+    )

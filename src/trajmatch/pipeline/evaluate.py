@@ -1,33 +1,32 @@
-"""What any small set is worth."""
+"""The accuracy of fresh networks trained on a distilled set, on real images."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from trajmatch.config import (
-    EvaluateConfig,
-    NetworkConfig,
-)
+from trajmatch.config import EvaluateConfig, NetworkConfig
 from trajmatch.data import ImageDataset
-from trajmatch.data.augment import Augmentation
 from trajmatch.errors import MismatchError, SettingError
-from trajmatch.evaluation import Score
-from trajmatch.evaluation.batch import BatchEvaluator, Entry, EvaluationBatch, Progress, split_of
+from trajmatch.evaluation import Score, TrainingSet
+from trajmatch.evaluation.batch import BatchEvaluator, EvaluationBatch, split_of
 from trajmatch.evaluation.evaluator import Evaluator, network_of
-from trajmatch.evaluation.resume import EvaluationLog, require_own_folder
+from trajmatch.evaluation.resume import EvaluationLog
+from trajmatch.evaluation.train import augmentation_of
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import coresets
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.base import height_width
 from trajmatch.networks.spec import network_for
-from trajmatch.pipeline.checks import shape_words, some_words
+from trajmatch.pipeline.checks import require_own_folder, shape_words, some_words
+from trajmatch.pipeline.distill import Untrained
 from trajmatch.pipeline.experts import full_data_score
 from trajmatch.pipeline.select import select_coreset
+from trajmatch.runtime.display import shown_or
+from trajmatch.runtime.progress import Progress
+from trajmatch.runtime.resources import Resources
 from trajmatch.synthetic import SyntheticSet, load_distilled
 
 QUICK_EPOCHS = 300
@@ -35,150 +34,174 @@ QUICK_EPOCHS = 300
 
 
 def evaluate(
-    small: SyntheticSet | str | Path,
+    distilled: SyntheticSet | str | Path,
     data: ImageDataset,
     *,
     networks: Sequence[NetworkConfig | NetworkSpec] | None = None,
     config: EvaluateConfig = EvaluateConfig(),
     split: str = "test",
     seed: int = 0,
-    device: str = "cpu",
     out: str | Path | None = None,
-    on_score: Callable[[Score], None] | None = None,
-    on_progress: Progress | None = None,
+    resources: Resources = Resources(),
+    progress: Progress | None = None,
 ) -> list[Score]:
-    """Train fresh networks on a small set alone and test them on `split` of `data`.
+    """Train fresh networks on a distilled set alone and test them on `split` of `data`.
 
-    networks: which; None takes the one the set was distilled with (the default ConvNet for a set
-    that says nothing). One score each.
-    out: a folder whose log.jsonl hears of every network that is done. A later call with the same
-    set, data, settings and seed takes those up and trains the others; with a larger `config.n`,
-    only what is added.
+    networks: one score each; None takes the network the set was distilled with (the default ConvNet
+    where the set does not record one).
+    out: a folder whose log.jsonl receives the result of every network. A later call with the same
+    set, data, settings and seed uses these and trains the others; with a larger `config.n`, only
+    the additional ones.
 
-    With `config.lr` None, the set's own network is trained at the set's step size, and for any
-    other network the best rate of `LR_GRID` is found on the validation images first, with networks
-    of their own: at the cost of ten networks more. The protocol of such a score says so.
+    With `config.lr` None, the set's own network is trained at the set's step size. For any other
+    network the best rate of `LR_GRID` is selected on the validation images first, with networks of
+    their own, at the cost of ten more networks; the protocol of such a score says so.
 
     Raises MismatchError when the images or classes of the set or of a network are not those of
-    `data`; SettingError when a rate has to be chosen and there are no validation images, or `out`
-    is another command's.
+    `data`; SettingError when a rate has to be selected and there are no validation images, or `out`
+    belongs to another command.
+
+    Examples:
+        >>> import trajmatch
+        >>> score, = trajmatch.evaluate("runs/ipc1/best", data)  # doctest: +SKIP
+        >>> print(score)  # doctest: +SKIP
+        71.9 +- 1.5 (n=5, ConvNet-D2 width 32 instance, normalized, DSA, 1000 epochs)
     """
-    made = small if isinstance(small, SyntheticSet) else load_distilled(small)
-    if made.classes != data.classes:
-        raise MismatchError(
-            f"the set has classes {some_words(made.classes)} and the data "
-            f"{some_words(data.classes)}; give the --data the set was made from"
-            + (f" ({made.info['data']['name']})" if "data" in made.info else "")
-        )
-    if split_of(data, split) is None:
-        raise SettingError(f"unknown split '{split}'; use test or val")
-    theirs = made.info.get("data", {}).get("fingerprint", data.fingerprint)
-    if split == "val" and theirs != data.fingerprint:
-        raise MismatchError(
-            f"the set was made from data with fingerprint {theirs} and these have "
-            f"{data.fingerprint}, so their validation images may be among those it was made from; "
-            "give the same --data, --size and --val-fraction, or --split test"
-        )
-    if networks is None:
-        networks = [network_of(made) or NetworkConfig()]
-    specs = [_spec(made, data, n) for n in networks]
-    if specs and tuple(made.images.shape[1:]) != tuple(data.train.images.shape[1:]):
-        raise MismatchError(
-            f"the set's images are {shape_words(made.images)} and the data's "
-            f"{shape_words(data.train.images)} (channels x height x width); give the --size it was "
-            "made with"
-        )
-    for spec in specs:
-        _require_takes(spec, data)
-    if config.augment not in (None, "none"):
-        Augmentation(str(config.augment))  # a mistake in it is told now
-    if out is not None:
-        require_own_folder(Path(out), "evaluate")
-    scores = []
-    with contextlib.closing(EvaluationLog(None if out is None else Path(out))) as record:
-        judge = Evaluator(
-            made,
+    if not isinstance(distilled, SyntheticSet):
+        distilled = load_distilled(distilled)
+    _require_split(distilled, data, split)
+    specs = _specs(distilled, data, networks)
+    augmentation_of(config)  # refuses an unknown strategy before anything is trained
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        require_own_folder(folder, "evaluate")
+    with contextlib.closing(EvaluationLog(folder)) as log, shown_or(progress) as observer:
+        evaluator = Evaluator(
+            distilled,
             data,
             config,
-            record,
+            log,
             split=split,
             seed=seed,
-            device=device,
-            on_progress=on_progress,
+            resources=resources,
+            progress=observer,
         )
         for spec in specs:
-            if judge.chooses(spec) and data.val is None:
+            if evaluator.selects_rate(spec) and data.val is None:
                 raise SettingError(
                     f"a learning rate for {spec.describe()} is chosen on validation images, and "
                     "the data have none; use data.with_validation(0.1), or set one with --lr (lr=)"
                 )
-        for spec in specs:
-            scores.append(judge.score(spec))
-            if on_score is not None:
-                on_score(scores[-1])
-    return scores
+        return [evaluator.score(spec) for spec in specs]
 
 
-def _require_takes(spec: NetworkSpec, data: ImageDataset) -> None:
-    """Refuse a network for other images or classes than those of `data`."""
-    asked = (spec.channels, *height_width(spec.size))
-    if asked != tuple(data.train.images.shape[1:]):
+def _require_split(distilled: SyntheticSet, data: ImageDataset, split: str) -> None:
+    """Refuse data of other classes, an unknown split, and validation images that the set may have
+    been made from."""
+    if distilled.classes != data.classes:
         raise MismatchError(
-            f"{spec.describe()} takes images of {'x'.join(map(str, asked))} and the data's are "
+            f"the set has classes {some_words(distilled.classes)} and the data "
+            f"{some_words(data.classes)}; give the --data the set was made from"
+            + (f" ({distilled.info['data']['name']})" if "data" in distilled.info else "")
+        )
+    if split_of(data, split) is None:
+        raise SettingError(f"unknown split '{split}'; use test or val")
+    recorded = distilled.info.get("data", {}).get("fingerprint", data.fingerprint)
+    if split == "val" and recorded != data.fingerprint:
+        raise MismatchError(
+            f"the set was made from data with fingerprint {recorded} and these have "
+            f"{data.fingerprint}, so their validation images may be among those it was made from; "
+            "give the same --data, --size and --val-fraction, or --split test"
+        )
+
+
+def _specs(
+    distilled: SyntheticSet,
+    data: ImageDataset,
+    networks: Sequence[NetworkConfig | NetworkSpec] | None,
+) -> list[NetworkSpec]:
+    """The networks to train; refused where they or the set do not fit the images of `data`."""
+    if networks is None:
+        networks = [network_of(distilled) or NetworkConfig()]
+    specs = [_spec(distilled, data, network) for network in networks]
+    if specs and tuple(distilled.images.shape[1:]) != tuple(data.train.images.shape[1:]):
+        raise MismatchError(
+            f"the set's images are {shape_words(distilled.images)} and the data's "
+            f"{shape_words(data.train.images)} (channels x height x width); give the --size it was "
+            "made with"
+        )
+    for spec in specs:
+        _require_fit(spec, data)
+    return specs
+
+
+def _require_fit(spec: NetworkSpec, data: ImageDataset) -> None:
+    """Refuse a network for other images or classes than those of `data`."""
+    taken = (spec.channels, *height_width(spec.size))
+    if taken != tuple(data.train.images.shape[1:]):
+        raise MismatchError(
+            f"{spec.describe()} takes images of {'x'.join(map(str, taken))} and the data's are "
             f"{shape_words(data.train.images)} (channels x height x width); build it for "
             "those, or give a NetworkConfig"
         )
     if spec.classes != data.num_classes:
         raise MismatchError(
-            f"{spec.describe()} tells {spec.classes} classes apart and the data have "
+            f"{spec.describe()} is for {spec.classes} classes and the data have "
             f"{data.num_classes}; build it with classes={data.num_classes}"
         )
 
 
 def _spec(
-    made: SyntheticSet, data: ImageDataset, asked: NetworkConfig | NetworkSpec
+    distilled: SyntheticSet, data: ImageDataset, network: NetworkConfig | NetworkSpec
 ) -> NetworkSpec:
-    """A network of the name of the one the set was made with is that, but for options given."""
-    if isinstance(asked, NetworkSpec):
-        return asked
-    own = network_of(made)
-    if own and asked.network == own.name:
-        return dataclasses.replace(own, options={**own.options, **asked.options()})
-    return network_for(data, asked)
+    """A config that names the set's own network gives that network, with the config's options."""
+    if isinstance(network, NetworkSpec):
+        return network
+    own = network_of(distilled)
+    if own and network.network == own.name:
+        return dataclasses.replace(own, options={**own.options, **network.options()})
+    return network_for(data, network)
 
 
 def compare_on_test(
-    made: SyntheticSet,
+    distilled: SyntheticSet,
     data: ImageDataset,
     library: ExpertLibrary | None,
     config: EvaluateConfig,
     *,
     seed: int,
-    device: str,
     out: str | Path | None = None,
-    say: Callable[[str], None] = lambda line: None,
-    on_progress: Progress | None = None,
+    resources: Resources = Resources(),
+    progress: Progress | None = None,
 ) -> list[Score]:
-    """A made set, random and herding images of the same number, and the full data, on the test
-    split, under one protocol. Without experts there are no features to herd by, and no networks
-    trained on the full data.
+    """Test accuracy of a distilled set, random and herding images of the same number, and the full
+    data, under one protocol.
 
-    out: the run's folder, whose log.jsonl hears of every network that is done: a later call takes
-    those up and trains the others.
+    Without experts there are no features for herding and no networks trained on the full data, so
+    both are left out. Each score is a message of `progress` as soon as it is known.
+
+    out: the run's folder, whose log.jsonl receives the result of every network: a later call uses
+    these and trains the others.
     """
-    spec = network_of(made)
+    spec = network_of(distilled)
     assert spec is not None
-    chosen = [
+    baselines = [
         select_coreset(
-            method, data, made.ipc, experts=library, whitening=made.whitening.name, seed=seed
+            name,
+            data,
+            distilled.ipc,
+            library or Untrained(whitening=distilled.whitening),
+            seed=seed,
         )
-        for method in coresets.BASELINES
-        if library is not None or coresets.CORESETS[method].looks_at == "nothing"
+        for name in coresets.BASELINES
+        if library is not None or coresets.coreset_of(name).requires == "nothing"
     ]
-    where = torch.device(device)
-    entries = [Entry.of(one, where) for one in (made, *chosen)]
-    final = EvaluationBatch("score", "evaluation", spec, config, entries, "test", seed)
-    with contextlib.closing(EvaluationLog(None if out is None else Path(out))) as record:
-        rounds = BatchEvaluator(data, made.whitening, record, device=where, on_progress=on_progress)
-        scores = rounds.scores(final, lambda score: say(f"{score.method}: {score}"))
+    sets = [TrainingSet.of(each, resources.torch_device) for each in (distilled, *baselines)]
+    batch = EvaluationBatch("score", spec, config, sets, "test", seed)
+    folder = None if out is None else Path(out)
+    with contextlib.closing(EvaluationLog(folder)) as log, shown_or(progress) as observer:
+        evaluator = BatchEvaluator(
+            data, distilled.whitening, log, resources=resources, progress=observer
+        )
+        scores = evaluator.scores(batch)
     return scores if library is None else [*scores, full_data_score(library)]

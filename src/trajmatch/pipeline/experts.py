@@ -2,63 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from trajmatch.config import (
     ExpertConfig,
     NetworkConfig,
 )
 from trajmatch.data import ImageDataset
-from trajmatch.data.whiten import fit_whitening
+from trajmatch.data.whiten import Whitening, fit_whitening
 from trajmatch.evaluation import Score
-from trajmatch.experts import ExpertLibrary, fill
-from trajmatch.networks import NetworkSpec
+from trajmatch.experts import ExpertLibrary, LibraryFilling
+from trajmatch.networks import Network, NetworkSpec
 from trajmatch.networks.spec import network_for
 from trajmatch.pipeline.checks import require_fit
-from trajmatch.runtime.threads import cores
-
-Progress = Callable[[Mapping[str, Any]], None]
-"""Called with what has just been done, as plain values."""
+from trajmatch.runtime.display import shown_or
+from trajmatch.runtime.progress import Progress
+from trajmatch.runtime.resources import Resources
 
 
 def train_experts(
     data: ImageDataset,
     out: str | Path,
     *,
-    network: NetworkConfig | NetworkSpec = NetworkConfig(),
+    network: NetworkConfig | NetworkSpec | type[Network] = NetworkConfig(),
     config: ExpertConfig = ExpertConfig(),
-    whitening: str | None = None,
+    whitening: str | Whitening | None = None,
     seed: int = 0,
-    workers: int | None = None,
-    device: str = "cpu",
-    on_progress: Progress | None = None,
+    resources: Resources = Resources(),
+    progress: Progress | None = None,
 ) -> ExpertLibrary:
     """Train `config.experts` networks on `data` and record their trajectories in the folder `out`.
 
     A library that is there already is continued: only missing experts are trained, and any number
     of processes may do so at once. The result is the same to the bit on the CPU.
 
+    progress: None shows a display where a person is looking; an observer gets
+        `update("experts", epochs done, epochs in all, ...)` and `event("epoch", ...)` after every
+        epoch of every expert trained here.
+
     Raises MismatchError when `out` holds experts made otherwise.
     """
-    spec = network if isinstance(network, NetworkSpec) else network_for(data, network)
-    name, fitted = whitening or "normalize", None
+    spec = network_for(data, network)
+    whitening = whitening or "normalize"
     if (Path(out) / "library.json").exists():  # fitting a ZCA again would take half a minute
         library = ExpertLibrary.open(out)
-        require_fit(library, data, whitening=name)
-        fitted = library.whitening
-    return fill(
-        out,
-        data,
-        spec,
-        fitted or fit_whitening(name, data.train),
-        config,
-        seed=seed,
-        workers=workers or (cores() if device == "cpu" else 1),
-        device=device,
-        on_progress=on_progress,
-    )
+        require_fit(library, data, whitening=whitening)
+        whitening = library.whitening
+    fitted = fit_whitening(whitening, data.train)
+    filling = LibraryFilling(Path(out), data, spec, fitted, config, seed)
+    with shown_or(progress) as observer:
+        return filling.run(resources=resources, progress=observer)
 
 
 def full_data_score(library: ExpertLibrary) -> Score:

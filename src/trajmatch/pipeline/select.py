@@ -1,89 +1,104 @@
-"""Chosen sets: what a coreset looks at is made here, and the images are picked."""
+"""Coresets: real images chosen by what a trained network, or its training, says of them."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trajmatch.config import ExpertConfig, NetworkConfig, to_dict
+import torch
+
+from trajmatch.config import ExpertConfig, to_dict
 from trajmatch.data import ImageDataset
 from trajmatch.data.whiten import Whitening, fit_whitening
 from trajmatch.errors import SettingError
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import coresets
+from trajmatch.methods.coresets import Coreset
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.functional import require_stateless
 from trajmatch.networks.spec import network_for
 from trajmatch.pipeline.checks import require_experts, require_fit
-from trajmatch.pipeline.experts import Progress
+from trajmatch.pipeline.distill import Untrained
+from trajmatch.runtime.display import shown_or
+from trajmatch.runtime.progress import Progress, Silent
+from trajmatch.runtime.resources import Resources
 from trajmatch.synthetic import SyntheticSet
 from trajmatch.types import Float, Tensor
 
 
 def select_coreset(
-    method: str,
+    method: str | Coreset,
     data: ImageDataset,
     ipc: int,
+    experts: str | Path | ExpertLibrary | Untrained = Untrained(),
     *,
-    experts: str | Path | ExpertLibrary | None = None,
-    network: NetworkConfig | None = None,
     training: ExpertConfig | None = None,
-    whitening: str | None = None,
     seed: int = 0,
-    device: str = "cpu",
-    say: Callable[[str], None] = lambda line: None,
-    on_progress: Progress | None = None,
+    resources: Resources = Resources(),
+    progress: Progress | None = None,
 ) -> SyntheticSet:
-    """`ipc` real training images per class, chosen by `method`, a name in `coresets.CORESETS`.
+    """`ipc` real training images per class, chosen by `method`, a `Coreset` or a name in
+    `coresets.CORESETS`.
 
-    experts: a library whose first expert gives the features that some methods look at (papers:
-    features of a trained network), and whose whitening is used. Without it `whitening` is fitted.
-
-    "forgetting" looks at a training run, which costs as much as an expert: of `network` (None: the
-    experts', else the default ConvNet) by `training` (None: as `training_like` has it), on
-    `device`. `say` hears a line before it, `on_progress` of each of its epochs, as that of
-    `train_experts` does.
+    experts: a library, or its folder, whose whitening is used and whose first expert gives the
+        features that some methods need (herding, k-center, k-means). `Untrained` for the others.
+    training: how "forgetting", which needs a training run, trains its network on all images
+        (None: `training_like` the experts). It costs as much as one expert.
+    progress: of the training of "forgetting" a message, and an update and an event "epoch" after
+        each of its epochs.
 
     Raises SettingError or MismatchError before any training for what does not fit, TrajmatchError
     when the training diverges.
+
+    Examples:
+        >>> from trajmatch.data import load_data
+        >>> len(select_coreset("random", load_data("digits"), 2))
+        20
     """
-    looks_at = coresets.coreset_of(method).looks_at
-    library = None
-    if experts is not None:
-        library = (
-            experts if isinstance(experts, ExpertLibrary) else ExpertLibrary.open(Path(experts))
-        )
-        require_fit(library, data, network=network, whitening=whitening)
-    if looks_at == "features":
-        if library is None:
-            raise SettingError(
-                f"{method} looks at features of a trained network; give --experts a library"
-            )
-        require_experts(library)
+    requires = coresets.coreset_of(method).requires
     coresets.require_enough(data, ipc)
-    spec = library.spec if library else network_for(data, network or NetworkConfig())
-    training = training or training_like(library)
-    if looks_at == "forgetting":
-        require_stateless(spec.build(seed=0))
-    fitted = library.whitening if library else fit_whitening(whitening or "normalize", data.train)
-    evidence: Tensor | None = None
+    library = _library(method, data, experts)
+    if library is not None:
+        spec, whitening = library.spec, library.whitening
+    else:
+        assert isinstance(experts, Untrained)
+        spec = network_for(data, experts.network)
+        whitening = fit_whitening(experts.whitening, data.train)
+    statistics: Tensor | None = None
     origin: dict[str, Any] = {}
-    if looks_at == "features" and library is not None:
-        evidence = _features(data, library, device)
-    elif looks_at == "forgetting":
-        say(
-            f"forgetting: training {spec.describe()} on {len(data.train):,} images for "
-            f"{training.epochs} epochs"
+    if requires == "features":
+        assert library is not None
+        statistics = _features(data, library, str(resources.device))
+    elif requires == "forgetting":
+        run = _ForgettingRun(
+            spec, whitening, training or training_like(library), seed, resources.torch_device
         )
-        evidence = _forgetting(data, spec, fitted, training, seed, device, on_progress)
-        settings = to_dict(training)
-        del settings["experts"], settings["storage"]
-        origin["forgetting"] = {"network": spec.describe(), **settings}
+        with shown_or(progress) as observer:
+            statistics = run.counts(data, observer)
+        origin["forgetting"] = run.origin()
     return coresets.select_coreset(
-        method, data, ipc, seed=seed, whitening=fitted, evidence=evidence, origin=origin
+        method, data, ipc, seed=seed, whitening=whitening, statistics=statistics, origin=origin
     )
+
+
+def _library(
+    method: str | Coreset, data: ImageDataset, experts: str | Path | ExpertLibrary | Untrained
+) -> ExpertLibrary | None:
+    """The experts, where there are any. Raises where they are not of `data`, or are missing."""
+    needs_features = coresets.coreset_of(method).requires == "features"
+    if isinstance(experts, Untrained):
+        if needs_features:
+            name = coresets.coreset_of(method).name
+            raise SettingError(
+                f"{name} needs features of a trained network; give --experts a library"
+            )
+        return None
+    library = experts if isinstance(experts, ExpertLibrary) else ExpertLibrary.open(Path(experts))
+    require_fit(library, data)
+    if needs_features:
+        require_experts(library)
+    return library
 
 
 def training_like(
@@ -107,26 +122,55 @@ def training_like(
 def _features(
     data: ImageDataset, library: ExpertLibrary, device: str
 ) -> Float[Tensor, "n features"]:
-    """What the first expert, as it was after its last epoch, makes of the training images."""
+    """The training images' embeddings in the first expert, after its last epoch."""
     vector = library.segment(library.experts[0], 0, library.epochs)[1].to(device)
     return coresets.embeddings(library.spec, vector, library.whitening.apply_split(data.train))
 
 
-def _forgetting(
-    data: ImageDataset,
-    spec: NetworkSpec,
-    whitening: Whitening,
-    training: ExpertConfig,
-    seed: int,
-    device: str,
-    on_progress: Progress | None,
-) -> Float[Tensor, "n"]:
-    """How often each training image is forgotten."""
+class _Epochs(Silent):
+    """Passes on the epochs of one network, as those of expert 0, and counts them."""
 
-    def tell(metrics: Mapping[str, Any]) -> None:
-        if on_progress is not None:
-            on_progress({"expert": 0, "epochs": training.epochs, **metrics})
+    def __init__(self, progress: Progress, epochs: int) -> None:
+        self._progress, self._epochs = progress, epochs
 
-    images = whitening.apply_split(data.train).to(device)
-    labels = data.train.labels.to(device)
-    return coresets.forgetting_counts(spec, images, labels, training, seed=seed, on_epoch=tell)
+    def event(self, name: str, **values: Any) -> None:
+        self._progress.event(name, **{"expert": 0, "epochs": self._epochs, **values})
+        accuracy = values["train_accuracy"]
+        self._progress.update("training", values["epoch"], self._epochs, train_accuracy=accuracy)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ForgettingRun:
+    """The training that forgetting counts are taken from."""
+
+    spec: NetworkSpec
+    whitening: Whitening
+    training: ExpertConfig
+    seed: int
+    device: torch.device
+
+    def counts(self, data: ImageDataset, progress: Progress) -> Float[Tensor, "n"]:
+        """How often each training image is forgotten."""
+        require_stateless(self.spec.build(seed=0))
+        epochs = self.training.epochs
+        progress.message(
+            f"forgetting: training {self.spec.describe()} on {len(data.train):,} images for "
+            f"{epochs} epochs"
+        )
+
+        images = self.whitening.apply_split(data.train).to(self.device)
+        labels = data.train.labels.to(self.device)
+        return coresets.forgetting_counts(
+            self.spec,
+            images,
+            labels,
+            self.training,
+            seed=self.seed,
+            progress=_Epochs(progress, epochs),
+        )
+
+    def origin(self) -> dict[str, Any]:
+        """What the set's info says of it."""
+        settings = to_dict(self.training)
+        del settings["experts"], settings["storage"]
+        return {"network": self.spec.describe(), **settings}

@@ -1,4 +1,4 @@
-"""Lists of facts for the page: what a run cost, where its numbers come from, how it was set."""
+"""Lists of facts for the page: the cost of a run, where its numbers come from, its settings."""
 
 from __future__ import annotations
 
@@ -6,102 +6,102 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from trajmatch.methods import METHODS
-from trajmatch.report.folder import RunFolder, is_number, mapping, optional
+from trajmatch.report.folder import RunFolder
+from trajmatch.report.methods import method_facts
+from trajmatch.storage.results import DataSummary, EvaluationResult, LibrarySummary
 from trajmatch.units import duration, number, percent
 
-_SHOWN = {
-    "format", "command", "settings", "seed", "versions", "data", "scores", "started", "seconds",
-    "device", "threads", "peak_memory_mb", "peak_memory_child_mb", "peak_memory_cuda_mb",
-    "library", "network", "best_iteration", "last_iteration",
-}  # fmt: skip
-"""Entries of result.json that have a place of their own; others are listed with the settings."""
+Fact = tuple[str, str]
 
 
-def cost(run: RunFolder) -> list[tuple[str, str]]:
-    result, facts = run.result, []
-    if is_number(result.get("seconds")):
-        facts.append(("Time, all in all", duration(result["seconds"])))
-    lines = run.by_step("loss").values()
-    spent = [float(line["seconds"]) for line in lines if is_number(line.get("seconds"))]
-    if spent:
-        text = f"{duration(statistics.median(spent))} (median of {len(spent):,})"
-        facts += [("One iteration", text), ("All iterations", duration(sum(spent)))]
-    for name, key in (
-        ("Peak memory", "peak_memory_mb"),
-        ("Peak memory, child process", "peak_memory_child_mb"),
-        ("Peak memory, GPU", "peak_memory_cuda_mb"),
+def cost(run: RunFolder) -> list[Fact]:
+    """Time and memory of a run."""
+    spent, facts = run.result.cost, list[Fact]()
+    if spent.seconds is not None:
+        facts.append(("Time, all in all", duration(spent.seconds)))
+    each = [line.seconds for line in run.log.iterations if line.seconds is not None]
+    if each:
+        text = f"{duration(statistics.median(each))} (median of {len(each):,})"
+        facts += [("One iteration", text), ("All iterations", duration(sum(each)))]
+    for name, memory in (
+        ("Peak memory", spent.peak_memory_mb),
+        ("Peak memory, child process", spent.peak_memory_child_mb),
+        ("Peak memory, GPU", spent.peak_memory_cuda_mb),
     ):
-        if is_number(result.get(key)):
-            facts.append((name, f"{result[key]:,.0f} MB"))
-    for name in ("device", "threads"):
-        if result.get(name) is not None:
-            facts.append((name.capitalize(), str(result[name])))
+        if memory is not None:
+            facts.append((name, f"{memory:,.0f} MB"))
+    if spent.device:
+        facts.append(("Device", spent.device))
+    if spent.threads is not None:
+        facts.append(("Threads", str(spent.threads)))
     return facts
 
 
-def origin(run: RunFolder) -> list[tuple[str, str]]:
+def origin(run: RunFolder) -> list[Fact]:
     """Where the numbers come from: data, experts, seed, versions."""
-    result, facts = run.result, []
-    data, library = mapping(result.get("data")), mapping(result.get("library"))
-    if data:
-        splits = [s for s in ("train", "val", "test") if isinstance(data.get(s), int)]
-        counts = [f"{data[split]:,} {split}" for split in splits]
-        facts.append(("Data", f"{data.get('name', 'unnamed')}: {', '.join(counts)} images"))
-        if data.get("note"):
-            facts.append(("Splits", str(data["note"])))
-        facts.append(("Data fingerprint", str(data.get("fingerprint", "not recorded"))))
-    if library:
-        text = f"{library.get('experts', '?')} of {library.get('epochs', '?')} epochs"
-        if is_number(library.get("accuracy_mean")):
-            accuracy = percent(library["accuracy_mean"], optional(library.get("accuracy_sd")))
-            text += f", accuracy {accuracy} % (n = {library.get('n', library.get('experts'))})"
-        if isinstance(library.get("bytes"), int):
-            text += f", {library['bytes'] / 1e6:,.1f} MB"
-        maker = METHODS.get(str(run.setting("distill", "method")))
-        name = "Experts" if maker is None or maker.needs_experts else "Experts (not matched)"
-        facts += [(name, text), ("Expert library", str(library.get("path", "not recorded")))]
-    if run.small is not None:
-        facts.append(("Whitening", run.small.whitening.name))
-    if run.small is not None and run.small.step_size is not None:
-        fixed = run.setting("distill", "lr_lr") == 0
-        name = "Step size, held fixed" if fixed else "Learned step size"
-        facts.append((name, number(run.small.step_size, 4)))
-    for name, key in (("Chosen iteration", "best_iteration"), ("Last iteration", "last_iteration")):
-        if isinstance(result.get(key), int):
-            facts.append((name, f"{result[key]:,}"))
-    if result.get("seed") is not None:
-        facts.append(("Seed", str(result["seed"])))
-    if result.get("started"):
-        facts.append(("Started", str(result["started"])))
-    versions = mapping(result.get("versions"))
-    if versions:
-        facts.append(("Versions", ", ".join(f"{k} {v}" for k, v in versions.items())))
+    result, facts = run.result, list[Fact]()
+    if result.data is not None:
+        facts += _data(result.data)
+    if result.library is not None:
+        # A result without a method is that of `experts` itself.
+        matched = method_facts(str(run.setting("distill", "method"))).needs_experts
+        facts += _library(result.library, "Experts" if matched else "Experts (not matched)")
+    if run.distilled is not None:
+        facts.append(("Whitening", run.distilled.whitening.name))
+        if run.distilled.step_size is not None:
+            fixed = run.setting("distill", "lr_lr") == 0
+            name = "Step size, fixed" if fixed else "Learned step size"
+            facts.append((name, number(run.distilled.step_size, 4)))
+    if result.best_iteration is not None:
+        facts.append(("Chosen iteration", f"{result.best_iteration:,}"))
+    if result.last_iteration is not None:
+        facts.append(("Last iteration", f"{result.last_iteration:,}"))
+    if result.seed is not None:
+        facts.append(("Seed", str(result.seed)))
+    if result.started:
+        facts.append(("Started", result.started))
+    if result.versions:
+        facts.append(("Versions", ", ".join(f"{k} {v}" for k, v in result.versions.items())))
     return facts
 
 
-def settings(run: RunFolder) -> list[tuple[str, list[tuple[str, str]]]]:
+def _data(data: DataSummary) -> list[Fact]:
+    counts = {"train": data.train, "val": data.val, "test": data.test}
+    words = ", ".join(f"{n:,} {split}" for split, n in counts.items() if n is not None)
+    facts = [("Data", f"{data.name}: {words} images" if words else data.name)]
+    if data.note:
+        facts.append(("Splits", data.note))
+    return [*facts, ("Data fingerprint", data.fingerprint or "not recorded")]
+
+
+def _library(library: LibrarySummary, name: str) -> list[Fact]:
+    experts, epochs = ("?" if n is None else n for n in (library.experts, library.epochs))
+    text = f"{experts} of {epochs} epochs"
+    if library.accuracy_mean is not None:
+        accuracy = percent(library.accuracy_mean, library.accuracy_sd)
+        text += f", accuracy {accuracy} % (n = {library.n or experts})"
+    if library.bytes is not None:
+        text += f", {library.bytes / 1e6:,.1f} MB"
+    return [(name, text), ("Expert library", library.path or "not recorded")]
+
+
+def settings(run: RunFolder) -> list[tuple[str, list[Fact]]]:
     """All settings by table; then what else the result records."""
-    info = run.small.info if run.small is not None else {}
-    values = mapping(run.result.get("settings")) or mapping(info.get("settings"))
+    values = run.result.settings or _table(run.info.get("settings"))
     if run.command == "run":  # `methods` are settings of other runs of the recipe than this one
         values = {name: value for name, value in values.items() if name != "methods"}
-    tables = [(name, list(_flat(value))) for name, value in values.items() if mapping(value)]
-    plain = [(name, say(value)) for name, value in values.items() if not mapping(value)]
-    rest = list(_flat({k: v for k, v in run.result.items() if k not in _SHOWN}))
+    tables = [(name, list(_flat(value))) for name, value in values.items() if _table(value)]
+    plain = [(name, say(value)) for name, value in values.items() if not _table(value)]
+    other = {**run.result.other, "resolved": run.result.resolved or None}
+    if isinstance(run.result, EvaluationResult):
+        other["set.fingerprint"] = run.result.fingerprint or None
+    rest = list(_flat({name: value for name, value in other.items() if value is not None}))
     tables = ([("run", plain)] if plain else []) + tables
     return tables + ([("also recorded", rest)] if rest else [])
 
 
-def _flat(values: Mapping[str, Any], where: str = "") -> Iterable[tuple[str, str]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{where}{name}.")
-        else:
-            yield f"{where}{name}", say(value)
-
-
 def say(value: Any) -> str:
+    """A setting as text."""
     if value is None:
         return "not set"
     if isinstance(value, bool):
@@ -109,3 +109,15 @@ def say(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(say, value)) or "none"
     return str(value)
+
+
+def _flat(values: Mapping[str, Any], where: str = "") -> Iterable[Fact]:
+    for name, value in values.items():
+        if _table(value):
+            yield from _flat(value, f"{where}{name}.")
+        else:
+            yield f"{where}{name}", say(value)
+
+
+def _table(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

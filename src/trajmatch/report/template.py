@@ -25,7 +25,7 @@ def render(template: str, context: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # A page's policy allows its one script by its hash, so nothing smuggled in would run.
+    # A page's policy allows its one script by its hash, so injected scripts do not run.
     environment.filters["sha256"] = lambda text: base64.b64encode(
         hashlib.sha256(str(text).encode()).digest()
     ).decode()
@@ -37,5 +37,6 @@ def write_page(html: str, folder: Path, out: Path | str | None) -> Path:
     out = folder / "report.html" if out is None else Path(out)
     out = out / "report.html" if out.is_dir() else out
     with atomic_write(out) as partial:
-        partial.write_text(html, encoding="utf-8")
+        # A path may hold bytes that are not UTF-8, which no page can.
+        partial.write_text(html, encoding="utf-8", errors="replace")
     return out

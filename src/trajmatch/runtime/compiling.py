@@ -1,7 +1,7 @@
 """When a function goes through torch.compile, and what happens where the compiler does not work.
 
-The compiler takes tens of seconds once a run (seconds when its cache on disk has the code) and
-saves a share of every call after that. Whether it pays is a function of the work alone, not of a
+Compiling takes tens of seconds once a run (seconds when its cache on disk has the code) and saves a
+share of every later call. Whether it pays is decided from the amount of work alone and not from a
 measurement, so that a resumed run and every worker decide alike.
 """
 
@@ -23,58 +23,95 @@ log = logging.getLogger("trajmatch")
 WORTH_SECONDS = 180.0
 """Expected seconds of eager work on one core from which compiling pays."""
 CALL_SECONDS = 1e-3
-"""What one eager pass of a network costs however little it computes."""
+"""Seconds of one eager pass of a network, however little it computes."""
 FLOP_PER_SECOND = 1e11
-"""What one core of a CPU computes. Neither figure need be right: they set where 'auto' turns."""
+"""Of one CPU core. It and CALL_SECONDS need not be exact: they set where 'auto' changes over."""
 
 FORMS: dict[str, dict[str, Any]] = {
     "cuda": {"mode": "reduce-overhead"},
     # Calls between kernels from C++ instead of Python: a tenth of a small network's time.
     "cpu": {"options": {"cpp_wrapper": True}},
 }
+"""Arguments of torch.compile by kind of device."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
 class Work:
-    """How much a run will ask of a network."""
+    """How much of a network's work a run is.
+
+    Examples:
+        >>> Work(calls=20, flop=1000).times(3)
+        Work(calls=60, flop=3000)
+    """
 
     calls: int
+    """Forward, backward or second-order passes, of any number of images each."""
     flop: int
+    """Floating-point operations of all of them."""
 
     def times(self, runs: int) -> Work:
-        """As many such runs."""
+        """The work of `runs` such runs."""
         return Work(self.calls * runs, self.flop * runs)
 
 
 def wanted(choice: str, work: Work) -> bool:
-    """Whether to compile; "auto" decides by what the work would take eagerly."""
+    """Whether to compile, for a choice of "yes", "no" or "auto".
+
+    "auto" compiles what would take WORTH_SECONDS or more eagerly.
+
+    Examples:
+        >>> wanted("auto", Work(calls=100, flop=10**9))
+        False
+        >>> wanted("auto", Work(calls=1_000_000, flop=10**9))
+        True
+    """
     if choice == "auto":
         return work.calls * CALL_SECONDS + work.flop / FLOP_PER_SECOND >= WORTH_SECONDS
     return choice == "yes"
 
 
 def forward_flop(module: nn.Module, image_shape: tuple[int, ...]) -> int:
-    """Operations of one image's way through the convolutions and products of `module`."""
+    """Floating-point operations of the convolutions and matrix products of one image's forward
+    pass; `image_shape` is (channels, height, width)."""
     first = next(module.parameters())
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(first.new_zeros(1, *image_shape))
     return int(counter.get_total_flops())
 
 
-def compiled(function: F, note: Callable[[str], None] = log.info) -> F:
-    """`function` through torch.compile, one compilation a shape. If the compiler fails (none is
-    installed, it does not know an operator), one line says so and `function` goes on as it was.
+_ANNOUNCED: set[str] = set()
+"""Lines that this process has given out."""
 
-    On CUDA the compiled code is recorded as a CUDA graph and replayed, so that nothing waits for
-    the host to start kernels. A graph's results lie in memory that its next replay overwrites, so
-    they are copied: what this returns is the caller's own.
 
-    note: hears "compiling ..." before the first call, once a process.
+def compiled(
+    function: F,
+    note: Callable[[str], None] = log.info,
+    *,
+    compiler: Callable[..., Callable[..., Any]] = torch.compile,
+    announced: set[str] = _ANNOUNCED,
+) -> F:
+    """`function` through torch.compile, with one compilation per shape of its arguments.
+
+    Where the compiler fails (none is installed, it does not support an operator), one line is
+    passed to `note` and `function` runs eagerly from then on. Errors of `function` itself are
+    raised.
+
+    On CUDA the compiled code is recorded as a CUDA graph and replayed, so that the host need not
+    launch kernels one by one. A graph's next replay overwrites its results; they are copied, so
+    that a caller owns what it gets.
+
+    note: called with one line before the first compilation. Lines in `announced` are not repeated:
+    by default, one for the whole process. compiler: called as torch.compile.
     """
     fast: dict[str, Callable[..., Any]] = {}
     failed = False
+
+    def announce(text: str) -> None:
+        if text not in announced:
+            announced.add(text)
+            note(text)
 
     def call(*arguments: Any) -> Any:
         nonlocal failed
@@ -82,8 +119,8 @@ def compiled(function: F, note: Callable[[str], None] = log.info) -> F:
             return function(*arguments)
         kind = arguments[0].device.type
         if kind not in fast:
-            _say_once("compiling (about a minute, once; seconds when cached)", note)
-            fast[kind] = torch.compile(function, dynamic=False, **FORMS.get(kind, {}))
+            announce("compiling (about a minute, once; seconds when cached)")
+            fast[kind] = compiler(function, dynamic=False, **FORMS.get(kind, {}))
         try:
             result = fast[kind](*arguments)
         except RuntimeError as error:
@@ -91,17 +128,8 @@ def compiled(function: F, note: Callable[[str], None] = log.info) -> F:
                 raise
             failed = True
             reason = textwrap.shorten(str(error), 200)
-            _say_once(f"the compiler is not usable, going on without it: {reason}", note)
+            announce(f"the compiler is not usable, going on without it: {reason}")
             return function(*arguments)
         return tree_map_only(torch.Tensor, torch.clone, result) if kind == "cuda" else result
 
     return cast(F, call)
-
-
-_SAID: set[str] = set()
-
-
-def _say_once(text: str, note: Callable[[str], None]) -> None:
-    if text not in _SAID:
-        _SAID.add(text)
-        note(text)

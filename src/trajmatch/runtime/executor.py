@@ -1,9 +1,14 @@
-"""Independent tasks in this process or in several on this machine.
+"""Independent tasks, in this process or in several on this machine.
 
 Workers are spawned, not forked: torch's threads and CUDA do not survive a fork. Each takes about
 three seconds to start, so they suit tasks of minutes. Spawning imports the caller's main module
-again: a script that asks for more than one worker needs `if __name__ == "__main__":` around its
-work. `workers=1` never starts a process and is safe anywhere, notebooks included.
+again: a script that uses more than one worker needs `if __name__ == "__main__":` around its work.
+`Serial` never starts a process and is safe anywhere, notebooks included.
+
+Why not `concurrent.futures.ProcessPoolExecutor` or loky: with both, a worker outlives a parent that
+was killed by SIGKILL (it was still in its task 12 s later), and neither passes on events while a
+task runs. ProcessPoolExecutor also waits for the running tasks before it raises the first error,
+and pickles tensors into /dev/shm, which is 64 MB in most containers.
 """
 
 from __future__ import annotations
@@ -17,14 +22,15 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 
-from trajmatch.errors import TrajmatchError
+from trajmatch.errors import SettingError, TrajmatchError
 from trajmatch.runtime.threads import limited_threads
 
 T = TypeVar("T")
@@ -37,6 +43,126 @@ else:
 _listener: ContextVar[Callable[[Any], None] | None] = ContextVar("_listener", default=None)
 
 
+@runtime_checkable
+class Executor(Protocol):
+    """Applies a function to tasks that do not depend on each other."""
+
+    def map_tasks(
+        self,
+        function: Callable[[T], R],
+        tasks: Sequence[T],
+        on_result: Callable[[int, R], None] | None = None,
+        on_event: Callable[[Any], None] | None = None,
+    ) -> list[R]:
+        """`[function(task) for task in tasks]`.
+
+        `on_result(number of the task, result)` and `on_event(event)`, with what tasks `emit`, are
+        called in this process while the tasks run. The first exception of a task stops the others
+        and is raised with its type.
+        """
+
+
+@dataclass(frozen=True)
+class Serial:
+    """One task after another in this process, with `threads` threads of torch.
+
+    Examples:
+        >>> Serial().map_tasks(abs, [-1, 2], on_result=lambda number, result: print(result))
+        1
+        2
+        [1, 2]
+    """
+
+    threads: int = 1
+
+    def map_tasks(
+        self,
+        function: Callable[[T], R],
+        tasks: Sequence[T],
+        on_result: Callable[[int, R], None] | None = None,
+        on_event: Callable[[Any], None] | None = None,
+    ) -> list[R]:
+        """See `Executor`."""
+        results = []
+        with limited_threads(self.threads), _listening(on_event):
+            for number, task in enumerate(tasks):
+                results.append(function(task))
+                if on_result:
+                    on_result(number, results[-1])
+        return results
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Tasks spread over `workers` processes of `threads` threads each.
+
+    The function (sent once to each worker), tasks, results and events must pickle; tensors among
+    them are copied. TrajmatchError when a worker is killed. Workers never outlive the call or this
+    process, however it ends.
+    """
+
+    workers: int
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise SettingError(f"workers is {self.workers}; it must be at least 1")
+
+    def map_tasks(
+        self,
+        function: Callable[[T], R],
+        tasks: Sequence[T],
+        on_result: Callable[[int, R], None] | None = None,
+        on_event: Callable[[Any], None] | None = None,
+    ) -> list[R]:
+        """See `Executor`."""
+        with _started(min(self.workers, len(tasks)), self.threads) as workers:
+            # Pickled here, by the plain pickler: multiprocessing's moves tensors to /dev/shm.
+            program = pickle.dumps(function)
+            waiting = iter(range(len(tasks)))
+            for pipe, process in workers.items():
+                _send(pipe, process, program)
+                number = next(waiting)
+                _send(pipe, process, pickle.dumps((number, tasks[number])))
+            busy, results = set(workers), dict[int, R]()
+            while busy:
+                for pipe in cast(list[Pipe], connection.wait(list(busy))):
+                    kind, number, value = _receive(pipe, workers[pipe])
+                    if kind == "event":
+                        if on_event:
+                            on_event(value)
+                        continue
+                    if kind == "error":
+                        raise value if isinstance(value, BaseException) else _rebuilt(*value)
+                    results[number] = value
+                    if on_result:
+                        on_result(number, value)
+                    following = next(waiting, None)
+                    if following is None:
+                        busy.remove(pipe)
+                    else:
+                        message = pickle.dumps((following, tasks[following]))
+                        _send(pipe, workers[pipe], message)
+        return [results[number] for number in range(len(tasks))]
+
+
+def executor_for(workers: int, tasks: int, threads: int = 1) -> Executor:
+    """`Processes` where more than one worker has something to do, else `Serial`.
+
+    Within a worker it is always `Serial`: a worker's own children would not end with it.
+
+    Examples:
+        >>> executor_for(4, tasks=1)
+        Serial(threads=1)
+        >>> executor_for(4, tasks=3)
+        Processes(workers=3, threads=1)
+    """
+    count = min(workers, tasks)
+    if count <= 1 or multiprocessing.current_process().daemon:
+        return Serial(threads)
+    return Processes(count, threads)
+
+
 def run_tasks(
     function: Callable[[T], R],
     tasks: Sequence[T],
@@ -46,82 +172,40 @@ def run_tasks(
     on_result: Callable[[int, R], None] | None = None,
     on_event: Callable[[Any], None] | None = None,
 ) -> list[R]:
-    """`[function(task) for task in tasks]`, spread over `workers` processes of `threads` threads.
+    """`[function(task) for task in tasks]` by the executor that `executor_for` chooses.
 
-    One worker or one task runs in this process, with the same number of threads, so that results
-    do not depend on `workers`. `on_result(number of the task, result)` is called here as results
-    arrive; `on_event(event)` with what tasks `emit`. With several workers `function` (sent once to
-    each), tasks, results and events must pickle; tensors among them are copied.
-
-    The first exception of a task stops the others and is raised here, with its type. TrajmatchError
-    when a worker is killed. Workers never outlive this call or this process, however it ends.
+    Results do not depend on `workers`, since the number of threads is the same in all of them.
     """
-    # A worker's own children would not be ended with it, so inside a worker work stays there.
-    if min(workers, len(tasks)) <= 1 or multiprocessing.current_process().daemon:
-        results = []
-        with limited_threads(threads), _listening(on_event):
-            for number, task in enumerate(tasks):
-                results.append(function(task))
-                if on_result:
-                    on_result(number, results[-1])
-        return results
-    with _crew(min(workers, len(tasks)), threads) as crew:
-        # Pickled here, by the plain pickler: multiprocessing's would move tensors to /dev/shm,
-        # which is 64 MB in most containers.
-        program = pickle.dumps(function)
-        waiting = iter(range(len(tasks)))
-        for pipe, process in crew.items():
-            _send(pipe, process, program)
-            number = next(waiting)
-            _send(pipe, process, pickle.dumps((number, tasks[number])))
-        busy, done = set(crew), dict[int, R]()
-        while busy:
-            for pipe in cast(list[Pipe], connection.wait(list(busy))):
-                kind, number, value = _receive(pipe, crew[pipe])
-                if kind == "event":
-                    if on_event:
-                        on_event(value)
-                    continue
-                if kind == "error":
-                    raise value if isinstance(value, BaseException) else _rebuilt(*value)
-                done[number] = value
-                if on_result:
-                    on_result(number, value)
-                following = next(waiting, None)
-                if following is None:
-                    busy.remove(pipe)
-                else:
-                    message = pickle.dumps((following, tasks[following]))
-                    _send(pipe, crew[pipe], message)
-    return [done[number] for number in range(len(tasks))]
+    executor = executor_for(workers, len(tasks), threads)
+    return executor.map_tasks(function, tasks, on_result, on_event)
 
 
 def emit(event: Any) -> None:
-    """Tell the caller of `run_tasks` something from inside a task; nothing when nobody listens."""
+    """Pass `event` from inside a task to the caller's `on_event`, if there is one."""
     listener = _listener.get()
     if listener:
         listener(event)
 
 
 @contextlib.contextmanager
-def _crew(workers: int, threads: int) -> Iterator[dict[Pipe, SpawnProcess]]:
+def _started(count: int, threads: int) -> Iterator[dict[Pipe, SpawnProcess]]:
     """Start workers; end them when the block ends, at once when it fails."""
     context = multiprocessing.get_context("spawn")
-    crew: dict[Pipe, SpawnProcess] = {}
+    workers: dict[Pipe, SpawnProcess] = {}
     try:
-        for _ in range(workers):
+        for _ in range(count):
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs, threads), daemon=True)
-            crew[ours] = process
+            workers[ours] = process
             process.start()
-            theirs.close()  # now the worker's death is the pipe's end
-        yield crew
-        for pipe in crew:
-            pipe.close()  # a worker that finds its pipe closed returns
-        for process in crew.values():
+            theirs.close()  # the worker has the only other end: its death closes the pipe
+        yield workers
+        for pipe in workers:
+            pipe.close()  # which ends the worker
+        for process in workers.values():
             process.join(timeout=10)
     finally:
-        for pipe, process in crew.items():
+        for pipe, process in workers.items():
             pipe.close()
             if process.pid is not None:
                 process.kill()
@@ -133,21 +217,21 @@ def _send(pipe: Pipe, process: SpawnProcess, message: bytes) -> None:
     try:
         pipe.send_bytes(message)
     except OSError as error:
-        raise _death(process) from error
+        raise _death_error(process) from error
 
 
 def _receive(pipe: Pipe, process: SpawnProcess) -> tuple[str, int, Any]:
     try:
         kind, number, value = pickle.loads(pipe.recv_bytes())
     except (EOFError, OSError) as error:
-        raise _death(process) from error
+        raise _death_error(process) from error
     return kind, number, value
 
 
-def _death(process: SpawnProcess) -> TrajmatchError:
+def _death_error(process: SpawnProcess) -> TrajmatchError:
     process.join(timeout=10)
     code = process.exitcode
-    if code == -signal.SIGKILL:
+    if code == -9:  # SIGKILL, which Windows has no name for
         return TrajmatchError(
             "a worker process was killed (out of memory?); use fewer workers, or free memory"
         )
@@ -159,27 +243,27 @@ def _death(process: SpawnProcess) -> TrajmatchError:
 
 
 def _work(pipe: Pipe, threads: int) -> None:
-    """A worker's life: receive the function once, then tasks until the pipe is closed."""
-    # Ctrl-C reaches the whole group; the parent answers it and ends the workers.
+    """What a worker runs: it receives the function once, then tasks until the pipe is closed."""
+    # Ctrl-C goes to the whole process group; the parent handles it and ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
 
-    def tell(kind: str, number: int, value: Any) -> None:
+    def send(kind: str, number: int, value: Any) -> None:
         pipe.send_bytes(pickle.dumps((kind, number, value)))
 
     function, number = None, -1
-    # The pipe's end, or nobody to write to: the parent has no more work, or is gone.
-    with contextlib.suppress(EOFError, OSError), _listening(partial(tell, "event", -1)):
+    # A closed pipe, for reading or writing: the parent has no more tasks, or has ended.
+    with contextlib.suppress(EOFError, OSError), _listening(partial(send, "event", -1)):
         program = pipe.recv_bytes()
         while True:
             message = pipe.recv_bytes()
             try:
                 function = function or pickle.loads(program)
                 number, task = pickle.loads(message)
-                tell("result", number, function(task))
+                send("result", number, function(task))
             except BaseException as error:
-                tell("error", number, _portable(error))
+                send("error", number, _portable(error))
 
 
 def _die_with_parent() -> None:
@@ -190,7 +274,8 @@ def _die_with_parent() -> None:
 
 
 def _portable(error: BaseException) -> BaseException | tuple[type[TrajmatchError], str]:
-    """`error`, or the nearest thing that survives pickling, with the worker's traceback as note."""
+    """`error` with the worker's traceback as a note, or a RuntimeError of its text if it does not
+    pickle; of a TrajmatchError type and message."""
     if isinstance(error, TrajmatchError):
         return type(error), str(error)
     note = "".join(traceback.format_exception(error))
@@ -203,7 +288,7 @@ def _portable(error: BaseException) -> BaseException | tuple[type[TrajmatchError
 
 
 def _rebuilt(kind: type[TrajmatchError], message: str) -> TrajmatchError:
-    # Without __init__, whose arguments need not be the message; pickle would call it with that.
+    # Without __init__, whose arguments need not be the message, as pickle takes them to be.
     return kind.__new__(kind, message)
 
 

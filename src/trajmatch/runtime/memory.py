@@ -1,11 +1,10 @@
-"""How much memory is free, what the record of a step holds on to, what any work takes at most."""
+"""Memory: what is free, what a step's residuals take, and the peak of any work."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import gc
-import resource
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +21,10 @@ _SELF = Path("/proc/self")
 
 
 def available_bytes(device: torch.device) -> int:
-    """Bytes that can still be allocated on `device` (a container's limit counts)."""
+    """Bytes that can still be allocated on `device`, within a container's limit where there is one.
+
+    Off Linux free memory of the CPU is unknown, and 4 GiB are assumed.
+    """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     free = _meminfo("MemAvailable")
@@ -36,47 +38,52 @@ def available_bytes(device: torch.device) -> int:
 
 @runtime_checkable
 class SavesTensors(Protocol):
-    """What says which tensors it keeps."""
+    """An object that can list the tensors it holds."""
 
     def saved_tensors(self) -> Iterable[torch.Tensor]: ...
 
 
 def saved_bytes(make: Callable[[], SavesTensors]) -> int:
-    """Bytes of the distinct tensors that autograd saves while `make` runs, and that its result
-    holds."""
-    kept: dict[int, int] = {}
+    """Bytes of the distinct tensors that autograd saves while `make` runs, and of those that its
+    result holds."""
+    sizes: dict[int, int] = {}
 
-    def see(tensor: torch.Tensor) -> torch.Tensor:
+    def count(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
+        sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(see, lambda tensor: tensor):
-        made = make()
-    for tensor in made.saved_tensors():
-        see(tensor)
-    return sum(kept.values())
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        result = make()
+    for tensor in result.saved_tensors():
+        count(tensor)
+    return sum(sizes.values())
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
-    """Bytes of the tensors that `work` makes, at the moment when most of them are there.
+    """The largest sum of bytes, at one moment, of the tensors that `work` creates.
 
-    On a CPU every operator's results are watched, which costs some time, and what an operator
-    takes for itself is not seen. On a GPU the allocator tells; its peak until now is forgotten.
+    On a CPU the results of every operator are counted, which takes some time; memory that an
+    operator uses internally is not. On a GPU the allocator's statistics are used, and its peak
+    until now is reset.
+
+    Examples:
+        >>> peak_bytes(lambda: torch.zeros(1000), torch.device("cpu"))
+        4000
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         work()
         return int(torch.cuda.max_memory_allocated(device) - before)
-    watch = _Watch()
-    with watch:
+    counter = _StorageCounter()
+    with counter:
         work()
-    return watch.peak
+    return counter.peak
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of what operators make, from there until it is freed."""
+class _StorageCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of each storage from the operator that creates it until it is freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -86,21 +93,21 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, operator: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        given = {id(part.untyped_storage()) for part in tree_iter(args) if _is_tensor(part)}
-        made = operator(*args, **(kwargs or {}))
-        for part in tree_iter(made):
-            if _is_tensor(part) and id(storage := part.untyped_storage()) not in given:
-                self._see(storage)
+        inputs = {id(part.untyped_storage()) for part in tree_iter(args) if _is_tensor(part)}
+        result = operator(*args, **(kwargs or {}))
+        for part in tree_iter(result):
+            if _is_tensor(part) and id(storage := part.untyped_storage()) not in inputs:
+                self._add(storage)
         self.peak = max(self.peak, self._now)
-        return made
+        return result
 
-    def _see(self, storage: torch.UntypedStorage) -> None:
+    def _add(self, storage: torch.UntypedStorage) -> None:
         key, size = id(storage), storage.nbytes()
         if key not in self._known:
             self._now += size
-            self._known[key] = weakref.finalize(storage, self._gone, key, size)
+            self._known[key] = weakref.finalize(storage, self._remove, key, size)
 
-    def _gone(self, key: int, size: int) -> None:
+    def _remove(self, key: int, size: int) -> None:
         self._now -= size
         del self._known[key]
 
@@ -111,41 +118,41 @@ def _is_tensor(part: object) -> bool:
 
 @dataclass
 class Added:
-    """What work took beyond what was held before it, at its peak."""
+    """The peak memory of a piece of work, beyond what was in use before it."""
 
     bytes: int | None = None
-    """None while it goes on, and where the system does not tell."""
+    """None while the work runs, and where the system does not report it."""
 
 
 @contextlib.contextmanager
 def added(device: torch.device) -> Iterator[Added]:
-    """Measure the work inside: resident memory of this process, or tensors on a GPU.
+    """Measure the work in this context: resident memory of this process, or tensors on a GPU.
 
-    Not counted is what child processes take. Off Linux resident memory is not told.
+    Memory of child processes is not counted. Off Linux resident memory is not reported.
     """
-    found = Added()
+    measured = Added()
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-        yield found
-        found.bytes = torch.cuda.max_memory_allocated(device) - before
+        yield measured
+        measured.bytes = torch.cuda.max_memory_allocated(device) - before
         return
     try:
-        # What was freed and is kept for later would hide as much of what the work takes.
+        # Memory freed before but not returned to the system would hide as much of the work's.
         ctypes.CDLL(None).malloc_trim(0)
         _remember_peak()
-        (_SELF / "clear_refs").write_text("5")  # the peak begins anew
+        (_SELF / "clear_refs").write_text("5")  # resets the system's peak (VmHWM)
         start = _field(_SELF / "status", "VmRSS")
-    except (OSError, AttributeError, StopIteration):
-        yield found
+    except (OSError, AttributeError, StopIteration, TypeError):  # TypeError: CDLL(None) on Windows
+        yield measured
         return
-    yield found
-    found.bytes = max(0, _field(_SELF / "status", "VmHWM") - start)
+    yield measured
+    measured.bytes = max(0, _field(_SELF / "status", "VmHWM") - start)
 
 
 _highest = 0
-"""Bytes at the peak before `added` made it begin anew."""
+"""The peak in bytes before `added` last reset it."""
 
 
 def _remember_peak() -> None:
@@ -154,7 +161,16 @@ def _remember_peak() -> None:
 
 
 def resident_peak() -> int:
-    """Largest resident memory of this process so far."""
+    """Largest resident memory of this process so far, in bytes; 0 on Windows, where it is unknown.
+
+    Examples:
+        >>> resident_peak() >= 0
+        True
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB on Linux
     return max(_highest, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 
@@ -163,10 +179,10 @@ def _meminfo(field: str) -> int:
     try:
         return _field(Path("/proc/meminfo"), field)
     except OSError:
-        return 4 * 2**30  # no such file off Linux: a cautious guess keeps "auto" working
+        return 4 * 2**30  # no such file off Linux; a low guess keeps "auto" working
 
 
 def _field(file: Path, name: str) -> int:
-    """Bytes that a line `name:  123 kB` tells."""
+    """The value in bytes of the line `name:  123 kB`."""
     lines = file.read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))

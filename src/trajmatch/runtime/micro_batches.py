@@ -1,9 +1,9 @@
-"""A batch in pieces that stay in the processor's cache.
+"""Micro-batches: parts of a batch whose activations stay in the processor's cache.
 
-Where a network keeps no state the gradient of a batch is the sum of its pieces' gradients, in any
-sizes. On a CPU a piece whose largest activation is a few megabytes goes through forward and back
-without leaving the cache: 1.6 times as fast at batch 256 and width 128 as all at once, and the
-graph's memory is that of one piece. A GPU wants the whole batch.
+Where a network keeps no state, the gradient of a batch is the sum of the gradients of its parts, of
+any sizes. On a CPU, a part whose largest activation is a few megabytes goes through forward and
+backward pass without leaving the cache: 1.6 times as fast at batch 256 and width 128 as all at
+once, and the graph takes the memory of one part. A GPU is fastest with the whole batch.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from torch import nn
 from trajmatch.types import Tensor
 
 CACHE_BYTES = 8 * 2**20
-"""Largest activation of a piece. Measured at width 32 and 128, 32x32 pixels: 4 to 8 MB are best."""
+"""Largest activation of a micro-batch. Measured at width 32 and 128, 32x32 pixels: 4 to 8 MB are
+fastest."""
 
 
 def micro_batch_size(module: nn.Module, image_shape: tuple[int, ...], device: torch.device) -> int:
-    """How many images of `image_shape` should go through `module` at a time; 0: all of them.
+    """How many images of shape (channels, height, width) should go through `module` at a time;
+    0: all of a batch.
 
-    A function of the network and the shape alone, so that results do not depend on the machine.
+    Depends on the network, the shape and the kind of device only, not on the size of this machine's
+    cache, so that results are the same on another machine.
     """
     if device.type != "cpu":
         return 0
@@ -33,13 +36,13 @@ def largest_activation(module: nn.Module, image_shape: tuple[int, ...]) -> int:
     """Bytes of the largest float32 tensor between two layers, for one image."""
     largest = 0
 
-    def see(_: nn.Module, __: Any, output: Any) -> None:
+    def measure(_: nn.Module, __: Any, output: Any) -> None:
         nonlocal largest
         if isinstance(output, Tensor):
             largest = max(largest, 4 * output.numel())
 
     first = next(module.parameters())
-    hooks = [part.register_forward_hook(see) for part in module.modules()]
+    hooks = [part.register_forward_hook(measure) for part in module.modules()]
     try:
         with torch.no_grad():
             module(first.new_zeros(1, *image_shape))
@@ -49,10 +52,20 @@ def largest_activation(module: nn.Module, image_shape: tuple[int, ...]) -> int:
     return largest
 
 
-def micro_batch_sizes(count: int, length: int) -> list[int]:
-    """`count` images in pieces of at most `length` (0: in one): as few as can be, all of one size
-    but the last."""
-    if length <= 0 or count <= length:
+def micro_batch_sizes(count: int, limit: int) -> list[int]:
+    """The sizes of the micro-batches of `count` images, each at most `limit` (0: no limit).
+
+    As few as possible, all of one size but the last.
+
+    Examples:
+        >>> micro_batch_sizes(10, 4)
+        [4, 4, 2]
+        >>> micro_batch_sizes(10, 6)
+        [5, 5]
+        >>> micro_batch_sizes(10, 0)
+        [10]
+    """
+    if limit <= 0 or count <= limit:
         return [count]
-    size = -(-count // -(-count // length))
+    size = -(-count // -(-count // limit))
     return [size] * (count // size) + ([count % size] if count % size else [])

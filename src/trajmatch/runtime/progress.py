@@ -1,7 +1,7 @@
 """The one observer: what a computation reports while it runs.
 
 Every function that takes long accepts `progress`. A terminal, a notebook and a log file are
-implementations (`trajmatch.cli.progress`); `Silent` ignores all of it; `Several` passes it on.
+implementations (`display.Display`); `Silent` ignores all of it; `Several` passes it on.
 """
 
 from __future__ import annotations

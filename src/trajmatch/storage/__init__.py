@@ -6,9 +6,10 @@ from trajmatch.storage.jsonl import JsonlTracker, read_log
 from trajmatch.storage.result import read_result, write_result
 from trajmatch.storage.trackers import (
     TRACKERS,
+    LogProgress,
     TensorboardTracker,
     Tracker,
-    Trackers,
+    TrackerProgress,
     WandbTracker,
     open_tracker,
 )
@@ -16,9 +17,10 @@ from trajmatch.storage.trackers import (
 __all__ = [
     "TRACKERS",
     "JsonlTracker",
+    "LogProgress",
     "TensorboardTracker",
     "Tracker",
-    "Trackers",
+    "TrackerProgress",
     "WandbTracker",
     "open_tracker",
     "read_log",

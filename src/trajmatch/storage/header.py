@@ -1,7 +1,8 @@
-"""The header of our files: whose they are, how old, and where each tensor lies.
+"""The header of a tensor file: kind, version, metadata, checksums, and where each tensor lies.
 
-It is a safetensors header, JSON, with our own entries under `__metadata__`: a digest of the header
-itself, the kind of file, its format version, free metadata, a checksum of every row and its name.
+It is a safetensors header (JSON) with further entries under `__metadata__`: a digest of the header
+itself, the kind of file, its format version, free metadata, the checksum of every row and the name
+of the checksum.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ DTYPES = {
 }  # fmt: skip
 MEND = "restore it from a copy, or delete it and make it again"
 _DIGEST = 32  # hex digits
-# The digest stands at a fixed place, so it can cover every other byte of the header as written.
+# The digest is at a fixed place, so it covers every other byte of the header as written.
 _PREFIX = b'{"__metadata__":{"digest":"'
 
 
@@ -44,7 +45,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Header:
-    """What a header says, once it is believed."""
+    """The contents of a verified header."""
 
     metadata: dict[str, Any]
     entries: dict[str, Entry]
@@ -52,7 +53,7 @@ class Header:
 
 
 def pack_header(own: Mapping[str, str], entries: Mapping[str, Any]) -> bytes:
-    """Our own entries and those of safetensors as the bytes that begin a file, digest included."""
+    """The first bytes of a file: `own` entries, with a digest, and those of safetensors."""
     metadata = {"digest": "0" * _DIGEST, **own}
     header = json.dumps({"__metadata__": metadata, **entries}, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
@@ -61,7 +62,7 @@ def pack_header(own: Mapping[str, str], entries: Mapping[str, Any]) -> bytes:
 
 
 def unpack_header(path: Path, header: bytes, size: int, *, kind: str, version: int) -> Header:
-    """What the header of a file of `size` bytes says. Raises FileFormatError as `open_tensors`."""
+    """Verify the header of a file of `size` bytes. Errors are those of `open_tensors`."""
     metadata, checksum, rows, entries = _split_header(path, header, kind, version)
     expected = 8 + len(header)
     try:
@@ -81,7 +82,12 @@ def unpack_header(path: Path, header: bytes, size: int, *, kind: str, version: i
 
 
 def row_layout(shape: Sequence[int], dtype: torch.dtype) -> tuple[int, int]:
-    """How many checksums a tensor has and how many bytes each covers."""
+    """How many checksums a tensor has, and how many bytes each covers.
+
+    Examples:
+        >>> row_layout((51, 1000), torch.float32), row_layout((6,), torch.int64)
+        ((51, 4000), (1, 48))
+    """
     if len(shape) < 2:
         return 1, math.prod(shape) * dtype.itemsize
     return shape[0], math.prod(shape[1:]) * dtype.itemsize
@@ -90,7 +96,10 @@ def row_layout(shape: Sequence[int], dtype: torch.dtype) -> tuple[int, int]:
 def _split_header(
     path: Path, header: bytes, kind: str, version: int
 ) -> tuple[dict[str, Any], Checksum, dict[str, Any], dict[str, Any]]:
-    """Metadata, checksum, its values and entries of a raw header that is ours and not too new."""
+    """Metadata, checksum function, checksums by tensor, and safetensors' entries of a header.
+
+    Raises FileFormatError unless it is of trajmatch, of `kind`, at most `version` and unaltered.
+    """
     try:
         entries = json.loads(header)
         own = entries.pop("__metadata__", {})
@@ -104,7 +113,7 @@ def _split_header(
         )
     if found_kind != kind:
         raise FileFormatError(f"{path} holds {found_kind!r}, not '{kind}'; give a {kind} file")
-    # The version is asked before the digest: a newer format may compute that differently.
+    # The version before the digest, which a newer format may compute differently.
     number = int(found_version) if re.fullmatch("[0-9]{1,9}", str(found_version)) else -1
     if number > version:
         raise FileFormatError(
@@ -116,7 +125,7 @@ def _split_header(
     try:
         rows, metadata = json.loads(own["rows"]), json.loads(own["metadata"])
         if number < 0 or not isinstance(metadata, dict) or set(rows) != set(entries):
-            raise ValueError("version, metadata or rows make no sense")
+            raise ValueError("version, metadata or rows are not what they must be")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FileFormatError(f"{path} has an inconsistent header ({error}); {MEND}") from error
     checksum = str(own.get("checksum", "crc32"))  # the first files do not name theirs
@@ -128,9 +137,9 @@ def _split_header(
     return metadata, CHECKSUMS[checksum], rows, entries
 
 
-def _entry(found: dict[str, Any], checksums: list[int], base: int) -> Entry:
-    dtype, shape = DTYPES[found["dtype"]], found["shape"]
-    start, stop = found["data_offsets"]
+def _entry(raw: dict[str, Any], checksums: list[int], base: int) -> Entry:
+    dtype, shape = DTYPES[raw["dtype"]], raw["shape"]
+    start, stop = raw["data_offsets"]
     if not all(type(number) is int and number >= 0 for number in (*shape, start, stop)):
         raise ValueError("sizes and offsets must be whole numbers")
     if stop - start != math.prod(shape) * dtype.itemsize:
@@ -141,7 +150,7 @@ def _entry(found: dict[str, Any], checksums: list[int], base: int) -> Entry:
 
 
 def _header_digest(header: bytes) -> bytes:
-    """Hex digest of the whole header but the digest's own place."""
+    """Hex digest of the whole header except the digest itself."""
     digest = hashlib.blake2b(len(header).to_bytes(8, "little"), digest_size=_DIGEST // 2)
     digest.update(header[: len(_PREFIX)])
     digest.update(header[len(_PREFIX) + _DIGEST :])

@@ -1,4 +1,7 @@
-"""The log every run keeps: one JSON object a line, readable while the run goes on."""
+"""The log of a run: one JSON object a line, readable while the run goes on.
+
+`trajmatch.storage.results.load_log` reads it into typed lines.
+"""
 
 from __future__ import annotations
 
@@ -43,13 +46,13 @@ class JsonlTracker:
     def close(self) -> None:
         self._file.close()
 
-    def _write(self, record: Mapping[str, Any]) -> None:
-        line = json.dumps(jsonable({"time": round(time.time(), 3), **record}), ensure_ascii=False)
+    def _write(self, values: Mapping[str, Any]) -> None:
+        line = json.dumps(jsonable({"time": round(time.time(), 3), **values}), ensure_ascii=False)
         self._file.write(line + "\n")
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """All records of a log, in order; null stands for a number that was not finite.
+    """All lines of a log as objects, in order; null stands for a number that was not finite.
 
     A last line without its end is left out: the run was killed in it, or is writing it now.
     Raises FileFormatError for a missing file and for any other line that is not a JSON object.
@@ -61,18 +64,18 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
         raise FileFormatError(
             f"cannot read the log {path}: {error.strerror}; give the folder of a run"
         ) from error
-    records = []
+    found = []
     for number, line in enumerate(text.split(b"\n")[:-1], start=1):
         try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if not isinstance(record, dict):
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            values = None
+        if not isinstance(values, dict):
             raise FileFormatError(
                 f"line {number} of {path} is not a JSON object: {line[:40]!r}; delete that line"
             )
-        records.append(record)
-    return records
+        found.append(values)
+    return found
 
 
 def jsonable(value: Any) -> Any:
@@ -94,18 +97,18 @@ def jsonable(value: Any) -> Any:
 def _mend(path: Path, until: int | None) -> None:
     """Cut a torn last line; drop the lines of steps after `until`."""
     text = path.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
+    complete = text[: text.rfind(b"\n") + 1]
     if until is not None:
-        records = read_log(path)
-        lines = whole.splitlines(keepends=True)
-        whole = b"".join(
+        logged = read_log(path)
+        lines = complete.splitlines(keepends=True)
+        complete = b"".join(
             line
-            for line, record in zip(lines, records, strict=True)
-            if record.get("step", until) <= until
+            for line, values in zip(lines, logged, strict=True)
+            if values.get("step", until) <= until
         )
-    if whole == text:
+    if complete == text:
         return
-    # Beside, then renamed: a kill in here must not cost the log it means to keep.
+    # Written beside and renamed, so that a kill at this point does not damage the log.
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(whole)
+    partial.write_bytes(complete)
     os.replace(partial, path)

@@ -1,10 +1,12 @@
-"""result.json: what a command was asked, what it found, and what that cost."""
+"""result.json: the settings of a command, its results, and its cost in time and memory.
+
+`trajmatch.storage.results` reads it into typed values.
+"""
 
 from __future__ import annotations
 
 import datetime
 import platform
-import resource
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +18,11 @@ from trajmatch.errors import FileFormatError
 from trajmatch.runtime.memory import resident_peak
 from trajmatch.storage.files import read_json, write_json
 from trajmatch.storage.jsonl import jsonable
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 FORMAT = 1
 """Version of result.json; a reader refuses a newer one."""
@@ -35,9 +42,13 @@ def write_result(
 ) -> dict[str, Any]:
     """Write `out`/result.json atomically and return what was written.
 
-    `scores` are records `{method, model, ipc, n, mean, sd, protocol, ...}`, `data` a data set's
-    summary with its fingerprint, `seconds` how long the command ran; `extra` adds entries of the
-    command's own beside the common ones. Non-finite numbers are written as null.
+    scores: as `Score.to_json` gives them.
+    data: a data set's summary with its fingerprint.
+    seconds: the time that the command took.
+    extra: entries of this command alone, beside those that all commands have.
+
+    Non-finite numbers are written as null. Raises ValueError for an extra entry under the name of
+    a common one.
     """
     now = datetime.datetime.now(datetime.UTC)
     result: dict[str, Any] = {
@@ -56,34 +67,34 @@ def write_result(
     }
     if twice := set(result) & set(extra or {}):
         raise ValueError(f"extra entries {sorted(twice)} are written by write_result itself")
-    record: dict[str, Any] = jsonable({**result, **(extra or {})})
+    written: dict[str, Any] = jsonable({**result, **(extra or {})})
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "result.json", record)
-    return record
+    write_json(out / "result.json", written)
+    return written
 
 
 def read_result(out: str | Path) -> dict[str, Any]:
-    """What `write_result` wrote into the folder `out`.
+    """The result.json in the folder `out` as plain values, unchecked but for its format.
 
     Raises FileFormatError when it is missing, is not a result, or was written by a newer version.
     """
     path = Path(out) / "result.json"
     if not path.is_file():
         raise FileFormatError(f"{path} does not exist; give the --out folder of a finished command")
-    record = read_json(path)
-    if not isinstance(record, dict) or not isinstance(record.get("format"), int):
+    result = read_json(path)
+    if not isinstance(result, dict) or not isinstance(result.get("format"), int):
         raise FileFormatError(f"{path} is not a result of trajmatch; give the --out folder of one")
-    if record["format"] > FORMAT:
+    if result["format"] > FORMAT:
         raise FileFormatError(
-            f"{path} was written by a newer trajmatch (format {record['format']}, this one reads "
+            f"{path} was written by a newer trajmatch (format {result['format']}, this one reads "
             f"up to {FORMAT}); upgrade trajmatch"
         )
-    return record
+    return result
 
 
 def versions() -> dict[str, str]:
-    """Of this package, torch and Python: what a saved file needs to say about its making."""
+    """Of this package, torch and Python, for files that record how they were made."""
     from trajmatch._version import __version__
 
     return {
@@ -94,10 +105,10 @@ def versions() -> dict[str, str]:
 
 
 def peak_memory() -> dict[str, float]:
-    """Largest resident memory so far, in MB (10^6 bytes): of this process, of its largest finished
-    child process if there was one, and of tensors on the GPU if it was used."""
+    """Peak memory so far, in MB (10^6 bytes): resident memory of this process and of its largest
+    finished child process (if any), and tensors on the GPU (if it was used)."""
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB on Linux
-    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
+    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit if resource else 0
     peak = {"peak_memory_mb": round(resident_peak() / 1e6, 1)}
     if child:
         peak["peak_memory_child_mb"] = round(child / 1e6, 1)

@@ -1,12 +1,12 @@
-"""The method's own studies: what is gained by each of its choices, as commands.
+"""The method's own studies: what each of its choices gains, measured.
 
-A study is a value (`study.py`), the table names them (`table.py`), and one runner carries any of
-them out (`running.py`).
+A study is a value (`study.py`), `STUDIES` has them by name (`table.py`), and `run_study` runs any
+of them (`running.py`).
 """
 
 from trajmatch.studies.drift import of_sets
 from trajmatch.studies.running import run_study
-from trajmatch.studies.study import Made, Study, Variant
+from trajmatch.studies.study import Study, Subject, Variant
 from trajmatch.studies.table import STUDIES, quick
 
-__all__ = ["STUDIES", "Made", "Study", "Variant", "of_sets", "quick", "run_study"]
+__all__ = ["STUDIES", "Study", "Subject", "Variant", "of_sets", "quick", "run_study"]

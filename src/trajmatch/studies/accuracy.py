@@ -1,19 +1,20 @@
-"""What most studies measure: how well fresh networks do that were trained on the images alone."""
+"""What most studies measure: the accuracy of fresh networks trained on the images alone."""
 
 from __future__ import annotations
 
 from trajmatch import pipeline
-from trajmatch.studies.study import Made, Row
+from trajmatch.runtime.resources import Resources
+from trajmatch.studies.study import Row, Subject
 
 
-def accuracy(made: Made) -> list[Row]:
+def accuracy(subject: Subject) -> list[Row]:
     """Test accuracy of `config.evaluate.n` fresh networks of the experts' kind, in percent."""
     (score,) = pipeline.evaluate(
-        made.small,
-        made.data,
-        networks=[made.library.spec],
-        config=made.config.evaluate,
-        seed=made.seed,
-        device=made.device,
+        subject.distilled,
+        subject.data,
+        networks=[subject.library.spec],
+        config=subject.config.evaluate,
+        seed=subject.seed,
+        resources=Resources(subject.device),
     )
     return [score.to_json()]

@@ -1,14 +1,11 @@
-"""A cell of a study: one variant for one seed, made, measured and remembered."""
+"""A cell of a study: one variant for one seed, produced, measured and stored."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from trajmatch import pipeline
 from trajmatch.config import to_dict
@@ -16,12 +13,39 @@ from trajmatch.data import ImageDataset
 from trajmatch.errors import FileFormatError, MismatchError
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
-from trajmatch.methods import METHODS
+from trajmatch.methods import METHODS, to_settings
 from trajmatch.runtime.memory import added
+from trajmatch.runtime.progress import SILENT, Progress, Silent
+from trajmatch.runtime.resources import Resources
 from trajmatch.storage.files import read_json, write_json
 from trajmatch.storage.jsonl import jsonable
-from trajmatch.studies.study import Made, Row, Study, Variant, is_own
+from trajmatch.studies.study import Row, Study, Subject, Variant, is_own
 from trajmatch.synthetic import SyntheticSet, load_distilled
+
+
+class _Iterations(Silent):
+    """Passes the iterations of a distillation on, and notes whether there were any."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.any = progress, False
+
+    def update(self, task: str, done: int, total: int, **values: Any) -> None:
+        if values:  # without values: the iterations of an earlier call
+            self.any = True
+            self.progress.update(task, done, total, **values)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Produced:
+    """The images of a cell, and what producing them cost."""
+
+    images: SyntheticSet
+    outcome: pipeline.Outcome | None
+    """Of the distillation; None for images that were not distilled."""
+    seconds: float
+    memory: int | None
+    """Bytes beyond those in use before, at the peak; None where nothing was done now or nothing
+    could be measured."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,74 +55,87 @@ class Cell:
     study: Study
     variant: Variant
     seed: int
-    folder: Path
+    out: Path
+    """Folder of the study."""
     data: ImageDataset
     library: ExpertLibrary
-    device: str
-    threads: int | None
+    resources: Resources = Resources()
 
-    def measured(self, on_iteration: Callable[[int, Mapping[str, float]], None]) -> list[Row]:
-        """What `study.measure` finds, now or, for the same cell, at an earlier time."""
-        stored, key = self.folder / "cell.json", self._key()
-        # A set made elsewhere may have changed since; measuring it again is cheap.
+    @property
+    def folder(self) -> Path:
+        return self.out / self.variant.name / f"seed{self.seed}"
+
+    def measured(self, progress: Progress = SILENT) -> list[Row]:
+        """What `study.measure` finds, now or, for the same cell, at an earlier time.
+
+        progress: an observer of the distillation's iterations.
+        """
+        # A set distilled elsewhere may have changed since; measuring it again is cheap.
         own = is_own(self.variant.source)
-        if own and stored.exists():
-            try:
-                found = read_json(stored)
-                if found["key"] == key:
-                    rows: list[Row] = found["rows"]
-                    return rows
-            except (FileFormatError, KeyError, TypeError):
-                pass  # damaged: measured again
+        stored = self._stored() if own else None
+        if stored is not None:
+            return stored
         began = time.perf_counter()
-        config, seed = self.variant.config, self.seed
-        outcome = None
-        iterated = False
-
-        def hear(iteration: int, values: Mapping[str, float]) -> None:
-            nonlocal iterated
-            iterated = True
-            on_iteration(iteration, values)
-
-        with added(torch.device(self.device)) as memory:
-            if self.variant.source in METHODS:
-                outcome = self._distilled(hear)
-                small = outcome.best
-            else:
-                small = self._taken()
-        making = time.perf_counter() - began if outcome is None else outcome.seconds
-        if own and outcome is None and seed == config.seed:
-            small.save(self.folder / "best")  # for the page: a made set lies there as well
-        rows = jsonable(
-            self.study.measure(Made(small, self.library, self.data, config, seed, self.device))
-        )
-        for row in rows:
-            row["makes"] = outcome is not None
-            row["making_seconds"] = round(making, 3)
-            row["making_bytes"] = self._most(memory.bytes if iterated or outcome is None else None)
-        if outcome is not None:
-            for row in rows:
-                row["validation"] = outcome.best_validation["mean"]
-            pipeline.write_run(
-                self.folder,
-                command="distill",
-                settings=to_dict(config),
-                seed=seed,
-                data=self.data,
-                library=self._matched(),
-                outcome=outcome,
-                scores=[Score.from_json(row) for row in rows if "protocol" in row],
-                seconds=time.perf_counter() - began,
-                device=self.device,
-            )
+        produced = self._produced(progress)
+        rows = self._measure(produced)
+        if produced.outcome is not None:
+            self._write_run(produced.outcome, rows, time.perf_counter() - began)
         if own:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(stored, {"key": key, "rows": rows})
+            write_json(self.folder / "cell.json", {"key": self._key(), "rows": rows})
         return rows
 
-    def _most(self, now: int | None) -> int | None:
-        """Bytes at the peak of making, which may have been done in parts; `now`: in this one."""
-        if self.variant.source not in METHODS:
+    def _stored(self) -> list[Row] | None:
+        """The rows of the same cell in the folder; None where there are none, or they are
+        damaged."""
+        path = self.folder / "cell.json"
+        if not path.exists():
+            return None
+        try:
+            found = read_json(path)
+            rows: list[Row] | None = found["rows"] if found["key"] == self._key() else None
+        except (FileFormatError, KeyError, TypeError):
+            return None
+        return rows
+
+    def _produced(self, progress: Progress) -> _Produced:
+        """The images, distilled, chosen or loaded; chosen ones are saved for the page."""
+        began, iterations, outcome = time.perf_counter(), _Iterations(progress), None
+        with added(self.resources.torch_device) as memory:
+            if self.variant.source in METHODS:
+                outcome = self._distilled(iterations)
+                images = outcome.best
+            else:
+                images = self._taken()
+        if outcome is not None:
+            return _Produced(
+                images, outcome, outcome.seconds, memory.bytes if iterations.any else None
+            )
+        seconds = time.perf_counter() - began
+        if is_own(self.variant.source) and self.seed == self.variant.config.seed:
+            images.save(self.folder / "best")
+        return _Produced(images, None, seconds, memory.bytes)
+
+    def _measure(self, produced: _Produced) -> list[Row]:
+        """The study's rows, with what producing the images cost."""
+        subject = Subject(
+            produced.images, self.library, self.data, self.variant.config, self.seed,
+            str(self.resources.device),
+        )  # fmt: skip
+        rows: list[Row] = jsonable(self.study.measure(subject))
+        memory = self._peak_memory(produced)
+        for row in rows:
+            row["makes"] = produced.outcome is not None
+            row["making_seconds"] = round(produced.seconds, 3)
+            row["making_bytes"] = memory
+            if produced.outcome is not None:
+                row["validation"] = produced.outcome.best_validation["mean"]
+        return rows
+
+    def _peak_memory(self, produced: _Produced) -> int | None:
+        """Bytes at the peak over all calls that a distillation was done in."""
+        now = produced.memory
+        if produced.outcome is None:
             return now
         path = self.folder / "memory.json"
         before = int(read_json(path)["bytes"]) if path.exists() else None
@@ -107,16 +144,31 @@ class Cell:
         write_json(path, {"bytes": now})
         return now
 
+    def _write_run(self, outcome: pipeline.Outcome, rows: list[Row], seconds: float) -> None:
+        """result.json in the cell's folder, which is a run like any other."""
+        finished = pipeline.FinishedRun(
+            command="distill",
+            settings=self.variant.config.to_dict(),
+            seed=self.seed,
+            data=self.data,
+            library=self._matched(),
+            outcome=outcome,
+            scores=[Score.from_json(row) for row in rows if "protocol" in row],
+            seconds=seconds,
+            device=str(self.resources.device),
+        )
+        pipeline.write_run(self.folder, finished)
+
     def _key(self) -> dict[str, Any]:
         """All that determines what is measured."""
         config = self.variant.config
-        judged = {k: v for k, v in to_dict(config.evaluate).items() if k != "workers"}
+        evaluation = {k: v for k, v in to_dict(config.evaluate).items() if k != "workers"}
         key = {
             "measured": self.study.measured,
-            "asks": self.study.asks,
+            "measure_settings": self.study.measure_settings,
             "source": self.variant.source,
-            "distill": to_dict(config.distill),
-            "evaluate": judged,
+            "distill": to_settings(config.distill, config.method),
+            "evaluate": evaluation,
             "experts": [config.experts.experts, len(self.library.experts), self.library.digest],
             "data": self.data.fingerprint,
             "seed": self.seed,
@@ -126,20 +178,18 @@ class Cell:
     def _matched(self) -> ExpertLibrary:
         return self.library.first(self.variant.config.experts.experts)
 
-    def _distilled(
-        self, on_iteration: Callable[[int, Mapping[str, float]], None]
-    ) -> pipeline.Outcome:
+    def _distilled(self, progress: Progress) -> pipeline.Outcome:
         config = self.variant.config
         outcome = pipeline.distill(
             self.data,
+            config.method,
             self._matched(),
             self.folder,
             config=config.distill,
             evaluation=config.evaluate,
             seed=self.seed,
-            device=self.device,
-            threads=self.threads,
-            on_iteration=on_iteration,
+            resources=self.resources,
+            progress=progress,
         )
         if outcome.iterations > config.distill.iterations:
             raise MismatchError(
@@ -149,6 +199,7 @@ class Cell:
         return outcome
 
     def _taken(self) -> SyntheticSet:
+        """A coreset, or the set in a folder."""
         source, config = self.variant.source, self.variant.config
         if not is_own(source):
             return load_distilled(source)
@@ -156,7 +207,7 @@ class Cell:
             source,
             self.data,
             config.distill.ipc,
-            experts=self._matched(),
+            self._matched(),
             seed=self.seed,
-            device=self.device,
+            resources=self.resources,
         )

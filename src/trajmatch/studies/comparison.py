@@ -1,28 +1,34 @@
-"""Methods side by side: every way of making or choosing images, at several numbers per class."""
+"""Methods side by side: distilled and chosen images, at several numbers per class."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 
-from trajmatch.config import DistillConfig, NetworkConfig, RunConfig, to_dict
+from trajmatch.config import NetworkConfig, to_dict
 from trajmatch.errors import SettingError, suggest
 from trajmatch.methods import METHODS
 from trajmatch.methods.coresets import CORESETS
+from trajmatch.methods.registry import method_class
 from trajmatch.networks import NETWORKS
-from trajmatch.studies.judged import judged, ranked
+from trajmatch.pipeline.recipe import Recipe
+from trajmatch.studies.scores import add_ranking, set_scores
 from trajmatch.studies.study import Study, Variant
 
 
-def known(base: RunConfig) -> list[str]:
-    """What can be compared: coresets, methods, and what `base.methods` gives another name."""
-    return list(dict.fromkeys([*CORESETS, *METHODS, *base.methods]))
+def known(base: Recipe) -> list[str]:
+    """What can be compared: coresets, methods, and what `base.methods` gives another name.
+
+    A method of another file counts by its own name, not once more by its path.
+    """
+    methods = [name for name in METHODS if ":" not in name]
+    return list(dict.fromkeys([*CORESETS, *methods, *base.methods]))
 
 
 def comparison(
     methods: Sequence[str], ipcs: Sequence[int], networks: Sequence[NetworkConfig] = ()
 ) -> Study:
-    """`methods` at each of `ipcs` images per class, with the settings `RunConfig.by` gives them;
+    """`methods` at each of `ipcs` images per class, with the settings `Recipe.by` gives them;
     the first seed's images train `networks` as well.
 
     Raises SettingError for nothing to compare, a number below 1, one that stands twice, or an
@@ -36,54 +42,53 @@ def comparison(
             raise SettingError(f"{what} {twice[0]} stands twice; name each once")
     if min(ipcs) < 1:
         raise SettingError(f"ipc is {min(ipcs)}; it must be at least 1")
-    for asked in networks:
-        if asked.network not in NETWORKS:
-            word = str(asked.network)
+    for network in networks:
+        if network.network not in NETWORKS:
+            word = str(network.network)
             raise SettingError(f"unknown network '{word}'; {suggest(word, NETWORKS)}")
 
-    def variants(base: RunConfig) -> list[Variant]:
+    def variants(base: Recipe) -> list[Variant]:
         return [_variant(base, method, ipc) for ipc in ipcs for method in methods]
 
     return Study(
-        question="Which method makes the best images of the same number?",
+        name="methods",
+        purpose="Which method makes the best images of the same number?",
         rule=_rule,
         variants=variants,
         figure="grid",
         axes={"ipc": "images per class", "method": "method"},
-        measure=lambda made: judged(made, networks),
+        measure=lambda subject: set_scores(subject, networks),
         page="comparison",
-        asks={"scores": "hard, soft, plain", "networks": [to_dict(one) for one in networks]},
-        relate=ranked,
+        measure_settings={
+            "scores": "hard, soft, plain",
+            "networks": [to_dict(one) for one in networks],
+        },
+        relate=add_ranking,
     )
 
 
-def _rule(base: RunConfig) -> str:
-    judge = base.evaluate
+def _rule(base: Recipe) -> str:
+    fresh = base.evaluate
     return (
-        "All methods have the same data, network, experts where they look at any, and validation "
-        "images to choose by, and are tested alike: by fresh networks of their own "
-        f"({judge.n} a seed, {judge.epochs} epochs), at the learned step size where a method "
+        "All methods have the same data, network, experts where they use any, and validation "
+        "images to select by, and are tested alike: by fresh networks of their own "
+        f"({fresh.n} a seed, {fresh.epochs} epochs), at the learned step size where a method "
         "learns one, else at 0.01. What each method changes of the settings is listed below. "
-        "Making time is that of the images alone: experts, which mtt, herding, k-center and "
-        "k-means look at, are trained once for all, and looks at validation images do not count. "
-        "Memory is what making took beyond what the process held before, at its peak."
+        "Time is that of the images alone: experts, which mtt, herding, k-center and k-means use, "
+        "are trained once for all, and evaluations on validation images do not count. "
+        "Memory is what the process took for it beyond what it held before, at its peak."
     )
 
 
-def _variant(base: RunConfig, name: str, ipc: int) -> Variant:
-    if name not in known(base):
+def _variant(base: Recipe, name: str, ipc: int) -> Variant:
+    if name not in known(base) and ":" not in name:
         raise SettingError(f"unknown method '{name}'; {suggest(name, known(base))}")
+    if ":" in name:
+        name = method_class(name).name
     place = {"ipc": ipc, "method": name}
     if name in CORESETS:
         distill = dataclasses.replace(base.distill, ipc=ipc)
-        return Variant(f"{name}-ipc{ipc}", _with(base, distill), place, source=name)
-    distill = base.by(name, ipc=ipc)
-    if distill.method not in METHODS:
-        raise SettingError(
-            f"methods.{name} is of method '{distill.method}'; {suggest(distill.method, METHODS)}"
-        )
-    return Variant(f"{name}-ipc{ipc}", _with(base, distill), place, source=distill.method)
-
-
-def _with(base: RunConfig, distill: DistillConfig) -> RunConfig:
-    return dataclasses.replace(base, distill=distill)
+        chosen = dataclasses.replace(base, distill=distill)
+        return Variant(f"{name}-ipc{ipc}", chosen, place, source=name)
+    changed = base.by(name, ipc=ipc)
+    return Variant(f"{name}-ipc{ipc}", changed, place, source=changed.method.name)

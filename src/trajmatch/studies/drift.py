@@ -1,13 +1,13 @@
-"""How far a student trained on a small set stays from the way an expert goes on real images.
+"""Drift: how far a student trained on a distilled set stays from an expert trained on real images.
 
 From an expert's parameters after t epochs a student takes plain SGD steps on the set, with the
-set's own step size and the augmentation of the distillation. What is measured for a stretch of
-dt epochs is the squared distance of the paper's loss,
+set's own step size and the augmentation of the distillation. The measure for a stretch of dt
+epochs is the squared distance of the paper's loss,
 
     min over k of ||student after k steps - expert(t + dt)||^2 / ||expert(t) - expert(t + dt)||^2,
 
-at the step k = 0, 1, ... that comes nearest: a set is good if training on it for some number of
-steps arrives close to where real images lead. 1 is never nearer than at the start. The idea of
+at the nearest step k = 0, 1, ...: a set is good if training on it for some number of steps ends
+close to the parameters that real images lead to. 1 is never nearer than at the start. The idea of
 distances to the real-data trajectory over dt is that of Cazenavette et al., CVPR 2022, where
 short-range and long-range matching are compared; this definition is ours.
 """
@@ -23,14 +23,14 @@ from pathlib import Path
 
 import torch
 
-from trajmatch.config import RunConfig
-from trajmatch.data.augment import Augmentation
 from trajmatch.errors import MismatchError, SettingError
-from trajmatch.methods import METHODS
+from trajmatch.methods import METHODS, MTT
+from trajmatch.networks.precision import arithmetic
+from trajmatch.pipeline.recipe import Recipe
 from trajmatch.runtime.micro_batches import micro_batch_size
-from trajmatch.studies.study import Made, Row, Variant, trained_with
+from trajmatch.studies.study import Row, Subject, Variant, trained_with
 from trajmatch.types import Float, Tensor
-from trajmatch.unroll.gradient import arithmetic, gradient_fn
+from trajmatch.unroll.gradient import gradient_fn
 from trajmatch.unroll.schedule import Schedule
 from trajmatch.unroll.student import Student
 
@@ -38,22 +38,22 @@ STRETCH = 2
 """A student may take this many times the steps that matching allows for as many epochs."""
 LONGEST = 4
 """The longest dt, in matched segments (M), where experts are that long."""
-HELD_OUT = 5
+TEST_SHARE = 5
 """One expert of so many, and no more than so many, are measured on and not matched."""
 STARTS = 10
 """At most so many start epochs, evenly chosen."""
 
 
-def drift(made: Made) -> list[Row]:
+def drift(subject: Subject) -> list[Row]:
     """Rows for dt = 1, 2, 4, ... epochs, over all start epochs of the experts held out.
 
     Cost: experts x starts x steps gradients on the set.
 
     Raises MismatchError for a set whose whitening, classes or shape are not the experts'.
     """
-    library, config = made.library, made.config.distill
-    _require_fit(made)
-    starts = _starts(made.config)
+    library, config = subject.library, segments_of(subject.config)
+    _require_fit(subject)
+    starts = _starts(subject.config)
     longest = min(library.epochs - starts[-1], LONGEST * config.expert_epochs)
     if longest < 1:
         raise SettingError(
@@ -62,10 +62,10 @@ def drift(made: Made) -> list[Row]:
         )
     stretches = [2**i for i in range(longest.bit_length()) if 2**i <= longest]
     steps = math.ceil(STRETCH * config.syn_steps * stretches[-1] / config.expert_epochs)
-    # The only expert of a library can be held out for sets that were made elsewhere.
-    experts = library.experts[made.config.experts.experts :] or library.experts
+    # A library's only expert is measured on where sets were distilled elsewhere.
+    experts = library.experts[subject.config.experts.experts :] or library.experts
     nearest = [
-        _nearest(made, expert, start, stretches, steps) for expert in experts for start in starts
+        _nearest(subject, expert, start, stretches, steps) for expert in experts for start in starts
     ]
     rows = []
     for place, stretch in enumerate(stretches):
@@ -78,47 +78,47 @@ def drift(made: Made) -> list[Row]:
                 "n": len(values),
                 "values": values,
                 "steps": statistics.fmean(taken[place] for _, taken in nearest),
-                "step_size": _step_size(made),
+                "step_size": _step_size(subject),
             }
         )
     return rows
 
 
 def _nearest(
-    made: Made, expert: int, start: int, stretches: Sequence[int], steps: int
+    subject: Subject, expert: int, start: int, stretches: Sequence[int], steps: int
 ) -> tuple[list[float], list[int]]:
     """For each stretch the normalized squared distance at the nearest step, and that step."""
-    config, device = made.config.distill, torch.device(made.device)
-    trajectory = made.library.trajectory(expert)
+    config, device = segments_of(subject.config), torch.device(subject.device)
+    trajectory = subject.library.trajectory(expert)
     vector = trajectory.row(start).to(device)
     targets = torch.stack([trajectory.row(start + stretch) for stretch in stretches]).to(device)
-    augment = None if config.augment in (None, "none") else Augmentation(str(config.augment))
-    batch = config.batch_syn if (config.batch_syn or 0) < len(made.small) else None
-    module = made.library.spec.build(seed=0).to(device)
-    images = made.small.images.to(device)
+    augment = config.augmentation
+    batch = config.batch_syn if (config.batch_syn or 0) < len(subject.distilled) else None
+    module = subject.library.spec.build(seed=0).to(device)
+    images = subject.distilled.images.to(device)
     student = Student(
-        gradient_fn(module, precision=config.precision),
+        gradient_fn(module, precision=subject.config.distill.precision),
         images,
-        made.small.labels.to(device),
+        subject.distilled.labels.to(device),
         augment,
         Schedule.make(
             images,
             steps=steps,
             batch_syn=batch,
             augment=augment,
-            seed=made.seed,
+            seed=subject.seed,
             names=("drift", expert, start),
         ),
         micro_batch_size(module, module.image_shape, device),
     )
-    lengths, step_size = _squared(targets, vector), _step_size(made)
-    walked = [torch.ones_like(lengths)]
-    with arithmetic(config.precision):
+    lengths, step_size = _squared(targets, vector), _step_size(subject)
+    ratios = [torch.ones_like(lengths)]
+    with arithmetic(subject.config.distill.precision):
         for n in range(steps):
             vector = vector - step_size * student.step(n, vector)
-            walked.append(_squared(targets, vector) / lengths)
+            ratios.append(_squared(targets, vector) / lengths)
     # A student that diverges is nearest before it does.
-    least = torch.stack(walked).nan_to_num(nan=math.inf).min(0)
+    least = torch.stack(ratios).nan_to_num(nan=math.inf).min(0)
     return least.values.tolist(), least.indices.tolist()
 
 
@@ -128,53 +128,54 @@ def _squared(
     return (targets - vector).square().sum(1)
 
 
-def _step_size(made: Made) -> float:
+def _step_size(subject: Subject) -> float:
     """The set's own, or for a set without one what the distillation begins with."""
-    return made.small.step_size or made.config.distill.step_size
+    return subject.distilled.step_size or segments_of(subject.config).step_size
 
 
-def _require_fit(made: Made) -> None:
-    small, library = made.small, made.library
-    ours = (made.data.classes, tuple(made.data.train.images.shape[1:]))
-    if (small.classes, tuple(small.images.shape[1:])) != ours:
+def _require_fit(subject: Subject) -> None:
+    distilled, library = subject.distilled, subject.library
+    shape, theirs = (tuple(x.shape[1:]) for x in (distilled.images, subject.data.train.images))
+    if (distilled.classes, shape) != (subject.data.classes, theirs):
         raise MismatchError(
-            f"the set's classes or the shape of its images {tuple(small.images.shape[1:])} are not "
-            f"the data's {ours[1]}; give sets made from the same --data and --size"
+            f"the set's classes or the shape of its images {shape} are not the data's {theirs}; "
+            "give sets distilled from the same --data and --size"
         )
-    if small.whitening.checksum != library.whitening.checksum:
+    if distilled.whitening.checksum != library.whitening.checksum:
         raise MismatchError(
-            f"the set's whitening ({small.whitening.name}, {small.whitening.checksum}) is not the "
-            f"experts' ({library.whitening.name}, {library.whitening.checksum}), so its images "
-            "mean something else to them; give the --experts it was made with"
+            f"the set's whitening ({distilled.whitening.name}, {distilled.whitening.checksum}) is "
+            f"not the experts' ({library.whitening.name}, {library.whitening.checksum}), so its "
+            "images do not mean the same to them; give the --experts it was distilled with"
         )
 
 
-# -- whose drift ---------------------------------------------------------------------------------
+# -- variants ------------------------------------------------------------------------------------
 
 
 COMPARED = ("mtt", "dsa", "random", "herding")
 
 
-def compared(base: RunConfig) -> list[Variant]:
+def compared(base: Recipe) -> list[Variant]:
     """A set distilled here, one whose gradients match those of real images (with what
     `base.methods` says of it), and random and herding ones of as many images."""
     if base.experts.experts < 2:
         raise SettingError(
             f"there is {base.experts.experts} expert, and drift is measured on one that was not "
-            "matched; give 2 experts or more, or sets made before with --sets"
+            "matched; give 2 experts or more, or finished sets with --sets"
         )
-    config = _without_held_out(base)
+    config = _without_test_experts(base)
     variants = []
     for name in COMPARED:
         own = config
-        if name in METHODS and name != base.distill.method:
-            own = dataclasses.replace(config, distill=base.by(name))
+        if name in METHODS and name != base.method.name:
+            chosen = base.by(name)
+            own = dataclasses.replace(config, distill=chosen.distill, method=chosen.method)
         variants.append(Variant(name, own, {"set": name}, name))
     return variants
 
 
-def of_sets(words: str) -> Callable[[RunConfig], list[Variant]]:
-    """Variants of sets made before: folders separated by commas, each `FOLDER` or `NAME=FOLDER`.
+def of_sets(words: str) -> Callable[[Recipe], list[Variant]]:
+    """Variants of finished sets: folders separated by commas, each `FOLDER` or `NAME=FOLDER`.
 
     Raises SettingError for a name that is no word or is there twice.
     """
@@ -189,8 +190,8 @@ def of_sets(words: str) -> Callable[[RunConfig], list[Variant]]:
     if not named:
         raise SettingError(f"--sets is '{words}'; give folders of sets, separated by commas")
 
-    def variants(base: RunConfig) -> list[Variant]:
-        config = _without_held_out(base)
+    def variants(base: Recipe) -> list[Variant]:
+        config = _without_test_experts(base)
         return [Variant(name, config, {"set": name}, named[name]) for name in named]
 
     return variants
@@ -201,30 +202,35 @@ def _name_of(folder: Path) -> str:
     return folder.parent.name if folder.name in ("best", "last") else folder.name
 
 
-def _without_held_out(base: RunConfig) -> RunConfig:
+def _without_test_experts(base: Recipe) -> Recipe:
     """Matching the experts that are not held out; those of the study's own are long enough."""
-    count, longest = base.experts.experts, LONGEST * base.distill.expert_epochs
+    count, longest = base.experts.experts, LONGEST * segments_of(base).expert_epochs
     return trained_with(
         base,
-        experts=max(1, count - min(HELD_OUT, math.ceil(count / HELD_OUT))),
+        experts=max(1, count - min(TEST_SHARE, math.ceil(count / TEST_SHARE))),
         epochs=max(base.experts.epochs, _starts(base)[-1] + longest),
     )
 
 
-def _starts(config: RunConfig) -> range:
-    last = config.distill.max_start_epoch
+def segments_of(config: Recipe) -> MTT:
+    """The settings of the segments that drift is measured on: the recipe's mtt."""
+    return config.method if isinstance(config.method, MTT) else MTT()
+
+
+def _starts(config: Recipe) -> range:
+    last = segments_of(config).max_start_epoch
     return range(0, last, math.ceil(last / STARTS))
 
 
-def rule(base: RunConfig) -> str:
+def rule(base: Recipe) -> str:
     """What is drawn, in words."""
-    distill = base.distill
+    method = segments_of(base)
     return (
         "A student starts from an expert's parameters after t epochs and trains on the set alone "
-        f"(plain SGD at the set's own step size, {distill.step_size:g} for a set without one, up "
-        f"to {STRETCH * distill.syn_steps / distill.expert_epochs:g} steps for each epoch of the "
+        f"(plain SGD at the set's own step size, {method.step_size:g} for a set without one, up "
+        f"to {STRETCH * method.syn_steps / method.expert_epochs:g} steps for each epoch of the "
         "longest Δt). Drawn is the squared distance to the expert's parameters Δt epochs later, at "
         "the student's nearest step, divided by the squared distance between the expert's two: 1 "
         "is never nearer than at the start, 0 is there. Over t from 0 to "
-        f"{_starts(base)[-1]}, on experts that sets made here were not matched to."
+        f"{_starts(base)[-1]}, on experts that sets distilled here were not matched to."
     )

@@ -8,20 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from trajmatch import pipeline
-from trajmatch.config import NetworkConfig, RunConfig
+from trajmatch.config import NetworkConfig
 from trajmatch.data import ImageDataset
 from trajmatch.errors import SettingError
 from trajmatch.experts import ExpertLibrary
 from trajmatch.networks import NetworkSpec
 from trajmatch.pipeline.checks import require_experts, require_fit
+from trajmatch.pipeline.recipe import Recipe
+from trajmatch.runtime.progress import SILENT, Progress
+from trajmatch.runtime.resources import Resources
 from trajmatch.studies.study import Variant, reach
 
 Kind = tuple[Any, ...]
-"""What an expert is like, apart from how many there are and for how long they train."""
+"""What determines an expert, apart from how many there are and for how long they train."""
 
 
-def as_in(library: ExpertLibrary, base: RunConfig, data: ImageDataset) -> RunConfig:
-    """The base with network, whitening and expert settings of a library that is there already."""
+def as_in(library: ExpertLibrary, base: Recipe, data: ImageDataset) -> Recipe:
+    """The base with network, whitening and expert settings of an existing library."""
     network = None if base.network == NetworkConfig() else base.network
     require_fit(library, data, network=network, whitening=base.data.whitening)
     require_experts(library)
@@ -35,15 +38,20 @@ def as_in(library: ExpertLibrary, base: RunConfig, data: ImageDataset) -> RunCon
 
 def libraries_of(
     variants: Sequence[Variant],
-    base: RunConfig,
+    base: Recipe,
     given: ExpertLibrary | None,
     out: Path,
     data: ImageDataset,
-    workers: int | None,
-    device: str,
-    on_progress: pipeline.Progress | None,
+    *,
+    resources: Resources = Resources(),
+    progress: Progress = SILENT,
 ) -> dict[str, ExpertLibrary]:
-    """The library of each variant, by its name. Variants whose experts are alike share one."""
+    """The library of each variant, by its name. Variants whose experts are alike share one.
+
+    given: a library for variants whose experts are the base's; None trains one in `out`.
+
+    Raises SettingError where experts like those of an imported library would have to be trained.
+    """
     alike: dict[Kind, list[Variant]] = {}
     for variant in variants:
         alike.setdefault(_kind(variant.config), []).append(variant)
@@ -72,15 +80,14 @@ def libraries_of(
                 config=dataclasses.replace(config.experts, experts=count, epochs=epochs),
                 whitening=config.data.whitening,
                 seed=base.seed,
-                workers=workers,
-                device=device,
-                on_progress=on_progress,
+                resources=resources,
+                progress=progress,
             )
         library = library.first(count)
         found |= dict.fromkeys((variant.name for variant in group), library)
     return found
 
 
-def _kind(config: RunConfig) -> Kind:
+def _kind(config: Recipe) -> Kind:
     training = dataclasses.replace(config.experts, experts=1, epochs=1)
     return config.data.whitening or "normalize", config.network, training

@@ -9,23 +9,25 @@ OUT/result.json                 all of it
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from trajmatch import pipeline
-from trajmatch.config import RunConfig, to_dict
 from trajmatch.data import ImageDataset
 from trajmatch.errors import SettingError, TrajmatchError
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import METHODS
 from trajmatch.methods.coresets import CORESETS
-from trajmatch.pipeline.checks import require_sound
+from trajmatch.pipeline.checks import require_recipe
+from trajmatch.pipeline.recipe import Recipe
+from trajmatch.runtime.display import shown_or
+from trajmatch.runtime.progress import Progress, Silent
+from trajmatch.runtime.resources import Resources
 from trajmatch.storage import write_result
 from trajmatch.studies.cell import Cell
 from trajmatch.studies.libraries import as_in, libraries_of
@@ -34,40 +36,35 @@ from trajmatch.synthetic import load_distilled
 
 
 def run_study(
-    name: str,
     study: Study,
-    base: RunConfig,
+    base: Recipe,
     out: str | Path,
     *,
     data: ImageDataset | None = None,
     experts: ExpertLibrary | str | Path | None = None,
     seeds: int = 1,
-    device: str = "cpu",
-    workers: int | None = None,
-    threads: int | None = None,
-    on_cell: Callable[[Row], None] = lambda cell: None,
-    on_progress: pipeline.Progress | None = None,
-    on_iteration: Callable[[int, int, Mapping[str, float]], None] = lambda *told: None,
+    resources: Resources = Resources(),
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Carry out `study` with variants of `base` for `seeds` seeds from `base.seed` on.
+    """Run `study` with variants of `base` for `seeds` seeds from `base.seed` on.
 
-    experts: the library to match; None trains one in `out`. Its network, whitening and settings
-        stand in for the base's.
-    on_cell: called with each cell as soon as it is known.
-    on_iteration: called after each iteration with the student steps of all cells so far and in all,
-        and what the iteration's log line holds.
+    experts: the library to match; its network, whitening and settings take the place of the base's.
+        None trains one in `out`.
+    progress: `update("experts", ...)` after each epoch of an expert, `update("iterations", done,
+        total, loss=...)` after each iteration, counted over all cells, and `event("cell", **cell)`
+        for each cell as soon as it is measured.
 
-    A study that was stopped continues in the cell it was in. A cell that fails is part of the
-    result, with its error, and is tried again next time. Returns what `out`/result.json holds:
-    beside the usual, `study` (what is drawn) and `cells` {variant, at, settings, seed, mean, sd, n,
-    values, ...} or {variant, at, settings, seed, error}; `settings` are those that are not the
-    base's.
+    A study that was stopped continues in the cell it was in; a cell that failed is tried again.
+    Returns the contents of `out`/result.json: beside the usual, `study` (what is drawn) and `cells`
+    {variant, at, settings (other than the base's), seed, mean, sd, n, values, ...} or, where it
+    failed, {variant, at, settings, seed, error}.
 
     Raises SettingError when the base itself cannot be run or no cell succeeded, and what training
     the experts or loading a set raises.
+
+    Examples:
+        >>> run_study(STUDIES["init"], base, "runs/study-init", seeds=3)  # doctest: +SKIP
     """
-    began = time.perf_counter()
-    out = Path(out)
     if seeds < 1:
         raise SettingError(f"seeds is {seeds}; it must be at least 1")
     data = data or pipeline.load(base.data)
@@ -75,115 +72,154 @@ def run_study(
     if experts is not None:
         given = experts if isinstance(experts, ExpertLibrary) else ExpertLibrary.open(experts)
         base = as_in(given, base, data)
-    require_sound(data, base.distill, base.evaluate, given.epochs if given else reach(base))
+    with shown_or(progress) as observer:
+        return _run(study, base, Path(out), data, given, seeds, resources, observer)
+
+
+def _run(
+    study: Study,
+    base: Recipe,
+    out: Path,
+    data: ImageDataset,
+    given: ExpertLibrary | None,
+    seeds: int,
+    resources: Resources,
+    progress: Progress,
+) -> dict[str, Any]:
+    began = time.perf_counter()
+    variants = _checked(study, base, data, given)
+    libraries = libraries_of(
+        variants, base, given, out, data, resources=resources, progress=progress
+    )
+    cells = [
+        Cell(study, variant, seed, out, data, libraries[variant.name], resources)
+        for variant in variants
+        for seed in range(base.seed, base.seed + seeds)
+    ]
+    rows = _measured(cells, base, progress)
+    library = libraries[variants[0].name]
+    if study.relate is not None:
+        study.relate(rows, library)
+    return write_result(
+        out,
+        command="study",
+        settings={"study": study.name, "seeds": seeds, **base.to_dict()},
+        seed=base.seed,
+        scores=[_score(row) for row in rows if "protocol" in row],
+        data=data.summary(),
+        seconds=time.perf_counter() - began,
+        device=str(resources.device),
+        extra={**_about(study, base, variants, library), "cells": rows},
+    )
+
+
+def _checked(
+    study: Study, base: Recipe, data: ImageDataset, given: ExpertLibrary | None
+) -> list[Variant]:
+    """The variants; raises, before experts are trained, for what no cell could be run with."""
+    require_recipe(base, data, epochs=given.epochs if given else reach(base))
     variants = study.variants(base)
     for variant in variants:
         if not is_own(variant.source):
-            load_distilled(variant.source)  # refused now, before experts are trained
-    libraries = libraries_of(variants, base, given, out, data, workers, device, on_progress)
+            load_distilled(variant.source)
+    return variants
 
-    cells: list[Row] = []
-    walked, total = 0, seeds * sum(map(_steps, variants))
-    for variant in variants:
-        for seed in range(base.seed, base.seed + seeds):
-            known = {
-                "variant": variant.name,
-                "settings": _differences(base, variant.config),
-                "seed": seed,
-            }
-            cell = Cell(
-                study, variant, seed, out / variant.name / f"seed{seed}", data,
-                libraries[variant.name], device, threads,
-            )  # fmt: skip
-            hear = functools.partial(
-                _in_steps, on_iteration, walked, total, variant.config.distill.syn_steps
-            )
-            rows: list[Row]
-            try:
-                rows = cell.measured(hear)
-            except (TrajmatchError, torch.OutOfMemoryError) as error:
-                rows = [{"error": " ".join(str(error).split())}]
-            for row in rows:
-                cells.append({**known, **row, "at": {**variant.at, **row.get("at", {})}})
-                on_cell(cells[-1])
-            walked += _steps(variant)
-    failed = [cell for cell in cells if "error" in cell]
-    if len(failed) == len(cells):
+
+class _Counted(Silent):
+    """Counts the iterations of one cell on from those of the cells before it."""
+
+    def __init__(self, progress: Progress, before: int, total: int) -> None:
+        self.progress, self.before, self.total = progress, before, total
+
+    def update(self, task: str, done: int, total: int, **values: Any) -> None:
+        loss = {"loss": values["loss"]} if "loss" in values else {}
+        self.progress.update("iterations", self.before + done, self.total, **loss)
+
+
+def _measured(cells: Sequence[Cell], base: Recipe, progress: Progress) -> list[Row]:
+    """The rows of all cells; of a cell that fails, one with its error.
+
+    Raises SettingError where every cell fails.
+    """
+    rows: list[Row] = []
+    before, total = 0, sum(_iterations(cell.variant) for cell in cells)
+    for cell in cells:
+        variant = cell.variant
+        known = {
+            "variant": variant.name,
+            "settings": _differences(base, variant.config),
+            "seed": cell.seed,
+        }
+        found: list[Row]
+        try:
+            found = cell.measured(_Counted(progress, before, total))
+        except (TrajmatchError, torch.OutOfMemoryError) as error:
+            found = [{"error": " ".join(str(error).split())}]
+        for row in found:
+            rows.append({**known, **row, "at": {**variant.at, **row.get("at", {})}})
+            progress.event("cell", **rows[-1])
+        before += _iterations(variant)
+    failed = [row for row in rows if "error" in row]
+    if len(failed) == len(rows):
         raise SettingError(
             f"none of {len(failed)} cells could be measured; {failed[0]['variant']}, seed "
             f"{failed[0]['seed']}: {failed[0]['error']}"
         )
-    if study.relate is not None:
-        study.relate(cells, libraries[variants[0].name])
-    return write_result(
-        out,
-        command="study",
-        settings={"study": name, "seeds": seeds, **to_dict(base)},
-        seed=base.seed,
-        scores=[_score(cell) for cell in cells if "protocol" in cell],
-        data=data.summary(),
-        seconds=time.perf_counter() - began,
-        device=device,
-        extra={
-            "study": {
-                "name": name,
-                "question": study.question,
-                "rule": study.rule(base),
-                "page": study.page,
-                "figure": study.figure,
-                "axes": dict(study.axes),
-                "measured": study.measured,
-                "counted": study.counted,
-                "base": [
-                    variant.name
-                    for variant in variants
-                    if variant.config == base and variant.source not in CORESETS
-                ],
-            },
-            "network": libraries[variants[0].name].spec.describe(),
-            "library": libraries[variants[0].name].summary(),
-            "full": _full(libraries[variants[0].name]),
-            "cells": cells,
-        },
-    )
+    return rows
+
+
+def _about(
+    study: Study, base: Recipe, variants: Sequence[Variant], library: ExpertLibrary
+) -> dict[str, Any]:
+    """What a page needs beside the cells: the study, and the experts that it shares."""
+    unchanged = [
+        variant.name
+        for variant in variants
+        if variant.config == base and variant.source not in CORESETS
+    ]
+    described = {
+        "name": study.name,
+        "question": study.purpose,
+        "rule": study.rule(base),
+        "page": study.page,
+        "figure": study.figure,
+        "axes": dict(study.axes),
+        "measured": study.measured,
+        "counted": study.counted,
+        "base": unchanged,
+    }
+    return {
+        "study": described,
+        "network": library.spec.describe(),
+        "library": library.summary(),
+        "full": _full(library),
+    }
 
 
 def _full(library: ExpertLibrary) -> Row | None:
-    """What networks trained on all images come to; None where nobody tested the experts."""
+    """Test accuracy of the experts; None where nobody tested them."""
     tested = any(score is not None for score in library.accuracy("test").values())
     return pipeline.full_data_score(library).to_json() if tested else None
 
 
-def _steps(variant: Variant) -> int:
-    """Student steps that distilling a variant takes."""
-    distill = variant.config.distill
-    return distill.iterations * distill.syn_steps if variant.source in METHODS else 0
+def _iterations(variant: Variant) -> int:
+    """Iterations of distilling a variant."""
+    return variant.config.distill.iterations if variant.source in METHODS else 0
 
 
-def _in_steps(
-    hear: Callable[[int, int, Mapping[str, float]], None],
-    before: int,
-    total: int,
-    each: int,
-    iteration: int,
-    values: Mapping[str, float],
-) -> None:
-    hear(before + iteration * each, total, values)
-
-
-def _differences(base: RunConfig, config: RunConfig) -> dict[str, Any]:
+def _differences(base: Recipe, config: Recipe) -> dict[str, Any]:
     """The settings of `config` that are not the base's, as `distill.syn_steps`."""
-    ours, theirs = to_dict(base), to_dict(config)
+    ours, theirs = base.to_dict(), config.to_dict()
     return {
         f"{table}.{name}": value
         for table, values in theirs.items()
         if isinstance(values, dict)
         for name, value in values.items()
-        if value != ours[table][name]
+        if table != "methods" and value != ours[table].get(name)
     }
 
 
 def _score(cell: Row) -> Row:
-    """A cell as a score like any other's, with what tells it from its like."""
+    """A cell as a score, with its variant and seed."""
     known = {name: cell[name] for name in ("variant", "seed")}
     return {**Score.from_json(cell).to_json(), **known}

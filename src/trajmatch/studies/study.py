@@ -1,4 +1,4 @@
-"""What a study is: a question, variants of one base config that answer it, and a figure."""
+"""What a study is: a question, variants of one base recipe that answer it, and a figure."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from trajmatch.config import RunConfig
 from trajmatch.data import ImageDataset
+from trajmatch.errors import SettingError
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import METHODS
 from trajmatch.methods.coresets import CORESETS
+from trajmatch.pipeline.recipe import Recipe
 from trajmatch.synthetic import SyntheticSet
 
 Row = dict[str, Any]
@@ -19,72 +20,85 @@ else the measure found."""
 
 
 def is_own(source: str) -> bool:
-    """Whether a source of images is a method of ours, rather than the folder of a set."""
+    """Whether a source of images is a method or a coreset, rather than the folder of a set."""
     return source in METHODS or source in CORESETS
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One way to set the base config."""
+    """The base recipe with other settings, and where its images come from."""
 
     name: str
     """Names its folder and its row; none begins with "experts", where libraries lie."""
-    config: RunConfig
+    config: Recipe
     """Its experts are the first `config.experts.experts` of the library."""
     at: Mapping[str, Any]
     """Its place in the figure, by axis."""
     source: str = "mtt"
-    """Where its images come from: a method that makes them, such as "mtt", or chooses real ones,
-    such as "random"; anything else is the folder of a set."""
+    """Where its images come from: a method that distills them, such as "mtt", a coreset that
+    chooses real ones, such as "random"; anything else is the folder of a set."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Made:
-    """A variant's images for one seed, and all that a measure needs."""
+class Subject:
+    """A variant's images for one seed, and all that a measure of them needs."""
 
-    small: SyntheticSet
+    distilled: SyntheticSet
+    """The images, distilled or chosen."""
     library: ExpertLibrary
-    """All experts there are, beyond those the images may have been matched to as well."""
+    """All experts, including those that were not matched."""
     data: ImageDataset
-    config: RunConfig
+    config: Recipe
     seed: int
     device: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What is asked, what is varied and what is drawn."""
+    """What is varied, what is measured and what is drawn."""
 
-    question: str
-    rule: Callable[[RunConfig], str]
-    """What is held fixed, in a sentence, given the base config."""
-    variants: Callable[[RunConfig], list[Variant]]
-    """Of a base config, whose `experts.experts` is the number of experts there will be."""
+    name: str
+    purpose: str
+    """The title of its page."""
+    rule: Callable[[Recipe], str]
+    """What is held fixed, in a sentence, given the base recipe."""
+    variants: Callable[[Recipe], list[Variant]]
+    """Of a base recipe, whose `experts.experts` is the number of experts there will be."""
     figure: Literal["bars", "grid", "lines"]
     axes: Mapping[str, str]
-    """Names in `Variant.at` (or in the measure's rows) and how the figure calls them, x first."""
-    measure: Callable[[Made], list[Row]]
+    """Names in `Variant.at` (or in the measure's rows) and their labels in the figure, x first."""
+    measure: Callable[[Subject], list[Row]]
     measured: str = "test accuracy, %"
     counted: str = "fresh networks"
     """What n counts within one cell."""
     page: Literal["study", "comparison"] = "study"
-    """How it is told."""
-    asks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What else determines what `measure` finds, as JSON has it."""
+    """The kind of its page."""
+    measure_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Plain values that determine what `measure` finds; a cell measured with others is stale."""
     relate: Callable[[list[Row], ExpertLibrary], None] | None = None
-    """Adds to the cells, when all are known, what follows from several of them."""
+    """Adds to the cells, when all are measured, what follows from several of them."""
 
 
-def distilled_with(base: RunConfig, **changes: Any) -> RunConfig:
-    """`base` with other settings of the distillation."""
-    return dataclasses.replace(base, distill=dataclasses.replace(base.distill, **changes))
+def distilled_with(base: Recipe, **changes: Any) -> Recipe:
+    """`base` with other settings of its method or of the outer loop."""
+    return base.with_method(**changes)
 
 
-def trained_with(base: RunConfig, **changes: Any) -> RunConfig:
+def setting(base: Recipe, name: str) -> Any:
+    """A setting of the base's method or outer loop. Raises SettingError where there is none."""
+    for part in (base.method, base.distill):
+        if hasattr(part, name):
+            return getattr(part, name)
+    raise SettingError(
+        f"this study varies {name}, which {base.method.name} does not have; use --method mtt"
+    )
+
+
+def trained_with(base: Recipe, **changes: Any) -> Recipe:
     """`base` with other settings of the experts."""
     return dataclasses.replace(base, experts=dataclasses.replace(base.experts, **changes))
 
 
-def reach(config: RunConfig) -> int:
-    """The last epoch of an expert that a distillation with `config` reads."""
-    return config.distill.max_start_epoch - 1 + config.distill.expert_epochs
+def reach(config: Recipe) -> int:
+    """The last epoch of an expert that a distillation with `config` reads; at least 1."""
+    return max(1, config.method.last_epoch)

@@ -1,4 +1,4 @@
-"""The studies by name. A new one is a function of the base config and an entry here."""
+"""The studies by name. A new one is a function of the base recipe and an entry here."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from trajmatch.config import RunConfig
 from trajmatch.errors import SettingError
+from trajmatch.pipeline.recipe import Recipe
 from trajmatch.studies import drift
 from trajmatch.studies.accuracy import accuracy
-from trajmatch.studies.study import Study, Variant, distilled_with, trained_with
+from trajmatch.studies.study import Study, Variant, distilled_with, setting, trained_with
 
 STEP_SIZES = (0.25, 1.0, 4.0)
-"""alpha_0 of the step-size study, in those of the base config."""
+"""alpha_0 of the step-size study, as multiples of the base recipe's."""
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200)
 """Numbers of experts to distill with."""
 
 
-def _budget(base: RunConfig) -> int:
+def _budget(base: Recipe) -> int:
     """Student steps of a whole distillation."""
-    return base.distill.iterations * base.distill.syn_steps
+    return int(base.distill.iterations * setting(base, "syn_steps"))
 
 
-def _ranges(base: RunConfig) -> list[Variant]:
+def _ranges(base: Recipe) -> list[Variant]:
     """N in {1/4, 1/2, 1, 2} and M in {1/2, 1, 2} of the base's, each at the same budget."""
     distill, found = base.distill, dict[str, Variant]()
-    for m in (distill.expert_epochs // 2, distill.expert_epochs, 2 * distill.expert_epochs):
-        for n in (distill.syn_steps // 4, distill.syn_steps // 2, distill.syn_steps,
-                  2 * distill.syn_steps):  # fmt: skip
+    base_m, base_n = setting(base, "expert_epochs"), setting(base, "syn_steps")
+    for m in (base_m // 2, base_m, 2 * base_m):
+        for n in (base_n // 4, base_n // 2, base_n, 2 * base_n):
             steps, epochs = max(1, n), max(1, m)
-            more = distill.syn_steps / steps
+            more = base_n / steps
             config = distilled_with(
                 base,
                 syn_steps=steps,
@@ -43,21 +43,22 @@ def _ranges(base: RunConfig) -> list[Variant]:
     return list(found.values())
 
 
-def _step_sizes(base: RunConfig) -> list[Variant]:
-    if base.distill.lr_lr == 0:
+def _step_sizes(base: Recipe) -> list[Variant]:
+    first, rate_lr = setting(base, "step_size"), setting(base, "lr_lr")
+    if rate_lr == 0:
         raise SettingError("lr_lr is 0, so the step size would be fixed throughout; give --lr-lr")
     variants = []
     for factor in STEP_SIZES:
-        alpha = base.distill.step_size * factor
+        alpha = first * factor
         # On log(alpha) the rate is lr_lr / alpha_0^2: this keeps it.
-        for name, rate in (("learned", base.distill.lr_lr * factor**2), ("fixed", 0.0)):
+        for name, rate in (("learned", rate_lr * factor**2), ("fixed", 0.0)):
             config = distilled_with(base, step_size=alpha, lr_lr=rate)
             place = {"start": alpha, "step_size": name}
             variants.append(Variant(f"{name}-{alpha:g}", config, place))
     return variants
 
 
-def _counts(base: RunConfig) -> list[Variant]:
+def _counts(base: Recipe) -> list[Variant]:
     most = base.experts.experts
     counts = [count for count in COUNTS if count < most] + [most]
     return [
@@ -66,25 +67,27 @@ def _counts(base: RunConfig) -> list[Variant]:
     ]
 
 
-def _either(axis: str, name: str, config: RunConfig) -> Variant:
+def _either(axis: str, name: str, config: Recipe) -> Variant:
     return Variant(name, config, {axis: name})
 
 
-STUDIES: dict[str, Study] = {
-    "range": Study(
-        question="Is it better to match short or long stretches of training?",
+_ALL = (
+    Study(
+        name="range",
+        purpose="Is it better to match short or long stretches of training?",
         rule=lambda base: (
             f"Every cell may take {_budget(base):,} student steps in all: iterations = "
-            f"{_budget(base):,} / N, with equally many looks at the validation split. All else is "
-            "as in the settings, learning rates too."
+            f"{_budget(base):,} / N, with equally many evaluations on the validation split. All "
+            "else is as in the settings, learning rates too."
         ),
         variants=_ranges,
         figure="grid",
         axes={"syn_steps": "N, student steps", "expert_epochs": "M, expert epochs"},
         measure=accuracy,
     ),
-    "drift": Study(
-        question="How near does training on a small set come to where real images lead?",
+    Study(
+        name="drift",
+        purpose="How near does training on a distilled set come to where real images lead?",
         rule=drift.rule,
         variants=drift.compared,
         figure="lines",
@@ -93,8 +96,9 @@ STUDIES: dict[str, Study] = {
         measured="squared distance to the expert, as a share of the expert's own way",
         counted="segments (an expert and a start epoch)",
     ),
-    "init": Study(
-        question="Does it matter whether the images begin as real ones or as noise?",
+    Study(
+        name="init",
+        purpose="Does it matter whether the images begin as real ones or as noise?",
         rule=lambda base: "Only where the images begin differs.",
         variants=lambda base: [
             _either("init", name, distilled_with(base, init=name)) for name in ("real", "noise")
@@ -103,8 +107,9 @@ STUDIES: dict[str, Study] = {
         axes={"init": "begun from"},
         measure=accuracy,
     ),
-    "zca": Study(
-        question="What does ZCA whitening do for the distilled images?",
+    Study(
+        name="zca",
+        purpose="What does ZCA whitening do for the distilled images?",
         rule=lambda base: (
             "Each whitening has experts of its own, trained alike; students and fresh networks see "
             "images of the same whitening as the experts."
@@ -116,8 +121,9 @@ STUDIES: dict[str, Study] = {
         axes={"whitening": "whitening"},
         measure=accuracy,
     ),
-    "step-size": Study(
-        question="Is it better to learn the student's step size than to fix it?",
+    Study(
+        name="step-size",
+        purpose="Is it better to learn the student's step size than to fix it?",
         rule=lambda base: (
             "alpha_0 is the step size at the start; fixed, it stays so, and fresh networks are "
             "trained with it. Learned, lr_lr goes with alpha_0^2, which keeps the rate on "
@@ -128,28 +134,30 @@ STUDIES: dict[str, Study] = {
         axes={"start": "alpha_0", "step_size": "step size"},
         measure=accuracy,
     ),
-    "experts": Study(
-        question="How many experts does a distillation need?",
+    Study(
+        name="experts",
+        purpose="How many experts does a distillation need?",
         rule=lambda base: "The first experts of one library; the number of iterations stays.",
         variants=_counts,
         figure="lines",
         axes={"experts": "experts"},
         measure=accuracy,
     ),
-}
+)
+STUDIES: dict[str, Study] = {study.name: study for study in _ALL}
 
 
-def _whitened(base: RunConfig, name: Any) -> RunConfig:
+def _whitened(base: Recipe, name: Any) -> Recipe:
     return dataclasses.replace(base, data=dataclasses.replace(base.data, whitening=name))
 
 
 QUICKER = 4
-"""Of so many iterations, one is made for a first look."""
+"""`quick` divides the number of iterations by this."""
 
 
-def quick(base: RunConfig) -> RunConfig:
+def quick(base: Recipe) -> Recipe:
     """Cut down to about a fifth of the time, for a first look."""
-    experts, distill, judge = base.experts, base.distill, base.evaluate
+    experts, distill, fresh = base.experts, base.distill, base.evaluate
     return dataclasses.replace(
         base,
         experts=dataclasses.replace(experts, experts=min(5, experts.experts)),
@@ -158,13 +166,13 @@ def quick(base: RunConfig) -> RunConfig:
             iterations=max(1, distill.iterations // QUICKER),
             eval_every=max(1, distill.eval_every // QUICKER),
         ),
-        evaluate=dataclasses.replace(judge, n=min(3, judge.n), epochs=max(1, judge.epochs // 5)),
+        evaluate=dataclasses.replace(fresh, n=min(3, fresh.n), epochs=max(1, fresh.epochs // 5)),
         methods={name: _quicker(table) for name, table in base.methods.items()},
     )
 
 
 def _quicker(table: Mapping[str, Any]) -> dict[str, Any]:
-    """What a method changes, and of that what it changes for a number of images."""
+    """A table of `Recipe.methods` with fewer iterations, and the tables in it."""
     found: dict[str, Any] = {}
     for key, value in table.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The product: a few images, their labels and a step size, as a data set and as files."""
+"""Synthetic sets: a few images, their labels and a step size, in memory and as files."""
 
 from __future__ import annotations
 

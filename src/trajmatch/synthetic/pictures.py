@@ -1,4 +1,4 @@
-"""Images as PNG files to look at, in a folder for each class."""
+"""Images as PNG files, in a folder per class."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def save_textures(
     classes: tuple[str, ...],
     folder: Path,
 ) -> None:
-    """Two PNGs per canvas, in its class's folder: itself, and three by three of it."""
+    """Two PNGs per canvas in its class's folder: the canvas, and three by three of it."""
     names, counts = folder_names(classes), [0] * len(classes)
     folder.mkdir()
     for tile, label in zip(tiles, labels, strict=True):
@@ -45,7 +45,12 @@ def save_textures(
 
 
 def folder_names(classes: tuple[str, ...]) -> tuple[str, ...]:
-    """Class names as folder names that every file system takes, all different."""
+    """Class names as folder names that are valid on every file system and all different.
+
+    Examples:
+        >>> folder_names(("cat", "Cat", "a/c", "con"))
+        ('cat', 'Cat-1', 'a_c', 'con-3')
+    """
     names: list[str] = []
     for index, name in enumerate(classes):
         safe = re.sub(r"[^\w .+-]", "_", name)[:60].strip(" .")

@@ -1,17 +1,17 @@
-"""The product: a handful of images, their labels, and the step size they were made for.
+"""The synthetic set: a few images, their labels, and the step size they were made for.
 
 On disk a set is a folder:
 
     distilled.safetensors   images as trained, labels (or soft labels), step size
     distilled.json          format version, class names, whitening, how it was made
-    whitening.safetensors   what turns the images back into pictures, and pictures into such images
-    images/<class>/*.png    the pictures, to look at
+    whitening.safetensors   the whitening, to whiten real images and to show the synthetic ones
+    images/<class>/*.png    the images as pictures
 
-Images of a texture are crops of canvases that wrap around. These lie beside the images in the first
-file, and as pictures in textures/<class>/: tile.png is a canvas, tiling.png nine of them side by
-side (of a class with several, the next are tile-1.png and so on).
+The images of a texture are crops of canvases that wrap around. The canvases are in the first file
+as well, and as pictures in textures/<class>/: tile.png is a canvas, tiling.png three by three of it
+(a class with several canvases has tile-1.png and so on).
 
-The first three are bound to each other by checksums, so files of two sets never load as one.
+The first three files hold checksums of each other, so files of two sets never load as one.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ import hashlib
 import json
 import math
 import os
-import secrets
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,37 +33,53 @@ from trajmatch.storage.files import open_tensors, read_json, save_tensors, write
 from trajmatch.storage.jsonl import jsonable
 from trajmatch.storage.result import versions
 from trajmatch.synthetic import zoo
+from trajmatch.synthetic.folder import DOCUMENT, TENSORS, WHITENING, existing, replace_set
 from trajmatch.synthetic.pictures import save_pictures, save_textures
 from trajmatch.types import Float, Int, Tensor, UInt8
 
 KIND = "distilled"
 VERSION = 1
-_TENSORS, _DOCUMENT, _WHITENING = "distilled.safetensors", "distilled.json", "whitening.safetensors"
-_PICTURES = ("images", "textures")
-_OURS = (_TENSORS, _WHITENING, *_PICTURES, _DOCUMENT)  # the document last: it completes a set
 _MEND = "copy the whole folder again from where it was made, or make the set again"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
-    """A small labelled set, ready for a DataLoader: item i is (image, label), as trained on.
+    """A small labeled set that stands for a large one; networks are trained on it alone.
+
+    It is a torch Dataset: item i is (image, label), ready for a DataLoader. Images are whitened, so
+    real images go through `whitening.apply` before a network trained on the set predicts them. The
+    set is used with plain SGD at `step_size`, which was learned together with the images.
 
     Raises DataError when the parts do not fit each other or hold non-finite numbers.
+
+    Examples:
+        >>> import trajmatch
+        >>> distilled = trajmatch.load_distilled("cifar10-ipc1")
+        >>> distilled
+        SyntheticSet(10 images of 3x32x32, 10 classes, ipc 1, mtt, step size 0.0109)
+        >>> image, label = distilled[3]
+        >>> image.shape, distilled.classes[label]
+        (torch.Size([3, 32, 32]), 'cat')
+        >>> distilled.pixels().dtype
+        torch.uint8
+        >>> distilled.whitening.apply(torch.rand(2, 3, 32, 32)).shape  # real images in [0, 1]
+        torch.Size([2, 3, 32, 32])
     """
 
     images: Float[Tensor, "n channels height width"]
-    """Whitened and not clipped: feed them to a network as they are."""
+    """Whitened and not clipped: the input of a network."""
     labels: Int[Tensor, "n_labels"] | Float[Tensor, "n_labels classes"]
     """Class indices, or a probability for each class."""
     classes: tuple[str, ...]
+    """Names; label i is class i."""
     whitening: Whitening
     step_size: float | None = None
-    """The learned learning rate, per step of plain SGD; None for a set that has none."""
+    """The learned learning rate, per step of plain SGD; None where none was learned."""
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """How the set was made: anything JSON can hold."""
+    """How the set was made (method, settings, network, data ...): anything JSON can hold."""
     canvases: Float[Tensor, "canvases channels tall wide"] | None = None
-    """Of a texture: what the images are crops of, whitened as they are; image i is one of canvas
-    i % len(canvases). None for a set of plain images."""
+    """Of a texture, whitened: the images are crops of these, image i of canvas i % len(canvases).
+    None for plain images."""
 
     def __post_init__(self) -> None:
         n, classes = len(self.images), len(self.classes)
@@ -85,7 +99,7 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
         finite = self.images.isfinite().all() and (not self.is_soft or self.labels.isfinite().all())
         if not finite:
             raise DataError(
-                "images or labels hold NaN or infinity: their making diverged; lower lr_img"
+                "images or labels hold NaN or infinity: their distillation diverged; lower lr_img"
             )
         if self.canvases is not None and n % len(self.canvases):
             raise DataError(
@@ -93,6 +107,15 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
             )
         if self.step_size is not None and not 0 < self.step_size < math.inf:
             raise DataError(f"step_size is {self.step_size}; give a number above 0, or None")
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.images.shape[1:]))
+        parts = [f"{len(self)} images of {shape}", f"{len(self.classes)} classes"]
+        parts += [f"ipc {self.ipc}", str(self.info.get("method", ""))]
+        parts += ["soft labels"] if self.is_soft else []
+        parts += [] if self.canvases is None else [f"{len(self.canvases)} canvases"]
+        parts += [] if self.step_size is None else [f"step size {self.step_size:.3g}"]
+        return f"{type(self).__name__}({', '.join(part for part in parts if part)})"
 
     def __len__(self) -> int:
         return len(self.images)
@@ -102,6 +125,7 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
 
     @property
     def is_soft(self) -> bool:
+        """Whether labels are probabilities."""
         return self.labels.ndim == 2
 
     @property
@@ -116,8 +140,8 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
 
     @property
     def fingerprint(self) -> str:
-        """32 hex digits that change with what networks trained on the set see of it: images, labels
-        and whitening. The step size, class names and `info` are apart."""
+        """32 hex digits of the images, labels and whitening, which determine what networks trained
+        on the set are (step size, class names and `info` are not part of it)."""
         digest = hashlib.blake2b(self.whitening.checksum.encode(), digest_size=16)
         for tensor in (self.images, self.labels):
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)};".encode())
@@ -125,65 +149,50 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
         return digest.hexdigest()
 
     def plain(self) -> Float[Tensor, "n channels height width"]:
-        """The images with whitening undone, clipped to [0, 1]: what another pipeline would take."""
+        """The images with whitening undone, clipped to [0, 1], for other programs."""
         return self.whitening.invert(self.images).clamp(0, 1)
 
     def pixels(self) -> UInt8[Tensor, "n channels height width"]:
-        """The images as pictures: plain RGB (or gray) on the CPU. Values outside of what 8 bits can
-        show are lost; networks train on `images`."""
+        """The images as 8-bit pictures, RGB or gray, on the CPU. Clipped to [0, 255]: train
+        networks on `images` instead."""
         return _pixels(self.whitening, self.images)
 
     def tiles(self) -> UInt8[Tensor, "canvases channels tall wide"] | None:
-        """The canvases of a texture as pictures, in the order of the first labels."""
+        """The canvases of a texture as 8-bit pictures; their labels are the first of `labels`."""
         return None if self.canvases is None else _pixels(self.whitening, self.canvases)
 
     def save(self, folder: str | Path) -> None:
         """Write the set as a folder, replacing the set that was there.
 
-        Everything is first written beside, then renamed into place, so a kill at any moment leaves
-        the old set or the new one. Other files in the folder stay. Raises DataError when the place
-        is taken by a file, or by a folder of pictures that belongs to no set.
+        All files are written to a new folder beside it, which is then renamed, so a kill leaves the
+        old set or the new one. Other files in the folder stay. Raises DataError when `folder` is a
+        file, or holds pictures that belong to no set.
         """
         folder = Path(folder).resolve()
-        if folder.exists() and not folder.is_dir():
-            raise DataError(f"{folder} is a file; give a folder to save the set in")
-        _finish_swap(folder)
-        ours = any((folder / name).exists() for name in (_DOCUMENT, _TENSORS))
-        for place in (folder / name for name in _PICTURES):
-            if place.exists() and not ours:
-                raise DataError(f"{place} is not a distilled set's; give another folder")
-        beside = folder.with_name(f"{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
-        try:
-            self._write(beside, folder / _WHITENING)
-            _swap(beside, folder)
-        except BaseException:
-            shutil.rmtree(beside, ignore_errors=True)
-            raise
+        replace_set(folder, lambda beside: self._write(beside, folder / WHITENING))
 
     @classmethod
     def load(cls, folder: str | Path) -> SyntheticSet:
         """Read a set, on the CPU.
 
-        Raises FileFormatError, with the mend, when the folder is no set, or any file of it is
-        missing, truncated, altered, from another set, or of a newer format.
+        Raises FileFormatError when the folder is no set, or any file of it is missing, truncated,
+        altered, from another set, or of a newer format.
         """
-        folder = Path(folder).resolve()
-        if not folder.exists() and _previous(folder).exists():
-            folder = _previous(folder)  # a save was killed between its two renames
+        folder = existing(Path(folder).resolve())
         body = _read_document(folder)
-        file = open_tensors(folder / _TENSORS, kind=KIND, version=VERSION)
+        file = open_tensors(folder / TENSORS, kind=KIND, version=VERSION)
         if file.metadata.get("document") != _digest_json(body):
             raise FileFormatError(
-                f"{folder / _DOCUMENT} and {_TENSORS} do not belong together, or the first was "
+                f"{folder / DOCUMENT} and {TENSORS} do not belong together, or the first was "
                 f"altered; {_MEND}"
             )
         tensors = {name: file.read(name) for name in file.names}
-        # Known to be ours and whole from here on: only a mixed folder can still be wrong.
-        if not (folder / _WHITENING).is_file():
-            raise FileFormatError(f"{folder} has no {_WHITENING}; {_MEND}")
-        whitening = load_whitening(folder / _WHITENING)
+        # Document and tensors are intact here; the whitening may still belong to another set.
+        if not (folder / WHITENING).is_file():
+            raise FileFormatError(f"{folder} has no {WHITENING}; {_MEND}")
+        whitening = load_whitening(folder / WHITENING)
         if whitening.checksum != body["whitening"]["checksum"]:
-            raise FileFormatError(f"{folder / _WHITENING} belongs to another set; {_MEND}")
+            raise FileFormatError(f"{folder / WHITENING} belongs to another set; {_MEND}")
         step_size = tensors.get("step_size")
         return cls(
             images=tensors["images"],
@@ -196,7 +205,7 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
         )
 
     def _write(self, folder: Path, whitening: Path) -> None:
-        """All files of the set into a new `folder`; `whitening` may be an equal one to share."""
+        """Write all files to a new `folder`. An equal file `whitening` is linked, not copied."""
         folder.mkdir(parents=True)
         tensors: dict[str, Tensor] = {"images": self.images, "labels": self.labels}
         if self.step_size is not None:
@@ -218,9 +227,9 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
             "versions": versions(),
         }
         body = jsonable(body)
-        _save_whitening(self.whitening, folder / _WHITENING, whitening)
+        _save_whitening(self.whitening, folder / WHITENING, whitening)
         save_tensors(
-            folder / _TENSORS,
+            folder / TENSORS,
             tensors,
             kind=KIND,
             version=VERSION,
@@ -230,28 +239,32 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
         save_pictures(self.pixels(), labels, self.classes, folder / "images")
         if (tiles := self.tiles()) is not None:
             save_textures(tiles, labels[: len(tiles)], self.classes, folder / "textures")
-        write_json(folder / _DOCUMENT, body)
+        write_json(folder / DOCUMENT, body)
 
 
 def load_distilled(name: str | Path) -> SyntheticSet:
-    """A set from its folder, or one that ships with the package by its name (see `trajmatch zoo`).
+    """The set in a folder, or the shipped set of that name (`trajmatch zoo` lists them).
 
-    A folder that is there wins over a name. Raises DataError for a word that is neither, and what
+    An existing folder takes precedence over a name. Raises DataError for what is neither, and what
     `SyntheticSet.load` raises.
+
+    Examples:
+        >>> load_distilled("cifar10-ipc1").step_size is not None
+        True
     """
     path = Path(name)
-    if len(path.parts) == 1 and not (path.exists() or _previous(path).exists()):
+    if len(path.parts) == 1 and not existing(path).exists():
         path = zoo.find(path.name)
     return SyntheticSet.load(path)
 
 
 def _read_document(folder: Path) -> dict[str, Any]:
-    """distilled.json, of a version we read. Its contents are checked against the tensors after."""
-    path = folder / _DOCUMENT
+    """distilled.json of a version this one can read, not yet compared with the tensors."""
+    path = folder / DOCUMENT
     if not path.is_file():
-        runs = [name for name in ("best", "last") if (folder / name / _DOCUMENT).is_file()]
+        runs = [name for name in ("best", "last") if (folder / name / DOCUMENT).is_file()]
         mend = f"give {folder / runs[0]}" if runs else "give a folder that distill or select wrote"
-        raise FileFormatError(f"{folder} is not a distilled set (no {_DOCUMENT}); {mend}")
+        raise FileFormatError(f"{folder} is not a distilled set (no {DOCUMENT}); {mend}")
     body = read_json(path)
     if not isinstance(body, dict) or body.get("kind") != KIND:
         raise FileFormatError(f"{path} does not describe a distilled set; {_MEND}")
@@ -264,51 +277,13 @@ def _read_document(folder: Path) -> dict[str, Any]:
     return body
 
 
-def _previous(folder: Path) -> Path:
-    """Where the set that is being replaced waits until the new one stands."""
-    return folder.with_name(f".{folder.name}.trajmatch-previous")
-
-
-def _swap(beside: Path, folder: Path) -> None:
-    """Put the complete set `beside` at `folder`."""
-    if (folder / _DOCUMENT).exists():
-        os.rename(folder, _previous(folder))
-        os.rename(beside, folder)
-        _finish_swap(folder)
-    elif folder.exists():
-        # No set here to mix with, but other files (a log, a result): join them one by one.
-        for name in _OURS:
-            if (folder / name).is_dir():
-                shutil.rmtree(folder / name)
-            if (beside / name).exists():
-                os.rename(beside / name, folder / name)
-        shutil.rmtree(beside)  # not empty: renaming a file to a hard link of itself does nothing
-    else:
-        os.rename(beside, folder)
-
-
-def _finish_swap(folder: Path) -> None:
-    """Complete a swap that may have been cut short: bring back the old set when the new one never
-    arrived, else carry over what was not the old set's own and remove the rest."""
-    previous = _previous(folder)
-    if not previous.exists():
-        return
-    if not folder.exists():
-        os.rename(previous, folder)
-        return
-    for item in previous.iterdir():
-        if item.name not in _OURS and not (folder / item.name).exists():
-            os.rename(item, folder / item.name)
-    shutil.rmtree(previous)
-
-
-def _save_whitening(whitening: Whitening, path: Path, existing: Path) -> None:
-    """Save to `path`, sharing the file `existing` when it holds the same (ZCA of 32 px: 37 MB)."""
+def _save_whitening(whitening: Whitening, path: Path, earlier: Path) -> None:
+    """Save to `path`, as a hard link to `earlier` when that is equal (ZCA of 32 px has 37 MB)."""
     try:
-        if load_whitening(existing).checksum == whitening.checksum:
-            os.link(existing, path)
+        if load_whitening(earlier).checksum == whitening.checksum:
+            os.link(earlier, path)
             return
-    except (FileFormatError, OSError):  # none there, a damaged one, or a disk without hard links
+    except (FileFormatError, OSError):  # no file, a damaged one, or a disk without hard links
         pass
     whitening.save(path)
 

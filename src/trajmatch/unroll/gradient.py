@@ -1,19 +1,20 @@
-"""The gradient of the training loss, and the way back through it.
+"""The gradient of the training loss, and its vector-Jacobian product.
 
-Everything the engine does is built from one function, g(vector, images, labels) = d CE / d vector,
-and its derivative: given v, the parts of d<g, v> with respect to parameters, images and labels. It
-exists in three forms with one meaning:
+The engine is built on one function, g(vector, images, labels) = d CE / d vector, and on the
+derivatives of <g, v> with respect to parameters, images and labels for a given v. Three classes
+compute the same:
 
-- eager, by autograd: any network, any type; graphs can be kept from the way out.
-- compiled, any network: g by torch.func.grad, its derivative as the derivative of the gradient
-  along v (forward over reverse), because compiled code cannot be differentiated twice.
-- compiled, the field's ConvNet: written out (`chain`), twice as fast as the compiler's own.
+- `EagerGradient`, by autograd: any network, any type. Residuals are the graph of g.
+- `CompiledGradient`, any network: g by torch.func.grad. Compiled code cannot be differentiated
+  twice, so the derivatives of <g, v> are computed as the derivative of the gradient along v
+  (forward over reverse mode; Pearlmutter 1994). Residuals are the inputs.
+- `DerivedGradient`, the field's ConvNet: both functions derived by hand (`convnet`), which compiled
+  take half as long as what the compiler makes of autograd's. Residuals are activations.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
@@ -22,55 +23,65 @@ from torch import nn
 from torch.nn import functional as F
 
 from trajmatch.errors import SettingError, suggest
-from trajmatch.networks.functional import FunctionalNetwork
+from trajmatch.networks.precision import PRECISIONS, Classifier, classifier
 from trajmatch.runtime.compiling import compiled
-from trajmatch.types import Tensor
+from trajmatch.types import Float, Shaped, Tensor
 from trajmatch.unroll.convnet import ConvNetGradient, SavedTensors
 
-PRECISIONS = ("float32", "bf16", "tf32")
-
-Classifier = Callable[[Tensor, Tensor], Tensor]
-"""(vector, images) -> logits."""
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(vector, images, labels) -> mean cross-entropy, labels being indices or probabilities."""
+
+Compiler = Callable[[Any], Any]
+"""function -> an equal, faster function."""
 
 
 class GradientVJP(NamedTuple):
     """<g, v> and its derivatives."""
 
-    inner: Tensor
-    vector: Tensor
-    """The Hessian-vector product."""
-    images: Tensor
-    labels: Tensor | None
-    """Of soft labels only."""
+    inner: Float[Tensor, ""]
+    """<g, v>."""
+    vector: Float[Tensor, "params"]
+    """With respect to parameters: the Hessian-vector product."""
+    images: Float[Tensor, "batch channels height width"]
+    labels: Float[Tensor, "batch classes"] | None
+    """None for class indices."""
 
 
 @runtime_checkable
 class Residuals(Protocol):
-    """A gradient together with the way back through it."""
+    """What one evaluation of g leaves for its vector-Jacobian product."""
 
-    def gradient(self) -> Tensor:
+    def gradient(self) -> Float[Tensor, "params"]:
         """g."""
 
-    def vjp(self, v: Tensor) -> GradientVJP:
-        """<g, v> and its derivatives. Uses the record up."""
+    def vjp(self, v: Float[Tensor, "params"]) -> GradientVJP:
+        """<g, v> and its derivatives. Can be called once."""
 
-    def saved_tensors(self) -> Iterable[Tensor]:
-        """The tensors it keeps, besides those in an autograd graph."""
+    def saved_tensors(self) -> Iterable[Shaped[Tensor, "..."]]:
+        """The tensors it holds, besides those saved in an autograd graph."""
 
 
 @runtime_checkable
 class GradientFn(Protocol):
-    """g of one network, in one of its forms."""
+    """g of one network, computed in one of the three ways."""
 
     precision: str
 
-    def gradient(self, vector: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        """g, and nothing kept."""
+    def gradient(
+        self,
+        vector: Float[Tensor, "params"],
+        images: Float[Tensor, "batch channels height width"],
+        labels: Shaped[Tensor, "batch ..."],
+    ) -> Float[Tensor, "params"]:
+        """g; saves nothing."""
 
-    def record(self, vector: Tensor, images: Tensor, labels: Tensor) -> Residuals:
-        """g, and what the way back needs."""
+    def residuals(
+        self,
+        vector: Float[Tensor, "params"],
+        images: Float[Tensor, "batch channels height width"],
+        labels: Shaped[Tensor, "batch ..."],
+    ) -> Residuals:
+        """g with what its vector-Jacobian product needs."""
 
 
 _CACHE: WeakKeyDictionary[nn.Module, dict[tuple[str, bool], GradientFn]] = WeakKeyDictionary()
@@ -79,27 +90,35 @@ _CACHE: WeakKeyDictionary[nn.Module, dict[tuple[str, bool], GradientFn]] = WeakK
 def gradient_fn(
     module: nn.Module, *, precision: str = "float32", compile: bool = False
 ) -> GradientFn:
-    """The gradient of `module` and its derivative; the same object for the same arguments.
+    """The gradient of `module`'s mean cross-entropy; equal arguments give the same object.
 
-    precision: "float32" computes in the type of its inputs (float64 stays float64). "bf16" rounds
-    the inputs of convolutions and matrix products to bfloat16 and keeps parameters, norms, loss and
-    reductions in float32; the least cosine to float64 that a walk's gradient was found to have is
-    0.9994 (docs/results.md). "tf32" lets CUDA round products to 10 bits of mantissa; elsewhere it
-    is float32.
+    precision: one of `networks.precision.PRECISIONS`. The least cosine to float64 that an unroll's
+    gradient was measured to have in bf16 is 0.9994 (docs/results.md).
 
     compile: through torch.compile; the first calls then take about a minute. Where the compiler
-    does not work the same is computed without it.
+    does not work, the same functions run uncompiled.
+
+    Raises SettingError for an unknown precision and for a network that keeps state.
+
+    Examples:
+        >>> from trajmatch.networks import build_network, parameter_vector
+        >>> network = build_network("mlp", channels=1, classes=2, size=4, seed=0)
+        >>> vector, images = parameter_vector(network), torch.ones(2, 1, 4, 4)
+        >>> residuals = gradient_fn(network).residuals(vector, images, torch.tensor([0, 1]))
+        >>> g = residuals.gradient()
+        >>> bool(torch.isclose(residuals.vjp(g).inner, g.square().sum()))
+        True
     """
     if precision not in PRECISIONS:
         raise SettingError(f"unknown precision '{precision}'; {suggest(precision, PRECISIONS)}")
     known = _CACHE.setdefault(module, {})
     key = (precision, compile)
     if key not in known:
-        chain = ConvNetGradient.of(module, torch.bfloat16 if precision == "bf16" else None)
+        derived = ConvNetGradient.of(module, torch.bfloat16 if precision == "bf16" else None)
         if not compile:
             known[key] = EagerGradient(training_loss(classifier(module, precision)), precision)
-        elif chain is not None:
-            known[key] = DerivedGradient(chain, precision)
+        elif derived is not None:
+            known[key] = DerivedGradient(derived, precision)
         else:
             # Not channels last: torch's forward derivative of a group norm refuses that layout.
             loss = training_loss(classifier(module, precision))
@@ -107,128 +126,128 @@ def gradient_fn(
     return known[key]
 
 
-def classifier(module: nn.Module, precision: str, *, compile: bool = False) -> Classifier:
-    """(vector, images) -> logits in float32 (or wider), convolutions in `precision`.
-
-    compile: in the form the compiler does best, which is channels last.
-    """
-    network = FunctionalNetwork(module)
-
-    def logits(vector: Tensor, images: Tensor) -> Tensor:
-        if compile:
-            images = images.contiguous(memory_format=torch.channels_last)
-        with rounding(precision, vector.device.type):
-            scores = network(vector, images, channels_last=compile)
-        return scores.float() if precision == "bf16" else scores
-
-    return logits
-
-
-def rounding(precision: str, device: str) -> contextlib.AbstractContextManager[object]:
-    """Round what goes into convolutions and matrix products on `device` for "bf16"."""
-    # The cache of rounded parameters is off: it would hold on to graphs across the walk.
-    if precision == "bf16":
-        return torch.autocast(device, torch.bfloat16, cache_enabled=False)
-    return contextlib.nullcontext()
-
-
 def training_loss(classify: Classifier) -> Loss:
-    """The mean cross-entropy of `classify`."""
+    """The mean cross-entropy of `classify`, as a function of (vector, images, labels)."""
 
-    def loss(vector: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+    def loss(
+        vector: Float[Tensor, "params"],
+        images: Float[Tensor, "batch channels height width"],
+        labels: Shaped[Tensor, "batch ..."],
+    ) -> Float[Tensor, ""]:
         return F.cross_entropy(classify(vector, images), labels)
 
     return loss
 
 
-@contextlib.contextmanager
-def arithmetic(precision: str) -> Iterator[None]:
-    """Let CUDA round products of float32 for "tf32", and never else (cuDNN would by default)."""
-    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, products.allow_tf32
-    cudnn.allow_tf32 = products.allow_tf32 = precision == "tf32"
-    try:
-        yield
-    finally:
-        cudnn.allow_tf32, products.allow_tf32 = before
-
-
-# -- eager ---------------------------------------------------------------------------------------
-
-
 class EagerGradient:
-    """By autograd; the record is the gradient's own graph."""
+    """By autograd; residuals are the graph of g."""
 
     def __init__(self, loss: Loss, precision: str) -> None:
         self.loss = loss
         self.precision = precision
 
-    def gradient(self, vector: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+    def gradient(
+        self,
+        vector: Float[Tensor, "params"],
+        images: Float[Tensor, "batch channels height width"],
+        labels: Shaped[Tensor, "batch ..."],
+    ) -> Float[Tensor, "params"]:
         """g without a graph."""
-        return self._gradient(vector.detach().requires_grad_(), images, labels, again=False)
+        return self._gradient(vector.detach().requires_grad_(), images, labels, graph=False)
 
-    def record(self, vector: Tensor, images: Tensor, labels: Tensor) -> Residuals:
+    def residuals(
+        self,
+        vector: Float[Tensor, "params"],
+        images: Float[Tensor, "batch channels height width"],
+        labels: Shaped[Tensor, "batch ..."],
+    ) -> Residuals:
         """g with its graph."""
         soft = labels.is_floating_point()
         leaves = [vector.detach().requires_grad_(), images.detach().requires_grad_()]
         if soft:
             labels = labels.detach().requires_grad_()
             leaves.append(labels)
-        return _GraphResiduals(self._gradient(leaves[0], leaves[1], labels, again=True), leaves)
+        g = self._gradient(leaves[0], leaves[1], labels, graph=True)
+        return _GraphResiduals(g, leaves)
 
-    def _gradient(self, leaf: Tensor, images: Tensor, labels: Tensor, *, again: bool) -> Tensor:
+    def _gradient(
+        self,
+        leaf: Float[Tensor, "params"],
+        images: Float[Tensor, "batch channels height width"],
+        labels: Shaped[Tensor, "batch ..."],
+        *,
+        graph: bool,
+    ) -> Float[Tensor, "params"]:
         with torch.enable_grad():
-            (g,) = torch.autograd.grad(self.loss(leaf, images, labels), leaf, create_graph=again)
+            (g,) = torch.autograd.grad(self.loss(leaf, images, labels), leaf, create_graph=graph)
         return g
 
 
 class _GraphResiduals:
-    def __init__(self, g: Tensor, leaves: list[Tensor]) -> None:
+    def __init__(self, g: Float[Tensor, "params"], leaves: list[Shaped[Tensor, "..."]]) -> None:
         self.g = g
         self.leaves = leaves
 
-    def gradient(self) -> Tensor:
+    def gradient(self) -> Float[Tensor, "params"]:
         return self.g.detach()
 
-    def vjp(self, v: Tensor) -> GradientVJP:
+    def vjp(self, v: Float[Tensor, "params"]) -> GradientVJP:
         inner = torch.dot(self.g.detach(), v)
         vector, images, *labels = torch.autograd.grad(self.g, self.leaves, v)
         return GradientVJP(inner, vector, images, labels[0] if labels else None)
 
-    def saved_tensors(self) -> Iterable[Tensor]:
+    def saved_tensors(self) -> Iterable[Shaped[Tensor, "..."]]:
         return ()
 
 
-# -- compiled, any network -----------------------------------------------------------------------
-
-
 class CompiledGradient:
-    """By torch.func; the record is the inputs, and the way back computes all of it again."""
+    """By torch.func; residuals are the inputs, and `vjp` computes everything again.
 
-    def __init__(self, loss: Loss, precision: str) -> None:
+    compiler: applied to g and to its vector-Jacobian product.
+    """
+
+    def __init__(self, loss: Loss, precision: str, compiler: Compiler = compiled) -> None:
         self.precision = precision
-        self.gradient_of = compiled(torch.func.grad(loss))
-        self.product = compiled(_along(loss))
+        self.grad = compiler(torch.func.grad(loss))
+        self.grad_vjp = compiler(_grad_vjp(loss))
 
-    def gradient(self, vector: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+    def gradient(
+        self,
+        vector: Float[Tensor, "params"],
+        images: Float[Tensor, "batch channels height width"],
+        labels: Shaped[Tensor, "batch ..."],
+    ) -> Float[Tensor, "params"]:
         """g."""
         with torch.no_grad():
-            g: Tensor = self.gradient_of(vector, images, labels)
+            g: Tensor = self.grad(vector, images, labels)
         return g
 
-    def record(self, vector: Tensor, images: Tensor, labels: Tensor) -> Residuals:
+    def residuals(
+        self,
+        vector: Float[Tensor, "params"],
+        images: Float[Tensor, "batch channels height width"],
+        labels: Shaped[Tensor, "batch ..."],
+    ) -> Residuals:
         """The inputs."""
         return _RecomputedResiduals(self, vector, images, labels)
 
 
-def _along(loss: Loss) -> Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
-    """The derivative of the gradient along v, which is the gradient of <g, v>."""
+def _grad_vjp(loss: Loss) -> Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
+    """(vector, images, labels, v) -> <g, v> and its derivatives.
 
-    def product(vector: Tensor, images: Tensor, labels: Tensor, v: Tensor) -> tuple[Tensor, ...]:
-        wanted: tuple[int, ...] = (0, 1, 2) if labels.is_floating_point() else (0, 1)
+    With the loss L and all its inputs x, d<g, v>/dx = d/dt dL/dx at (vector + t v).
+    """
+
+    def product(
+        vector: Float[Tensor, "params"],
+        images: Float[Tensor, "batch channels height width"],
+        labels: Shaped[Tensor, "batch ..."],
+        v: Float[Tensor, "params"],
+    ) -> tuple[Float[Tensor, "..."], ...]:
+        inputs: tuple[int, ...] = (0, 1, 2) if labels.is_floating_point() else (0, 1)
 
         def gradients(at: Tensor) -> tuple[Tensor, ...]:
-            found: tuple[Tensor, ...] = torch.func.grad(loss, argnums=wanted)(at, images, labels)
+            found: tuple[Tensor, ...] = torch.func.grad(loss, argnums=inputs)(at, images, labels)
             return found
 
         both: Any = torch.func.jvp(gradients, (vector,), (v,))
@@ -240,64 +259,87 @@ def _along(loss: Loss) -> Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tenso
 
 class _RecomputedResiduals:
     def __init__(
-        self, own: CompiledGradient, vector: Tensor, images: Tensor, labels: Tensor
+        self,
+        parent: CompiledGradient,
+        vector: Float[Tensor, "params"],
+        images: Float[Tensor, "batch channels height width"],
+        labels: Shaped[Tensor, "batch ..."],
     ) -> None:
-        self.own = own
+        self.parent = parent
         self.inputs = vector, images, labels
 
-    def gradient(self) -> Tensor:
-        return self.own.gradient(*self.inputs)
+    def gradient(self) -> Float[Tensor, "params"]:
+        return self.parent.gradient(*self.inputs)
 
-    def vjp(self, v: Tensor) -> GradientVJP:
+    def vjp(self, v: Float[Tensor, "params"]) -> GradientVJP:
         with torch.no_grad():
-            inner, hessian_v, images, *labels = self.own.product(*self.inputs, v)
+            inner, hessian_v, images, *labels = self.parent.grad_vjp(*self.inputs, v)
         return GradientVJP(inner, hessian_v, images, labels[0] if labels else None)
 
-    def saved_tensors(self) -> Iterable[Tensor]:
+    def saved_tensors(self) -> Iterable[Shaped[Tensor, "..."]]:
         return ()
 
 
-# -- compiled, the field's ConvNet ---------------------------------------------------------------
-
-
 class DerivedGradient:
-    """By the chain's written-out passes; the record is what its way back reads."""
+    """By the functions of `ConvNetGradient`; residuals are the activations that they save.
 
-    def __init__(self, chain: ConvNetGradient, precision: str) -> None:
+    compiler: applied to both functions.
+    """
+
+    def __init__(
+        self, derived: ConvNetGradient, precision: str, compiler: Compiler = compiled
+    ) -> None:
         self.precision = precision
-        self.grad = compiled(chain.grad)
-        self.grad_vjp = compiled(chain.grad_vjp)
+        self.grad = compiler(derived.grad)
+        self.grad_vjp = compiler(derived.grad_vjp)
 
-    def gradient(self, vector: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+    def gradient(
+        self,
+        vector: Float[Tensor, "params"],
+        images: Float[Tensor, "batch channels height width"],
+        labels: Shaped[Tensor, "batch ..."],
+    ) -> Float[Tensor, "params"]:
         """g."""
         with torch.no_grad():
-            g, _ = self.grad(vector, images, labels)
+            g: Tensor = self.grad(vector, images, labels)[0]
         return g
 
-    def record(self, vector: Tensor, images: Tensor, labels: Tensor) -> Residuals:
+    def residuals(
+        self,
+        vector: Float[Tensor, "params"],
+        images: Float[Tensor, "batch channels height width"],
+        labels: Shaped[Tensor, "batch ..."],
+    ) -> Residuals:
         """g and the activations."""
         with torch.no_grad():
-            g, kept = self.grad(vector, images, labels)
-        return _DerivedResiduals(self, vector, labels, g, kept)
+            g, saved = self.grad(vector, images, labels)
+        return _DerivedResiduals(self, vector, labels, g, saved)
 
 
 class _DerivedResiduals:
     def __init__(
-        self, own: DerivedGradient, vector: Tensor, labels: Tensor, g: Tensor, kept: SavedTensors
+        self,
+        parent: DerivedGradient,
+        vector: Float[Tensor, "params"],
+        labels: Shaped[Tensor, "batch ..."],
+        g: Float[Tensor, "params"],
+        saved: SavedTensors,
     ) -> None:
-        self.own = own
+        self.parent = parent
         self.vector = vector
         self.labels = labels
         self.g = g
-        self.kept = kept
+        self.saved = saved
 
-    def gradient(self) -> Tensor:
+    def gradient(self) -> Float[Tensor, "params"]:
         return self.g
 
-    def vjp(self, v: Tensor) -> GradientVJP:
+    def vjp(self, v: Float[Tensor, "params"]) -> GradientVJP:
         with torch.no_grad():
-            hessian_v, images, labels = self.own.grad_vjp(self.vector, self.labels, self.kept, v)
+            hessian_v, images, labels = self.parent.grad_vjp(
+                self.vector, self.labels, self.saved, v
+            )
         return GradientVJP(torch.dot(self.g, v), hessian_v, images, labels)
 
-    def saved_tensors(self) -> Iterable[Tensor]:
-        return self.kept
+    def saved_tensors(self) -> Iterable[Shaped[Tensor, "..."]]:
+        return self.saved

@@ -1,4 +1,4 @@
-"""What each step of a walk sees, drawn beforehand: its mini-batch, crops, and augmentation."""
+"""The random draws of a student's steps: mini-batches, crops and augmentation."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ from trajmatch.types import Float, Int, Tensor
 
 @dataclass(frozen=True)
 class Schedule:
-    """What each step of a walk sees, fixed beforehand so that it can be walked twice.
-
-    `indices[n]` are the images of step n (None: all of them, in order); `crops[n]` is what is seen
-    of them where they are canvases (None: all of each); `draws[n]` is the augmentation of what is
-    seen (None: as it is).
-    """
+    """The draws of `steps` steps, made beforehand so that a step can be computed a second time."""
 
     steps: int
     indices: tuple[Int[Tensor, "batch"], ...] | None = None
+    """Which images are step n's mini-batch. None: all of them, in order."""
     draws: tuple[Draw, ...] | None = None
+    """The augmentation of step n. None: none."""
     crops: tuple[Crops, ...] | None = None
+    """The crops taken of step n's canvases. None: images are used whole."""
 
     @staticmethod
     def make(
@@ -34,20 +32,32 @@ class Schedule:
         steps: int,
         batch_syn: int | None,
         augment: Augmentation | None,
-        window: CropSampler | None = None,
+        sampler: CropSampler | None = None,
         seed: int,
         names: tuple[str | int, ...] = (),
     ) -> Schedule:
-        """Draw a schedule from the streams `seed, *names`.
+        """Draw a schedule from the random streams (seed, *names).
 
-        window: what is seen of `images` where these are canvases.
+        batch_syn: images per step. None, or as many as there are: all of them at every step. The
+        images are shuffled, again and again, and the orders joined end to end, so that every image
+        is used before any is used again and all batches have `batch_syn` images.
 
-        Mini-batches walk through shuffled passes over all images, joined end to end, so that every
-        image is used before any is used again and all batches have `batch_syn` images.
+        sampler: draws the crops where `images` are canvases.
+
+        Raises SettingError for no steps, or for a batch_syn that is not 1 to n.
+
+        Examples:
+            >>> schedule = Schedule.make(
+            ...     torch.zeros(5, 1, 8, 8), steps=3, batch_syn=2, augment=None, seed=0
+            ... )
+            >>> [len(indices) for indices in schedule.indices]
+            [2, 2, 2]
+            >>> sorted(torch.cat(schedule.indices)[:5].tolist())
+            [0, 1, 2, 3, 4]
         """
         count, _, height, width = images.shape
         if steps < 1:
-            raise SettingError(f"steps is {steps}; a walk needs at least 1")
+            raise SettingError(f"steps is {steps}; a student needs at least 1")
         if batch_syn is not None and not 1 <= batch_syn <= count:
             raise SettingError(
                 f"batch_syn is {batch_syn} and there are {count} synthetic images; "
@@ -57,18 +67,16 @@ class Schedule:
         if batch_syn is not None and batch_syn < count:
             batch = batch_syn
             shuffle = stream(seed, *names, "batches")
-            gradient_fn = -(-steps * batch // count)
-            order = torch.cat(
-                [torch.randperm(count, generator=shuffle) for _ in range(gradient_fn)]
-            )
+            orders = -(-steps * batch // count)
+            order = torch.cat([torch.randperm(count, generator=shuffle) for _ in range(orders)])
             indices = torch.split(order[: steps * batch].to(images.device), batch)
         crops = None
-        if window is not None:
+        if sampler is not None:
             places = stream(seed, *names, "crops")
             crops = tuple(
-                window.draw(places, batch, height, width).to(images.device) for _ in range(steps)
+                sampler.draw(places, batch, height, width).to(images.device) for _ in range(steps)
             )
-            batch, height, width = window.samples * batch, window.height, window.width
+            batch, height, width = sampler.samples * batch, sampler.height, sampler.width
         draws = None
         if augment is not None:
             generator = stream(seed, *names, "augment")

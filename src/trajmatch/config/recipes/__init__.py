@@ -6,7 +6,6 @@ import difflib
 from importlib.resources import files
 from pathlib import Path
 
-from trajmatch.config import RunConfig, read_toml
 from trajmatch.errors import SettingError
 
 
@@ -30,12 +29,10 @@ def recipe_path(name: str) -> Path:
     return Path(str(files(__name__) / f"{name}.toml"))
 
 
-def load_recipe(name: str) -> RunConfig:
-    """A recipe by name, or a TOML file of your own by path."""
-    return read_toml(recipe_path(name), RunConfig)
-
-
 def recipe_text(name: str) -> str:
-    """The file itself, to be saved and edited; SettingError where it is no recipe."""
-    load_recipe(name)
-    return recipe_path(name).read_text(encoding="utf-8")
+    """The file's text, to be saved and edited."""
+    path = recipe_path(name)
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"cannot read settings from {path}: {error}") from error

@@ -1,27 +1,33 @@
-"""Name or path -> ImageDataset, one short file a kind."""
+"""A name, a path or an object -> ImageDataset; one short file per kind."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from trajmatch.data.dataset import ImageDataset
-from trajmatch.data.sources.arrays import restricted
-from trajmatch.data.sources.cifar import load_cifar10, load_cifar100
-from trajmatch.data.sources.digits import load_digits
-from trajmatch.data.sources.mnist import load_fashion_mnist, load_mnist
+from trajmatch.data.sources.classes import restricted
+from trajmatch.data.sources.folder import load_folder
+from trajmatch.data.sources.hub import load_hub
+from trajmatch.data.sources.named import SOURCES
+from trajmatch.data.sources.objects import load_objects
 from trajmatch.data.sources.source import Progress, Request, Source
-from trajmatch.data.sources.svhn import load_svhn
 from trajmatch.errors import DataError, SettingError, suggest
 
+__all__ = ["HUB", "SOURCES", "Request", "Source", "load_data"]
+
 HUB = "hf:"
-"""What begins with this is the name of a data set on the Hugging Face hub."""
+"""Prefix of the names of data sets on the Hugging Face hub."""
+
+_IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
 def load_data(
-    data: str | Path = "digits",
+    data: Any = "digits",
     *,
+    test: Any = None,
     size: int | None = None,
     val_fraction: float = 0.1,
     cache: bool = True,
@@ -29,41 +35,72 @@ def load_data(
     data_root: str | Path | None = None,
     classes: str | Sequence[str] | None = None,
 ) -> ImageDataset:
-    """Load images by name ("cifar10", "hf:NAME"), or from a folder or .zip of class folders.
+    """Load images and labels: by name, from files, or from objects of other libraries.
 
-    `size` brings all images to that side in pixels: shorter side resized, then center-cropped.
-    `val_fraction` of each class's training images becomes the validation split, always the same
-    ones, unless the data set brings its own. `cache` keeps decoded images for the next time (see
-    `sources.folder`). `data_root` is the folder that named data sets lie in, TRAJMATCH_DATA's when
-    left out; nothing but "hf:NAME" is ever downloaded. `classes` ("cat,dog", or a list) leaves all
-    others out; its order numbers them. A name wins over a folder of that name; write "./digits"
-    for the folder.
+    data: one of
+        - a name: "cifar10", another entry of SOURCES, "hf:NAME" of the Hugging Face hub, or
+          `package.module:NAME` of a `Source`. A name wins over a folder of that name; write
+          "./digits" for the folder;
+        - the path of a folder or .zip of class folders;
+        - a torch Dataset with a length, whose items are (image, label): a PIL image or an array,
+          and a class index. Class names come from its `classes`, as torchvision has them;
+        - a pair (images, labels) of arrays as in `ImageDataset.from_arrays`;
+        - a Hugging Face Dataset with a column of images and one of labels;
+        - a dict of one of these three per split: train, and test and val where there are. A
+          DatasetDict is one;
+        - an ImageDataset or a `Source`.
+    test: the test images, of the kind of `data`. Where there are none, val serves as test, and
+        without val a fifth of each class of train; the result's `note` records that.
+    size: side in pixels: shorter side resized, then center-cropped. None: the images' own size.
+    val_fraction: share of each class's training images that becomes the validation split, always
+        the same ones; ignored where the data have one.
+    cache: keep decoded files on disk for the next call (see `sources.folder`).
+    progress: called with the number of images decoded so far, and of all.
+    data_root: folder of the named data sets; None: the one in TRAJMATCH_DATA. Nothing but "hf:NAME"
+        is ever downloaded.
+    classes: "cat,dog" or a list: only these, numbered in this order.
 
-    Raises DataError for what cannot be found or read, SettingError for a setting out of range.
+    Raises DataError for data that cannot be found, read or understood, SettingError for a setting
+    out of range.
+
+    Examples:
+        >>> import numpy as np
+        >>> from trajmatch import load_data
+        >>> load_data("digits")
+        ImageDataset('digits': 1,295 train, 359 test, 143 val; 1x8x8, 10 classes)
+        >>> images, labels = np.zeros((100, 32, 32, 3), dtype=np.uint8), np.arange(100) % 2
+        >>> load_data((images, labels), test=(images[:10], labels[:10]), size=16)
+        ImageDataset('arrays': 90 train, 10 test, 10 val; 3x16x16, 2 classes)
     """
     if size is not None and size < 1:
         raise SettingError(f"size is {size}; it must be at least 1 pixel")
     if not 0 < val_fraction < 1:
         raise SettingError(f"val_fraction is {val_fraction}; it must be between 0 and 1")
     root = None if data_root is None else Path(data_root)
-    request = Request(root, size, cache, progress, _chosen(classes))
-    dataset = _named(data, request) if isinstance(data, str) else None
-    if dataset is None:
-        dataset = _at_path(data, request)
+    request = Request(root, size, cache, progress, _class_list(classes))
+    dataset = _load(data, test, request)
     if size is not None:
         dataset = dataset.resized(size)
     return dataset.with_validation(val_fraction)
 
 
-def _named(name: str, request: Request) -> ImageDataset | None:
-    """The data set of that name; None when there is none."""
-    if name in SOURCES:
-        return SOURCES[name].load(request)
-    if name.startswith(HUB):
-        from trajmatch.data.sources.hub import load_hub
-
-        return load_hub(name, request)
-    return None
+def _load(data: Any, test: Any, request: Request) -> ImageDataset:
+    if not isinstance(data, (str, Path, Source, ImageDataset)):
+        return load_objects(data, test, request)
+    if test is not None:
+        raise SettingError(
+            f"test= belongs to data given as objects, and data is {str(data)!r:.60}; leave it out"
+        )
+    if isinstance(data, ImageDataset):
+        return restricted(data, request.classes)
+    if isinstance(data, Source):
+        return data.read(request)
+    if isinstance(data, str):
+        if data.startswith(HUB):
+            return load_hub(data, request)
+        if data in SOURCES or (_IMPORT_PATH.fullmatch(data) and not Path(data).exists()):
+            return SOURCES.find(data).read(request)
+    return _at_path(data, request)
 
 
 def _at_path(data: str | Path, request: Request) -> ImageDataset:
@@ -75,8 +112,6 @@ def _at_path(data: str | Path, request: Request) -> ImageDataset:
             f"{what} '{data}'; {suggest(str(data), SOURCES)}; or give {HUB}NAME of a data set on "
             "the Hugging Face hub, or a folder or .zip of class folders"
         )
-    from trajmatch.data.sources.folder import load_folder  # Pillow: only when there is work for it
-
     return load_folder(
         path,
         size=request.size,
@@ -86,70 +121,11 @@ def _at_path(data: str | Path, request: Request) -> ImageDataset:
     )
 
 
-def _chosen(classes: str | Sequence[str] | None) -> tuple[str, ...] | None:
+def _class_list(classes: str | Sequence[str] | None) -> tuple[str, ...] | None:
     if classes is None:
         return None
     words = classes.split(",") if isinstance(classes, str) else classes
-    chosen = tuple(word.strip() for word in words)
-    if not chosen or not all(chosen):
+    names = tuple(word.strip() for word in words)
+    if not names or not all(names):
         raise SettingError(f"classes is {classes!r}; give names with commas between, as cat,dog")
-    return chosen
-
-
-def _digits(request: Request) -> ImageDataset:
-    return load_digits()
-
-
-def _imagenet(name: str, request: Request) -> ImageDataset:
-    from trajmatch.data.sources.imagenet import IMAGENET
-
-    return IMAGENET[name].load(request)
-
-
-def _tiny_imagenet(request: Request) -> ImageDataset:
-    from trajmatch.data.sources.tiny_imagenet import load_tiny_imagenet
-
-    return load_tiny_imagenet(request)
-
-
-def _small(load: Callable[[Request], ImageDataset], about: str) -> Source:
-    """A data set that is read whole, whatever classes are asked for."""
-    return Source(lambda request: restricted(load(request), request.classes), about)
-
-
-# Their readers need Pillow and are imported when there is work for them.
-_IMAGENET = {
-    "imagenet": "all of ImageNet, or the classes chosen",
-    "imagenette": "10 easy classes of ImageNet",
-    "imagewoof": "10 dogs of ImageNet",
-    "imagefruit": "10 fruits of ImageNet",
-    "imageyellow": "10 yellow things of ImageNet",
-    "imagemeow": "10 cats of ImageNet",
-    "imagesquawk": "10 birds of ImageNet",
-    "imagenette2": "fast.ai's Imagenette in its own split",
-    "imagewoof2": "fast.ai's Imagewoof in its own split",
-}
-
-SOURCES: dict[str, Source] = {
-    "digits": _small(_digits, "1,797 handwritten digits of 8x8, in scikit-learn: no files needed"),
-    "cifar10": _small(
-        load_cifar10,
-        "10 classes, 32x32; from cifar-10-batches-py/, cifar-10-batches-bin/ or their .tar.gz",
-    ),
-    "cifar100": _small(
-        load_cifar100,
-        "100 classes, 32x32; from cifar-100-python/, cifar-100-binary/ or their .tar.gz",
-    ),
-    "svhn": _small(
-        load_svhn, "digits of house numbers, 32x32; from train_32x32.mat and test_32x32.mat"
-    ),
-    "mnist": _small(load_mnist, "handwritten digits, 28x28; from MNIST/raw/ or mnist/"),
-    "fashion-mnist": _small(
-        load_fashion_mnist, "10 kinds of clothing, 28x28; from FashionMNIST/raw/ or fashion-mnist/"
-    ),
-    "tiny-imagenet": Source(
-        _tiny_imagenet, "200 classes, 64x64; from tiny-imagenet-200/ or tiny-imagenet-200.zip"
-    ),
-    **{name: Source(partial(_imagenet, name), about) for name, about in _IMAGENET.items()},
-}
-"""What can be loaded by name alone."""
+    return names

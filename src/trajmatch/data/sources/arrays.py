@@ -1,22 +1,19 @@
-"""From the arrays of a file to splits, and to the classes that were asked for."""
+"""The arrays of a downloaded file -> a split."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trajmatch.data.dataset import ImageDataset, Split
+from trajmatch.data.dataset import Split
 from trajmatch.errors import DataError
-from trajmatch.types import Int, Tensor
 
 
 def labeled(images: NDArray[np.uint8], labels: Any, classes: int, where: str) -> Split:
-    """A split of copies of `images` [n, c, h, w] and one whole number in 0..`classes` - 1 each.
+    """A split of copies of `images` [n, c, h, w] with one label in 0..`classes` - 1 each.
 
     Raises DataError, which begins with `where` (the file they come from), for anything else.
     """
@@ -44,33 +41,6 @@ def labeled(images: NDArray[np.uint8], labels: Any, classes: int, where: str) ->
     return Split(pixels, torch.from_numpy(numbers.astype(np.int64)))
 
 
-def restricted(dataset: ImageDataset, classes: Sequence[str] | None) -> ImageDataset:
-    """Only the images of these classes, which become class 0, 1, ... in this order; None: all.
-
-    Raises DataError for a class that the data set has not, or one given twice.
-    """
-    if classes is None:
-        return dataset
-    from trajmatch.data.sources.folder import choose  # Pillow: only when asked for
-
-    chosen = choose(dataset.classes, classes, dataset.name)
-    number = torch.full((dataset.num_classes,), -1)
-    number[[dataset.classes.index(name) for name in chosen]] = torch.arange(len(chosen))
-    return replace(
-        dataset,
-        train=_renumbered(dataset.train, number),
-        test=_renumbered(dataset.test, number),
-        val=None if dataset.val is None else _renumbered(dataset.val, number),
-        classes=chosen,
-    )
-
-
 def one_line(error: BaseException) -> str:
-    """What an error says, or its kind where it says nothing, without line breaks."""
+    """The message of an error, or its type where it has none, without line breaks."""
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _renumbered(split: Split, number: Int[Tensor, "classes"]) -> Split:
-    labels = number[split.labels]
-    kept = labels >= 0
-    return Split(split.images[kept], labels[kept])

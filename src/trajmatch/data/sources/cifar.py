@@ -26,14 +26,14 @@ from trajmatch.errors import DataError
 
 _PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
 _PIXELS = 3 * 32 * 32
-_LARGEST_FILE = 1 << 28  # bytes: the largest of theirs, CIFAR-100's train, has 155 MB
+_LARGEST_FILE = 1 << 28  # bytes; the largest published file, CIFAR-100's train, has 155 MB
 
 Batch = tuple[NDArray[np.uint8], Any]
 """Images [n, 3072] (all red values, all green, all blue, row by row) and their labels."""
 
 
 def load_cifar10(request: Request) -> ImageDataset:
-    """CIFAR-10. Raises DataError, with the file, for what is absent or not as published."""
+    """CIFAR-10. Raises DataError, with the file, where one is absent or not as published."""
     return _load("cifar10", 10, _CIFAR10, request, ("", "cifar10", "cifar-10", "CIFAR10"))
 
 
@@ -54,7 +54,7 @@ class _Version(abc.ABC):
 
     @abc.abstractmethod
     def batch(self, data: bytes, where: str) -> Batch:
-        """What the bytes of an image file hold; `where` names it in a DataError."""
+        """The images and labels in the bytes of an image file; where: its name, for messages."""
 
     @abc.abstractmethod
     def names(self, data: bytes, where: str) -> list[str]:
@@ -63,7 +63,7 @@ class _Version(abc.ABC):
 
 @dataclass(frozen=True)
 class _Python(_Version):
-    """A dictionary a file, pickled by Python 2."""
+    """One dictionary per file, pickled by Python 2."""
 
     labels_key: str
     names_key: str
@@ -93,7 +93,7 @@ class _Python(_Version):
 
 @dataclass(frozen=True)
 class _Binary(_Version):
-    """Records of label bytes, the last of which counts, and 3072 bytes of pixels."""
+    """Per image the label bytes, the last of which is the label, and 3072 bytes of pixels."""
 
     label_bytes: int
 
@@ -183,7 +183,7 @@ def _files(place: Path, version: _Version) -> dict[str, bytes]:
 def _unpacked(archive: Path, folder: str, wanted: set[str]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     with tarfile.open(archive, "r:gz") as tar:
-        for member in tar:  # in order: going back would unpack all from the start
+        for member in tar:  # in file order: seeking back would unpack all from the start
             *_, inner, name = ("", *PurePosixPath(member.name).parts)
             if inner != folder or name not in wanted or not member.isfile():
                 continue

@@ -20,10 +20,10 @@ SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff",
     ".ppm", ".pgm", ".pbm", ".pnm",
 )  # fmt: skip
-"""Files with other endings are not taken for pictures."""
+"""Endings of picture files; others are ignored."""
 
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-# Pillow's own limit, at which it warns; what exceeds it is taken for a decompression bomb.
+# Pillow's own limit, at which it warns; a larger picture is taken for a decompression bomb.
 _LARGEST = Image.MAX_IMAGE_PIXELS or 89_478_485
 
 
@@ -33,18 +33,21 @@ def decode_images(
     size: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> UInt8[Tensor, "n channels height width"]:
-    """Decode all `names`, whose bytes `read` gives (called from several threads), in that order.
+    """The pictures called `names`, in that order.
 
-    One channel when every picture is gray, else three. With a `size`, the shorter side is brought
-    to it (bicubic, antialiased) and the middle square kept; without, all must be of one size.
-    Raises DataError that names the file for one that cannot be decoded, the sizes when they are
-    mixed, or the memory that all take when there is not as much.
+    read: returns the bytes of a picture by its name; called from several threads.
+    size: the shorter side becomes this many pixels (bicubic, antialiased) and the middle square is
+        cut out; None requires all to have one size.
+    progress: called with the number of pictures decoded so far, and of all.
+
+    One channel when every picture is gray, else three. Raises DataError with the file that cannot
+    be decoded, with the sizes when they differ, and with the memory needed where it is not there.
     """
     job = _Job(names, read, size)
     done = 0
     pool = ThreadPoolExecutor(_cpus())
     try:
-        # Some hundred tiny pictures a task, or handing out tasks would cost as much as decoding.
+        # Up to 256 tiny pictures per task, or scheduling would cost as much as decoding.
         step = max(1, min(256, len(names) // (4 * _cpus())))
         starts = range(0, len(names), step)
         for count in pool.map(lambda start: job.run(start, start + step), starts):
@@ -52,12 +55,12 @@ def decode_images(
             if progress is not None:
                 progress(done, len(names))
     finally:
-        pool.shutdown(cancel_futures=True)  # an error or Ctrl-C does not wait for all the rest
+        pool.shutdown(cancel_futures=True)  # an error or Ctrl-C skips the remaining tasks
     return job.result()
 
 
 class _Job:
-    """The array that threads fill, each its own rows."""
+    """The array of all pictures, of which every thread writes its own rows."""
 
     def __init__(
         self, names: Sequence[str], read: Callable[[str], bytes], size: int | None
@@ -67,15 +70,15 @@ class _Job:
         self.sides = first.size
         self.pixels = _space(len(names), first.height, first.width)
         self.gray = np.zeros(len(names), dtype=bool)
-        self.seen: list[tuple[int, int]] = [first.size] * len(names)
+        self.sizes: list[tuple[int, int]] = [first.size] * len(names)
         self.mixed = False
 
     def run(self, start: int, stop: int) -> int:
         for i, name in enumerate(self.names[start:stop], start):
             picture = _picture(name, self.read(name), self.size, header_only=self.mixed)
-            self.seen[i] = picture.size
+            self.sizes[i] = picture.size
             if picture.size != self.sides:
-                self.mixed = True  # it will be refused: from here on only sizes matter
+                self.mixed = True  # to be refused: from here on only sizes are read
             if not self.mixed:
                 self.gray[i] = picture.mode == "L"
                 self.pixels[i] = np.atleast_3d(np.asarray(picture)).transpose(2, 0, 1)
@@ -83,7 +86,7 @@ class _Job:
 
     def result(self) -> UInt8[Tensor, "n channels height width"]:
         if self.mixed:
-            sizes = Counter(self.seen).most_common()
+            sizes = Counter(self.sizes).most_common()
             common = ", ".join(f"{w}x{h} ({count:,})" for (w, h), count in sizes[:4])
             raise DataError(
                 f"pictures are of {len(sizes)} sizes, width x height: {common}"
@@ -119,8 +122,8 @@ def _picture(name: str, data: bytes, size: int | None, header_only: bool = False
             if header_only:
                 return image
             image.load()
-            plain = _plain(image)
-            return plain if size is None else _fitted(plain, size)
+            result = plain(image)
+            return result if size is None else fitted(result, size)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
             f"{name} has more than {_LARGEST / 1e6:.0f} million pixels and is taken for a "
@@ -131,18 +134,19 @@ def _picture(name: str, data: bytes, size: int | None, header_only: bool = False
         raise DataError(f"cannot decode {name} (it is no {kinds}); replace or remove it") from error
     except (DataError, MemoryError):
         raise
-    except Exception as error:  # Pillow's readers raise whatever a broken file leads them to
+    except Exception as error:  # on broken files Pillow's readers raise many kinds
         raise DataError(f"cannot decode {name} ({error}); replace or remove it") from error
 
 
-def _fitted(image: Image.Image, size: int) -> Image.Image:
+def fitted(image: Image.Image, size: int) -> Image.Image:
+    """The middle square of an image of mode L or RGB, at `size` pixels a side."""
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     box = (left, top, left + side, top + side)
     return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
 
 
-def _plain(image: Image.Image) -> Image.Image:
+def plain(image: Image.Image) -> Image.Image:
     """Any mode to L, or to RGB when there may be color.
 
     16-bit gray is brought to 8; transparent parts are laid on white; a palette of grays is gray.

@@ -3,19 +3,18 @@
     train/<class>/<picture>   test/<class>/<picture>   val/<class>/<picture>
     <class>/<picture>
 
-With train, test and perhaps val, each is what its name says. With train and val alone, val is the
-TEST split, as in Imagenette and ImageNet, and a validation split is cut from train. With train
-alone, or class folders without any of these, a fifth of each class becomes the test split, always
-the same images. The data set's `note` says so. All may lie in one folder more. Classes are sorted
-by name, pictures by name within their class. Dot files, __MACOSX and whatever has no picture's
-ending are passed over.
+With train, test and perhaps val, each holds the split of its name. With train and val alone, val
+is the TEST split, as in Imagenette and ImageNet, and a validation split is cut from train. With
+train alone, or class folders without any of these, a fifth of each class becomes the test split,
+always the same images. The data set's `note` records which. All of it may lie one folder deeper.
+Classes are sorted by name, pictures by name within their class. Dot files, __MACOSX and files
+without a picture's ending are skipped.
 
-The parts below `load_folder` serve every data set whose pictures are encoded one by one.
+The functions below `load_folder` serve every data set whose pictures are encoded one by one.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,11 +22,12 @@ from pathlib import Path
 import torch
 
 from trajmatch.data.cache import keep, open_cached
-from trajmatch.data.dataset import ImageDataset, Split, stratified
+from trajmatch.data.dataset import ImageDataset, Split
+from trajmatch.data.sources.classes import choose
 from trajmatch.data.sources.decode import SUFFIXES, decode_images
 from trajmatch.data.sources.tree import Listed, Tree, open_tree
+from trajmatch.data.stratified import cut_test
 from trajmatch.errors import DataError, FileFormatError, SettingError, suggest
-from trajmatch.rng import stream
 
 VAL_IS_TEST = "val/ is the test split, as there is no test/; validation is cut from train/"
 TEST_IS_CUT = (
@@ -35,8 +35,6 @@ TEST_IS_CUT = (
     "same ones"
 )
 
-_TEST_SHARE = 0.2
-_FEWEST = 3  # of a class that all three splits are cut from
 _SPLIT_WORDS = ("train", "training", "test", "testing", "val", "valid", "validation")
 
 
@@ -50,11 +48,10 @@ def load_folder(
 ) -> ImageDataset:
     """Read a folder or .zip as above; no validation split unless it has train, test and val.
 
-    `classes` restricts it to these class folders, in the order given; no other is looked into.
-    Pictures are decoded once and kept in the cache, for as long as no file's size or time of change
-    (in a zip: checksum) differs: CIFAR-10 as JPEG takes half a minute, then a second. A zip is
-    never unpacked to disk. `size` as in `load_data`. Raises DataError, with the file or folder at
-    fault, for anything that is missing, empty, misnamed or unreadable.
+    classes: read these class folders only, in this order. Pictures are decoded once and cached
+    until a file's size or modification time (in a zip: checksum) changes: CIFAR-10 as JPEG takes
+    30 s, then one. A zip is never unpacked to disk. `size` as in `load_data`. Raises DataError,
+    with the file or folder at fault, for anything missing, empty, misnamed or unreadable.
     """
     with open_tree(path) as tree:
         places = _layout(tree)
@@ -88,8 +85,8 @@ def decode_splits(
 ) -> ImageDataset:
     """The data set of `splits` (train, test and perhaps val), decoded or from the cache at `place`.
 
-    `read` gives a picture's bytes by its name and is called from several threads. Raises DataError
-    for a split without pictures and whatever `decode_images` refuses.
+    read: returns the bytes of a picture, by its name in `splits`; called from several threads.
+    Raises DataError for a split without pictures, and for what `decode_images` refuses.
     """
     for role, listed in splits.items():
         if not listed.names:
@@ -102,33 +99,16 @@ def decode_splits(
     parts, start = {}, 0
     for role, listed in splits.items():
         part = images[start : start + len(listed.names)]
-        # A view of train may go when validation is cut from it; views of the others would keep all.
+        # Cutting validation copies train, and its view goes; views of the others would keep the
+        # memory of all images.
         part = part if role == "train" else part.clone()
         parts[role] = Split(part, torch.tensor(listed.labels))
         start += len(listed.names)
     return ImageDataset(name, parts["train"], parts["test"], parts.get("val"), classes, note)
 
 
-def choose(found: Sequence[str], asked: Sequence[str] | None, where: str) -> tuple[str, ...]:
-    """All classes `found`, or those `asked` for, in that order.
-
-    Raises DataError, which names `where` they were sought, for one not found, given twice, or none.
-    """
-    if asked is None:
-        return tuple(found)
-    if not asked:
-        raise DataError("the list of classes is empty; name some, or leave it out for all")
-    for i, name in enumerate(asked):
-        if name in asked[:i]:
-            raise DataError(f"class '{name}' is chosen twice; name each class once")
-        if name not in found:
-            near = difflib.get_close_matches(name, found, n=5) or found[:20]
-            raise DataError(f"{where} has no class '{name}'; {suggest(name, near)}")
-    return tuple(asked)
-
-
 def base_of(tree: Tree) -> str:
-    """Where train/ lies: at the top ("") or in one folder of it ("folder/")."""
+    """The prefix of train/: "" at the top, or "folder/" one folder deeper."""
     base = _base(tree)
     if base is None:
         top = _shown(tree, "")
@@ -151,9 +131,9 @@ def class_folders(tree: Tree, place: str) -> list[str]:
 
 
 def pictures(tree: Tree, prefix: str, classes: tuple[str, ...], *, exactly: bool) -> Listed:
-    """The pictures of the split in `prefix`, class by class, sorted; labels index `classes`.
+    """The pictures of the split in `prefix`, sorted class by class; labels index `classes`.
 
-    With `exactly`, all of `classes` must be there and other folders are not looked into; without,
+    With `exactly`, all of `classes` must be there and other folders are ignored; without it,
     classes may be missing and other folders are refused.
     """
     present = _shown(tree, prefix)
@@ -193,7 +173,7 @@ def listed(found: dict[str, list[str]], classes: tuple[str, ...]) -> Listed:
 
 
 def _layout(tree: Tree) -> dict[str, str]:
-    """Where the class folders of train, and of val and test if they are there, lie."""
+    """The prefixes of the class folders: of train, and of val and test where they exist."""
     base = _base(tree)
     if base is None:
         return {"train": _plain(tree)}
@@ -209,7 +189,7 @@ def _layout(tree: Tree) -> dict[str, str]:
 
 
 def _base(tree: Tree) -> str | None:
-    """Where train/ lies; None where there is none. Raises DataError for several data sets."""
+    """The prefix of train/; None where there is none. Raises DataError for several data sets."""
     top = _shown(tree, "")
     if "train" in top:
         return ""
@@ -223,9 +203,9 @@ def _base(tree: Tree) -> str | None:
 
 
 def _plain(tree: Tree) -> str:
-    """Where class folders lie that are in no train/: at the top ("") or in its only folder.
+    """The prefix of class folders without a train/: "" at the top, or its only folder.
 
-    Raises DataError for folders that are rather splits by another name, and for a single class.
+    Raises DataError for folders that seem to be splits of another name, and for a single class.
     """
     place, found = "", _shown(tree, "")
     if len(found) == 1 and not _split_words(found) and _shown(tree, f"{found[0]}/"):
@@ -254,19 +234,10 @@ def _split_words(names: list[str]) -> list[str]:
     return [name for name in names if name.lower() in _SPLIT_WORDS]
 
 
-def _cut(whole: Listed, classes: tuple[str, ...]) -> tuple[Listed, Listed]:
-    """Training and test images of a data set that has no test images of its own."""
-    labels = torch.tensor(whole.labels)
-    counts = labels.bincount(minlength=len(classes))
-    fewest = int(counts.argmin())
-    if counts[fewest] < _FEWEST:
-        raise DataError(
-            f"class '{classes[fewest]}' has {counts[fewest]} images, and without a test/ folder "
-            f"each class needs at least {_FEWEST} (to train on, to choose by and to test on); add "
-            "images or leave that class out"
-        )
-    rest, cut = stratified(labels, classes, _TEST_SHARE, stream(0, "folder", "test"))
-    return whole.take(rest.tolist()), whole.take(cut.tolist())
+def _cut(complete: Listed, classes: tuple[str, ...]) -> tuple[Listed, Listed]:
+    """Training and test images of a data set without test images of its own."""
+    rest, cut = cut_test(torch.tensor(complete.labels), classes, "without a test/ folder")
+    return complete.take(rest.tolist()), complete.take(cut.tolist())
 
 
 def _shown(tree: Tree, place: str) -> list[str]:
@@ -284,7 +255,7 @@ def _hidden(name: str) -> bool:
 
 
 def _cached(place: Path | None, count: int) -> torch.Tensor | None:
-    """The images kept at `place`, unless they are absent, broken or not `count`."""
+    """The images cached at `place`; None where they are absent, broken or not `count`."""
     file = open_cached(place)
     if file is None:
         return None

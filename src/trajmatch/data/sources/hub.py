@@ -10,14 +10,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from trajmatch.data.cache import cache_path
 from trajmatch.data.dataset import ImageDataset
-from trajmatch.data.sources.folder import choose, decode_splits
+from trajmatch.data.sources.classes import choose
+from trajmatch.data.sources.folder import decode_splits
 from trajmatch.data.sources.source import Request
 from trajmatch.data.sources.tree import Listed
+from trajmatch.data.stratified import TEST_IS_CUT, cut_test
 from trajmatch.errors import DataError, MissingExtraError
 
 _IMAGE_COLUMNS = ("image", "img")
@@ -31,24 +36,54 @@ def load_hub(name: str, request: Request) -> ImageDataset:
     """The data set called `name`, as above; downloaded at first use into the cache of `datasets`.
 
     Needs train, and test or validation. With both, validation is the validation split; else it is
-    the TEST split, and `note` says so. Rows without a label (-1) are passed over, and so is a test
-    split of nothing else, as contests have. Raises MissingExtraError without `datasets`, DataError
-    for what cannot be had or understood.
+    the TEST split, and `note` records that. Raises MissingExtraError without `datasets`, DataError
+    for what cannot be loaded, and what `load_tables` raises.
     """
     try:
-        from datasets import ClassLabel, Image, load_dataset
-    except ImportError as error:  # also for a folder of one's own that is called datasets
+        from datasets import load_dataset
+    except ImportError as error:  # also for an unrelated package of that name
         raise MissingExtraError(f"'{name}'", "hub") from error
-    found = _load(name.removeprefix("hf:"), load_dataset)
-    if "train" not in found:
-        raise DataError(f"'{name}' has no train split (it has {', '.join(found)}); give another")
-    features = found["train"].features
-    image, label = _image_column(name, features, Image), _label_column(name, features, ClassLabel)
-    roles, note = _roles(name, {split: set(rows[label]) for split, rows in found.items()})
-    # Encoded bytes as they are stored: what a picture may be and how it is resized is decided here.
+    tables = _load(name.removeprefix("hf:"), load_dataset)
+    roles, note = _roles(name, tables)
+    if "test" not in roles:
+        raise DataError(
+            f"'{name}' has no test or validation split with labels (it has {', '.join(tables)}); "
+            "give one that has"
+        )
+    return _from_rows(name, {role: tables[split] for role, split in roles.items()}, request, note)
+
+
+def load_tables(tables: Mapping[str, Any], request: Request) -> ImageDataset:
+    """The images of `datasets.Dataset` objects by split: train, and test and validation if there
+    are.
+
+    Splits serve as those of `load_hub`; without test and validation, a fifth of each class of train
+    becomes the test split. Nothing is cached, because the files behind an object do not determine
+    its rows. Raises DataError as `load_hub`.
+    """
+    name = str(getattr(getattr(tables.get("train"), "info", None), "dataset_name", None) or "table")
+    plain = {split: table.with_format(None) for split, table in tables.items()}
+    roles, note = _roles(name, plain)
+    chosen = {role: plain[split] for role, split in roles.items()}
+    note = note if "test" in roles else TEST_IS_CUT
+    return _from_rows(name, chosen, replace(request, cache=False), note)
+
+
+def is_table(data: Any) -> bool:
+    """Whether `data` is a `datasets.Dataset`, by its attributes."""
+    names = ("features", "with_format", "select_columns", "__len__", "__getitem__")
+    return all(hasattr(data, name) for name in names)
+
+
+def _from_rows(name: str, tables: Mapping[str, Any], request: Request, note: str) -> ImageDataset:
+    """The data set of the tables that serve as train, test (if any) and val (if any)."""
+    features = tables["train"].features
+    image, label = _image_column(name, features), _label_column(name, features)
+    # Encoded bytes as they are stored: decoding and resizing happen here, as for folders.
+    encoded = type(features[image])(decode=False)
     rows = {
-        role: found[split].select_columns([image, label]).cast_column(image, Image(decode=False))
-        for role, split in roles.items()
+        role: table.select_columns([image, label]).cast_column(image, encoded)
+        for role, table in tables.items()
     }
     classes, labels = _numbered(name, features[label], {r: list(rows[r][label]) for r in rows})
     chosen = choose(classes, request.classes, f"'{name}'")
@@ -60,6 +95,14 @@ def load_hub(name: str, request: Request) -> ImageDataset:
         )
         for role, numbers in labels.items()
     }
+    if "test" not in splits:
+        complete = splits["train"]
+        rest, cut = cut_test(torch.tensor(complete.labels), chosen, "without test images")
+        splits = {
+            **splits,
+            "train": complete.take(rest.tolist()),
+            "test": complete.take(cut.tolist()),
+        }
 
     def read(picture: str) -> bytes:
         role, row = picture.split("/")
@@ -88,13 +131,13 @@ def _load(address: str, load_dataset: Callable[..., Any]) -> dict[str, Any]:
         ) from error
 
 
-def _image_column(name: str, features: Mapping[str, Any], image: type) -> str:
-    found = [column for column, kind in features.items() if isinstance(kind, image)]
+def _image_column(name: str, features: Mapping[str, Any]) -> str:
+    found = [column for column, kind in features.items() if type(kind).__name__ == "Image"]
     return _one(name, "of type Image", found, _IMAGE_COLUMNS, features)
 
 
-def _label_column(name: str, features: Mapping[str, Any], class_label: type) -> str:
-    found = [column for column, kind in features.items() if isinstance(kind, class_label)]
+def _label_column(name: str, features: Mapping[str, Any]) -> str:
+    found = [column for column, kind in features.items() if type(kind).__name__ == "ClassLabel"]
     if not found:
         named = [column for column in _LABEL_COLUMNS if column in features]
         found = [c for c in named if str(getattr(features[c], "dtype", "")).startswith(_DTYPES)]
@@ -104,7 +147,7 @@ def _label_column(name: str, features: Mapping[str, Any], class_label: type) -> 
 def _one(
     name: str, kind: str, found: list[str], usual: tuple[str, ...], features: Mapping[str, Any]
 ) -> str:
-    """The only column `found`, or the first that has a usual name."""
+    """The only column `found`, or the first with a usual name."""
     preferred = [column for column in usual if column in found]
     if preferred or len(found) == 1:
         return (preferred or found)[0]
@@ -114,27 +157,27 @@ def _one(
     )
 
 
-def _roles(name: str, values: dict[str, set[Any]]) -> tuple[dict[str, str], str]:
-    """train, test and perhaps val -> the split that serves as it; and the note on that."""
-    labeled = [split for split in values if values[split] - {-1, None}]
+def _roles(name: str, tables: Mapping[str, Any]) -> tuple[dict[str, str], str]:
+    """The splits that serve as train, as test and val where there are; and a note on the choice."""
+    if "train" not in tables:
+        raise DataError(f"'{name}' has no train split (it has {', '.join(tables)}); give another")
+    label = _label_column(name, tables["train"].features)
+    labeled = [split for split, table in tables.items() if set(table[label]) - {-1, None}]
     validation = next((split for split in _VALIDATION if split in labeled), None)
     if "test" in labeled:
         roles = {"train": "train", "test": "test"}
         return ({**roles, "val": validation} if validation else roles), ""
     if validation is None:
-        raise DataError(
-            f"'{name}' has no test or validation split with labels (it has {', '.join(values)}); "
-            "give one that has"
-        )
+        return {"train": "train"}, ""
     return {"train": "train", "test": validation}, _NOTE.format(validation)
 
 
 def _numbered(
     name: str, feature: Any, values: dict[str, list[Any]]
 ) -> tuple[list[str], dict[str, list[int]]]:
-    """Class names, and the labels of each split as places among them (-1: none).
+    """Class names, and the labels of each split as indices of them (-1: no label).
 
-    A ClassLabel has both; other whole numbers or words are sorted.
+    A ClassLabel has both; the classes of other numbers or words are sorted.
     """
     if hasattr(feature, "names"):
         return list(feature.names), {
@@ -146,7 +189,9 @@ def _numbered(
     for role, labels in values.items():
         strange = [label for label in labels if label not in number]
         if strange:
-            raise DataError(f"{role} of '{name}' has a label {strange[0]!r} that train has not")
+            raise DataError(
+                f"{role} of '{name}' has a label {strange[0]!r} that train does not have"
+            )
     numbers = {role: [number[label] for label in labels] for role, labels in values.items()}
     return [str(value) for value in known], numbers
 
@@ -156,14 +201,14 @@ def _bytes(what: str, cell: Any) -> bytes:
         return bytes(cell["bytes"])
     try:
         return Path(cell["path"]).read_bytes()
-    except (OSError, TypeError) as error:  # no picture, or a path that leads nowhere
+    except (OSError, TypeError) as error:  # no picture, or no file of that path
         raise DataError(f"there is no picture in {what} ({error}); remove that row") from error
 
 
 def _place(
     name: str, rows: dict[str, Any], splits: dict[str, Listed], size: int | None
 ) -> Path | None:
-    """Where these pictures are kept; None where no file is behind them."""
+    """The cache file for these pictures; None for rows that come from no file."""
     files = [file["filename"] for part in rows.values() for file in part.cache_files]
     stats = [os.stat(file) for file in files]
     stamps = [[f, s.st_size, s.st_mtime_ns] for f, s in zip(files, stats, strict=True)]

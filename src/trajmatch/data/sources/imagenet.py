@@ -6,8 +6,8 @@ any folder or .zip that holds their classes, such as fast.ai's imagenette2 and i
 
     train/<class>/<picture>   val/<class>/<picture>
 
-val/ is the TEST split; a test/ is passed over, as ImageNet's has no labels. Where val/ has no class
-folders, LOC_val_solution.csv tells the classes: it lies beside ILSVRC/ in the Kaggle download.
+val/ is the TEST split; a test/ is ignored, as ImageNet's has no labels. Where val/ has no class
+folders, the classes come from LOC_val_solution.csv, which lies beside ILSVRC/ in Kaggle's download.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path
 
 from trajmatch.data.dataset import ImageDataset
+from trajmatch.data.sources.classes import choose
 from trajmatch.data.sources.folder import (
     base_of,
-    choose,
     class_folders,
     decode_splits,
     listed,
@@ -30,7 +30,7 @@ from trajmatch.data.sources.tree import Listed, Tree, open_tree
 from trajmatch.errors import DataError
 
 SIZE = 128
-"""Side in pixels when none is asked for: that of the published tables."""
+"""Default side in pixels: that of the published tables."""
 
 NOTE = "val/ is the test split, as test pictures have no labels; validation is cut from train/"
 
@@ -42,7 +42,7 @@ _SUBSETS = {
     "imagemeow": (281, 282, 283, 284, 285, 291, 292, 290, 289, 287),
     "imagesquawk": (84, 130, 88, 144, 145, 22, 96, 9, 100, 89),
 }
-# Number in ImageNet-1k (place of the folder when all 1000 are sorted), folder, a name to read.
+# Number in ImageNet-1k (position among all 1000 folders, sorted), folder, readable name.
 _CLASSES = {
     0: ("n01440764", "tench"),
     9: ("n01518878", "ostrich"),
@@ -103,7 +103,7 @@ _CLASSES = {
     987: ("n12144580", "corn"),
 }
 
-_WHOLE = ("imagenet", "ILSVRC/Data/CLS-LOC", "imagenet/ILSVRC/Data/CLS-LOC")
+_COMPLETE = ("imagenet", "ILSVRC/Data/CLS-LOC", "imagenet/ILSVRC/Data/CLS-LOC")
 _GET = "get the training and validation pictures of ILSVRC 2012 (https://image-net.org) and unpack"
 _FASTAI_PAGE = "https://github.com/fastai/imagenette"
 _GET_FASTAI = f"download one of them from {_FASTAI_PAGE} and unpack it"
@@ -113,13 +113,13 @@ _FASTAI_SPLIT = "; the split is fast.ai's: part of ImageNet's validation picture
 
 
 def _load_subset(name: str, request: Request) -> ImageDataset:
-    """The published ten classes, from whichever folder has them."""
+    """The published ten classes, from the first folder or .zip that has them."""
     get = f"{_GET} them, or give a folder or .zip of the ten classes"
     own: tuple[str, ...] = (name, f"{name}.zip")
     if name in _FASTAI_SUBSETS:
         get += f", such as fast.ai's in its own split ({_FASTAI_PAGE})"
         own += _fastai(name)
-    path = _find(name, (*_WHOLE, *own, ""), get, request)
+    path = _find(name, (*_COMPLETE, *own, ""), get, request)
     return _load_ten(name, name, path, request)
 
 
@@ -142,16 +142,16 @@ def _load_ten(name: str, subset: str, path: Path, request: Request) -> ImageData
 
 def _load_imagenet(request: Request) -> ImageDataset:
     """All classes of the folder, or those that `classes` names by folder or by number."""
-    path = _find("imagenet", (*_WHOLE, ""), f"{_GET} them", request)
+    path = _find("imagenet", (*_COMPLETE, ""), f"{_GET} them", request)
     return _load("imagenet", path, request.classes, request)
 
 
-def _load(name: str, path: Path, asked: Sequence[str] | None, request: Request) -> ImageDataset:
+def _load(name: str, path: Path, wanted: Sequence[str] | None, request: Request) -> ImageDataset:
     with open_tree(path) as tree:
         base = base_of(tree)
         found = class_folders(tree, f"{base}train/")
         where = f"{base}train/ of {path}"
-        chosen = choose(found, asked and [_folder(word, found, where) for word in asked], where)
+        chosen = choose(found, wanted and [_folder(word, found, where) for word in wanted], where)
         splits = {
             "train": pictures(tree, f"{base}train/", chosen, exactly=True),
             "test": _validation(tree, base, chosen),
@@ -165,7 +165,7 @@ def _load(name: str, path: Path, asked: Sequence[str] | None, request: Request) 
 
 
 def _find(name: str, places: tuple[str, ...], get: str, request: Request) -> Path:
-    """The first of `places` ("": the root itself) that holds a train/ or is a .zip."""
+    """The first of `places` ("": the root itself) that contains train/ or is a .zip."""
     files = tuple(p if p.endswith(".zip") else f"{p}/train".lstrip("/") for p in places)
     path = request.find(name, files, get)
     return path if path.suffix == ".zip" else path.parent
@@ -177,12 +177,12 @@ def _fastai(subset: str) -> tuple[str, ...]:
 
 
 def _folder(word: str, found: list[str], where: str) -> str:
-    """The class folder that a person means: its name, or its place among all 1000."""
+    """The class folder for a name or for a number, its position among all 1000."""
     if word in found or not word.isdecimal():
         return word
     if len(found) != 1000:
         raise DataError(
-            f"class {word} is a number, which tells a class only where all 1000 are, and {where} "
+            f"class {word} is a number, which names a class only where all 1000 are, and {where} "
             f"has {len(found):,}; give names of folders, such as {found[0]}"
         )
     if int(word) >= 1000:
@@ -191,7 +191,7 @@ def _folder(word: str, found: list[str], where: str) -> str:
 
 
 def _validation(tree: Tree, base: str, classes: tuple[str, ...]) -> Listed:
-    """The pictures of val/, which lie in class folders or whose classes a table tells."""
+    """The pictures of val/, by class folders or by the table of their classes."""
     val = f"{base}val/"
     if "val" not in tree.folders(base):
         raise DataError(f"{tree.path} has no {val} to test on; add ImageNet's validation pictures")
@@ -204,14 +204,15 @@ def _validation(tree: Tree, base: str, classes: tuple[str, ...]) -> Listed:
             f"{val} of {tree.path} holds no class folders; sort its pictures into {val}<class>/, "
             f"or put {_VAL_CLASSES} beside it"
         )
-    # ILSVRC2012_val_00000001,n03995372 85 1 499 272 ...: all boxes of a picture are of one class.
+    # ILSVRC2012_val_00000001,n03995372 85 1 499 272 ...: all boxes of a picture have one class.
     rows = (line.partition(",") for line in table.read_text(errors="replace").splitlines()[1:])
     files = ((f"{val}{picture}.JPEG", boxes.split(" ")[0]) for picture, _, boxes in rows)
     return by_table(files, classes, str(table))
 
 
 def by_table(files: Iterable[tuple[str, str]], classes: tuple[str, ...], table: str) -> Listed:
-    """The pictures of `classes` among (picture, class), as the file called `table` tells them."""
+    """The pictures of `classes` among (picture, class); table: the file they come from, for
+    messages."""
     found: dict[str, list[str]] = {name: [] for name in classes}
     for file, name in files:
         if name in found:
@@ -223,17 +224,35 @@ def by_table(files: Iterable[tuple[str, str]], classes: tuple[str, ...], table: 
 
 
 def _readable(folders: tuple[str, ...]) -> tuple[str, ...]:
-    """Names to read, if all have one here: a mixture with folder names would help nobody."""
+    """Readable names if all classes have one here, else the folders: never a mixture."""
     names = dict(_CLASSES.values())
     return tuple(names[f] for f in folders) if names.keys() >= set(folders) else folders
 
 
+_ABOUT = {
+    "imagenette": "10 easy classes of ImageNet",
+    "imagewoof": "10 dogs of ImageNet",
+    "imagefruit": "10 fruits of ImageNet",
+    "imageyellow": "10 yellow things of ImageNet",
+    "imagemeow": "10 cats of ImageNet",
+    "imagesquawk": "10 birds of ImageNet",
+}
+
 IMAGENET = {
-    "imagenet": Source(_load_imagenet, "all of ImageNet, or the classes chosen"),
-    **{name: Source(partial(_load_subset, name), "10 classes of ImageNet") for name in _SUBSETS},
+    "imagenet": Source(
+        _load_imagenet, "all of ImageNet, or the classes chosen", reads_classes=True
+    ),
     **{
-        f"{name}2": Source(partial(_load_fastai, f"{name}2"), f"{name} as fast.ai splits it")
+        name: Source(partial(_load_subset, name), about, reads_classes=True)
+        for name, about in _ABOUT.items()
+    },
+    **{
+        f"{name}2": Source(
+            partial(_load_fastai, f"{name}2"),
+            f"fast.ai's {name.capitalize()} in its own split",
+            reads_classes=True,
+        )
         for name in _FASTAI_SUBSETS
     },
 }
-"""By name. Pictures are 128 x 128 unless another size is asked for."""
+"""By name. Pictures are 128 x 128 unless another size is given."""

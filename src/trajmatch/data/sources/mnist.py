@@ -1,7 +1,7 @@
 """MNIST and Fashion-MNIST: 60,000 training and 10,000 test images of 28x28 gray pixels.
 
-Read from the four idx files, compressed or not. Their names are the same for both data sets, so
-they are looked for in folders of the data set's own name and never in the root itself.
+Read from the four idx files, compressed or not. Both data sets use the same file names, so they are
+read from folders named after the data set only, never from the root itself.
 
 Y. LeCun et al., "Gradient-Based Learning Applied to Document Recognition", 1998; H. Xiao et al.,
 "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms", 2017.
@@ -23,7 +23,7 @@ from trajmatch.data.sources.source import Request
 from trajmatch.errors import DataError
 
 _TRAIN_IMAGES = "train-images-idx3-ubyte"
-_LARGEST_FILE = 1 << 28  # bytes: the largest of theirs has 47 MB
+_LARGEST_FILE = 1 << 28  # bytes; the largest published file has 47 MB
 
 _MNIST = tuple(str(digit) for digit in range(10))
 _FASHION = (
@@ -33,7 +33,7 @@ _FASHION = (
 
 
 def load_mnist(request: Request) -> ImageDataset:
-    """MNIST. Raises DataError, with the file, for what is absent or not as published."""
+    """MNIST. Raises DataError, with the file, where one is absent or not as published."""
     page = "https://yann.lecun.com/exdb/mnist/ or https://github.com/cvdfoundation/mnist"
     return _load("mnist", _MNIST, page, request, ("MNIST/raw", "MNIST", "mnist"))
 

@@ -1,4 +1,4 @@
-"""What a reader of a named data set is given, and how it finds its files."""
+"""A data set that can be loaded by name, and the arguments its reader gets."""
 
 from __future__ import annotations
 
@@ -8,36 +8,43 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trajmatch.data.dataset import ImageDataset
+from trajmatch.data.sources.classes import restricted
 from trajmatch.errors import DataError
 
 Progress = Callable[[int, int], None]
-"""Called with how many images are decoded and how many there are."""
+"""Called with the number of images decoded so far, and of all."""
 
 ROOT_VARIABLE = "TRAJMATCH_DATA"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a person asked for, besides the data set's name."""
+    """The arguments of `load_data` besides the name."""
 
     root: Path | None = None
-    """Folder under which data sets lie (--data-root); None: the one in TRAJMATCH_DATA, if set."""
+    """Folder that holds the data sets (--data-root); None: the one in TRAJMATCH_DATA, if set."""
     size: int | None = None
     """Side in pixels: shorter side resized, then center-cropped. None: the data set's own."""
     cache: bool = True
-    """Keep decoded pictures for the next time."""
+    """Cache decoded pictures on disk."""
     progress: Progress | None = None
     classes: tuple[str, ...] | None = None
-    """Only these classes, in this order. None: all, in the data set's own."""
+    """Only these classes, in this order. None: all, in the data set's own order."""
 
     def find(
-        self, name: str, candidates: tuple[str, ...], get: str, folders: tuple[str, ...] = ("",)
+        self,
+        name: str,
+        candidates: tuple[str, ...],
+        instructions: str,
+        folders: tuple[str, ...] = ("",),
     ) -> Path:
-        """The first of `candidates` (files or folders) that is there, in one of `folders`.
+        """The first existing one of `candidates` (files or folders) in one of `folders`.
 
-        `folders` are relative to the root, "" being the root itself. `get`: where the files come
-        from, such as "download cifar-10-python.tar.gz from https://... and unpack it". Raises
-        DataError that says so when there are none.
+        folders: relative to the root, "" being the root itself.
+        instructions: how to get the files, such as "download cifar-10-python.tar.gz from
+            https://... and unpack it".
+
+        Raises DataError with these instructions when there are no files.
         """
         places = " or ".join(f"{folder}/" for folder in folders if folder)
         looked = ", ".join(candidates)
@@ -47,20 +54,20 @@ class Request:
         given = self.root or (Path(named) if named else None)
         if given is None:
             raise DataError(
-                f"{name} needs its files ({looked}): {get}; then give the folder they lie in as "
-                f"--data-root or {ROOT_VARIABLE}"
+                f"{name} needs its files ({looked}): {instructions}; then give the folder that "
+                f"holds them as --data-root or {ROOT_VARIABLE}"
             )
         root = given.expanduser()
         if not root.is_dir():
             raise DataError(
-                f"there is no folder {root}; give the one that the files of {name} lie in as "
+                f"there is no folder {root}; give the one that holds the files of {name} as "
                 f"--data-root or {ROOT_VARIABLE}"
             )
         for folder in folders:
             for candidate in candidates:
                 if (root / folder / candidate).exists():
                     return root / folder / candidate
-        raise DataError(f"no files of {name} under {root} (looked for {looked}): {get}")
+        raise DataError(f"no files of {name} under {root} (looked for {looked}): {instructions}")
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,14 @@ class Source:
     """A data set that can be loaded by name."""
 
     load: Callable[[Request], ImageDataset]
-    """Reads it; no validation split unless the data set brings its own. Raises DataError."""
+    """Reads the images; without a validation split, unless the data set has its own. May ignore
+    the request's size, which `load_data` applies. Raises DataError."""
     about: str
-    """One line: what it is and which files it is read from."""
+    """One line: the data set, and the files it is read from."""
+    reads_classes: bool = False
+    """Whether `load` reads the request's classes alone; else all are read and then restricted."""
+
+    def read(self, request: Request) -> ImageDataset:
+        """The data set with the classes of the request."""
+        dataset = self.load(request)
+        return dataset if self.reads_classes else restricted(dataset, request.classes)

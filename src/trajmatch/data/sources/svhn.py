@@ -1,4 +1,4 @@
-"""SVHN: digits of house numbers seen from the street, 73,257 to train and 26,032 to test, 32x32.
+"""SVHN: house number digits in street views, 73,257 to train and 26,032 to test, 32x32.
 
 Read from the two MATLAB files of format 2; the extra training images are left out. Y. Netzer et
 al., "Reading Digits in Natural Images with Unsupervised Feature Learning", 2011.
@@ -27,7 +27,7 @@ def load_svhn(request: Request) -> ImageDataset:
 
 
 def _read(path: Path) -> Split:
-    # It comes with scikit-learn, and without types.
+    # A dependency of scikit-learn, without types.
     from scipy.io import loadmat  # type: ignore[import-untyped]
 
     try:
@@ -37,11 +37,11 @@ def _read(path: Path) -> Split:
             raise ValueError(f"X is {images.dtype} of shape {images.shape}")
         if labels.ndim != 2 or labels.shape[1] != 1 or labels.dtype.kind not in "iu":
             raise ValueError(f"y is {labels.dtype} of shape {labels.shape}")
-    except Exception as error:  # foreign bytes lead the reader to raise whatever there is
+    except Exception as error:  # on foreign bytes the reader raises many kinds
         raise DataError(
             f"cannot read {path} ({one_line(error)}); it should hold X, uint8 of shape "
             "(32, 32, 3, n), and y of shape (n, 1): download it again"
         ) from error
     digits = labels[:, 0].astype(np.int64)
-    digits[digits == 10] = 0  # theirs are 1, ..., 9, 10
+    digits[digits == 10] = 0  # the file has 1, ..., 9, 10
     return labeled(images.transpose(3, 2, 0, 1), digits, 10, str(path))

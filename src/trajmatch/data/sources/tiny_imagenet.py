@@ -1,7 +1,7 @@
 """Tiny ImageNet: 200 classes of ImageNet, 500 + 50 pictures each of 64 x 64.
 
 Y. Le and X. Yang, "Tiny ImageNet Visual Recognition Challenge", CS 231N, Stanford, 2015. Read as
-distributed, also from the .zip, where one table tells the classes of val/:
+distributed, also from the .zip, where one table lists the classes of val/:
 
     train/<class>/images/<picture>   val/images/<picture>   val/val_annotations.txt   words.txt
 
@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections import Counter
 
 from trajmatch.data.dataset import ImageDataset
+from trajmatch.data.sources.classes import choose
 from trajmatch.data.sources.folder import (
     base_of,
-    choose,
     class_folders,
     decode_splits,
     pictures,
@@ -31,7 +31,7 @@ _GET = "download tiny-imagenet-200.zip from http://cs231n.stanford.edu/tiny-imag
 
 
 def load_tiny_imagenet(request: Request) -> ImageDataset:
-    """All 200 classes, sorted by folder, or those that `classes` gives by folder or name."""
+    """All 200 classes, sorted by folder, or the request's, each a folder or a name."""
     path = request.find("tiny-imagenet", _PLACES, _GET)
     path = path if path.suffix == ".zip" else path.parent
     with open_tree(path) as tree:
@@ -39,8 +39,8 @@ def load_tiny_imagenet(request: Request) -> ImageDataset:
         found = class_folders(tree, f"{base}train/")
         names = _names(tree, base, found)
         by_name = {name: folder for folder, name in names.items()}
-        asked = request.classes and [by_name.get(word, word) for word in request.classes]
-        chosen = choose(found, asked, f"{base}train/ of {path}")
+        wanted = request.classes and [by_name.get(word, word) for word in request.classes]
+        chosen = choose(found, wanted, f"{base}train/ of {path}")
         splits = {
             "train": pictures(tree, f"{base}train/", chosen, exactly=True),
             "test": _validation(tree, base, chosen),
@@ -66,7 +66,7 @@ def _names(tree: Tree, base: str, folders: list[str]) -> dict[str, str]:
 
 
 def _validation(tree: Tree, base: str, classes: tuple[str, ...]) -> Listed:
-    """The pictures of val/, which lie in class folders or whose classes a table tells."""
+    """The pictures of val/, by class folders or by the table of its classes."""
     val = f"{base}val/"
     if "val" not in tree.folders(base):
         raise DataError(f"{tree.path} has no {val} to test on; unpack the distributed .zip anew")

@@ -1,4 +1,4 @@
-"""Folders and zips, looked into alike: what lies in them, and the bytes of each file."""
+"""Folders and .zip files through one interface: their entries, and the bytes of each file."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pathlib import Path
 from trajmatch.data.cache import cache_path
 from trajmatch.errors import DataError
 
-_LARGEST_FILE = 1 << 28  # bytes: a picture of ours is 5 orders of magnitude smaller
+_LARGEST_FILE = 1 << 28  # bytes; a training picture is about five orders of magnitude smaller
 
 
 @dataclass(frozen=True)
 class Listed:
-    """Pictures of one split, still encoded: a name to read each by, and its label."""
+    """Encoded pictures of one split: the name that each is read by, and its label."""
 
     names: list[str]
     labels: list[int]
@@ -31,7 +31,7 @@ class Listed:
 
 
 class Tree(abc.ABC):
-    """What a folder and a zip have in common. Names are relative, with slashes."""
+    """A folder or a .zip. Names are relative, with slashes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -42,7 +42,7 @@ class Tree(abc.ABC):
 
     @abc.abstractmethod
     def files(self, prefix: str, only: Sequence[str] | None = None) -> list[str]:
-        """Full names of all files at any depth below `prefix`; of `only` these entries of it."""
+        """Full names of all files at any depth below `prefix`; only: below these entries of it."""
 
     @abc.abstractmethod
     def read(self, name: str) -> bytes:
@@ -50,10 +50,10 @@ class Tree(abc.ABC):
 
     @abc.abstractmethod
     def stamp(self, name: str) -> list[int]:
-        """Numbers that differ when the file has been changed."""
+        """Numbers that change when the file changes."""
 
     def cache_place(self, splits: dict[str, Listed], size: int | None) -> Path | None:
-        """Where these pictures, in this size, are kept for the next time."""
+        """The cache file for these pictures in this size; None without a cache folder."""
         files = [[n, *self.stamp(n)] for listed in splits.values() for n in listed.names]
         return cache_path(self.path.stem, [str(self.path.absolute()), size, files])
 
@@ -67,7 +67,7 @@ class _Folder(Tree):
             return [entry.name for entry in entries if entry.is_dir()]
 
     def files(self, prefix: str, only: Sequence[str] | None = None) -> list[str]:
-        # Links to split and class folders are followed, deeper ones not: they could go in circles.
+        # Links to split and class folders are followed, deeper ones not: they could form a cycle.
         with os.scandir(self.path / prefix) as entries:
             names = []
             for entry in entries:
@@ -90,7 +90,7 @@ class _Folder(Tree):
         try:
             stat = os.stat(self.path / name)
             return [stat.st_size, stat.st_mtime_ns]
-        except OSError:  # a dangling link: reading it will tell
+        except OSError:  # a dangling link, which `read` reports
             return [-1, -1]
 
 
@@ -107,7 +107,7 @@ class _Zip(Tree):
 
     @cached_property
     def entries(self) -> dict[str, zipfile.ZipInfo]:
-        # By name, so that of files stored twice the last counts, as when unpacking.
+        # By name, so that the last of equal names counts, as when unpacking.
         return {entry.filename: entry for entry in self.zip.infolist()}
 
     def folders(self, prefix: str) -> list[str]:
@@ -130,7 +130,7 @@ class _Zip(Tree):
             raise DataError(f"cannot read {name} in {self.path} (there is no such file)") from None
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError) as error:
             raise DataError(f"cannot read {name} in {self.path} ({error}); replace it") from error
-        except RuntimeError as error:  # a password, or a method of compression unknown here
+        except RuntimeError as error:  # a password, or an unknown compression method
             raise DataError(
                 f"cannot read {name} in {self.path} ({error}); unpack it to a folder and give that"
             ) from error

@@ -1,8 +1,8 @@
-"""Pickles of plain values and arrays of bytes, read so that no code in them runs.
+"""Pickles of plain values and arrays of bytes, read without running any code in them.
 
-A pickle may name any function and have it called with any arguments. The few names that an array
-of uint8 needs lead here to stand-ins that build one from its bytes, and do so for the files of
-Python 2 and of every version of NumPy; any other name is refused when it is met.
+A pickle may name any function and call it with any arguments. The few names that an array of uint8
+needs are replaced here by stand-ins that build one from its bytes, for files of Python 2 and of
+every version of NumPy; any other name is refused.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from trajmatch.errors import DataError
 
 
 def unpickle(data: bytes, where: str) -> dict[str, Any]:
-    """The dictionary that a pickle holds, its keys as text.
+    """The dictionary in a pickle, with its keys as text.
 
-    What Python 2 called str comes back as bytes (`text` makes text of it). Raises DataError, which
-    names `where` (the file), for a pickle that is truncated, foreign or names anything else.
+    A str of Python 2 is returned as bytes (see `text`). Raises DataError, which names `where` (the
+    file), for a pickle that is truncated, foreign, or names any other function.
     """
     try:
         found = _Unpickler(io.BytesIO(data), encoding="bytes").load()
         if not isinstance(found, dict):
             raise ValueError(f"it holds a {type(found).__name__} and no dictionary")
         return {text(key): _plain(value) for key, value in found.items()}
-    except Exception as error:  # foreign bytes lead the reader to raise whatever there is
+    except Exception as error:  # on foreign bytes the reader raises many kinds
         raise DataError(
             f"cannot read {where} ({one_line(error)}); it is damaged or another file than its "
             "name says: download it again"
@@ -37,7 +37,7 @@ def unpickle(data: bytes, where: str) -> dict[str, Any]:
 
 
 def text(value: Any) -> str:
-    """A text of Python 2 or 3. Raises ValueError for what is neither."""
+    """A string of Python 2 or 3 as str. Raises ValueError for anything else."""
     if isinstance(value, bytes):
         return value.decode("utf-8")
     if not isinstance(value, str):
@@ -48,19 +48,19 @@ def text(value: Any) -> str:
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _STAND_INS:
-            raise ValueError(f"it asks for {module}.{name}, which no data set needs")
+            raise ValueError(f"it calls {module}.{name}, which no data set needs")
         return _STAND_INS[module, name]
 
 
 class _Pickled:
-    """What NumPy's _reconstruct and dtype make: empty until their state follows."""
+    """Stand-in for the results of NumPy's _reconstruct and dtype; its state arrives afterwards."""
 
     def __init__(self, is_array: bool) -> None:
         self.is_array = is_array
         self.array: NDArray[np.uint8] | None = None
 
     def __setstate__(self, state: Any) -> None:
-        if self.is_array:  # the state of a dtype tells byte order and the like: nothing of uint8
+        if self.is_array:  # the state of a dtype holds byte order and the like, unused for uint8
             _, shape, dtype, fortran, values = state
             if not isinstance(dtype, _Pickled) or not isinstance(values, bytes):
                 raise ValueError("it holds an array of something else than bytes")
@@ -79,7 +79,7 @@ def _dtype(name: Any, align: Any, copy: Any) -> _Pickled:
 
 
 def _encode(characters: Any, codec: Any) -> bytes:
-    """How Python 3 writes bytes in the pickle protocols of Python 2."""
+    """Bytes as Python 3 writes them in the pickle protocols of Python 2."""
     if codec != "latin1":
         raise ValueError(f"it holds bytes encoded as '{codec}'")
     return text(characters).encode("latin1")

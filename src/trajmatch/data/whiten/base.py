@@ -1,16 +1,18 @@
-"""What every whitening is: a fitted, invertible map that a file can hold."""
+"""The base of all whitenings: a fitted, invertible map that is saved in one file."""
 
 from __future__ import annotations
 
 import abc
+import copy
 import hashlib
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
 from trajmatch.data.dataset import Split
+from trajmatch.plugins import Registry
 from trajmatch.storage.files import TensorFile, save_tensors
 from trajmatch.types import Float, Shaped, Tensor, UInt8
 
@@ -24,16 +26,32 @@ def to_float(images: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 class Whitening(abc.ABC):
-    """A fitted, invertible map from images in [0, 1] to what networks are fed.
+    """A fitted, invertible map from images in [0, 1] to the inputs of networks.
 
-    `tensors` are all that was fitted; they follow `to`. Applying follows the images' device and
-    dtype and moves the tensors there at need: `to` once where that is done often.
+    `tensors` hold all fitted numbers, by name. Applying follows the images' device and dtype and
+    moves the tensors there when needed; `to` does so once.
+
+    A subclass implements `fit`, `read`, `apply` and `invert`; `settings` too where something other
+    than tensors determines it.
     """
 
-    name: ClassVar[str]
+    any_size = False
+    """Whether one fit applies to images of every height and width."""
+    registered_as: str | None = None
+    """The name that `fit_whitening` and `load_whitening` found the class under."""
 
     def __init__(self, tensors: dict[str, Shaped[Tensor, "..."]]) -> None:
         self.tensors = tensors
+
+    @property
+    def name(self) -> str:
+        """Its name in WHITENINGS, which files record."""
+        return self.registered_as or WHITENINGS.name_of(type(self))
+
+    @classmethod
+    @abc.abstractmethod
+    def fit(cls, split: Split) -> Whitening:
+        """Fitted on the training images, at least two."""
 
     @abc.abstractmethod
     def apply(
@@ -50,19 +68,22 @@ class Whitening(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def read(cls, file: TensorFile) -> Whitening:
-        """What `save` wrote to `file`. Raises KeyError or ValueError where something is missing."""
+        """The whitening that `save` wrote: its tensors from `file.read(name)`, its settings from
+        `file.metadata`. Raises KeyError or ValueError where something is missing."""
 
-    @abc.abstractmethod
     def to(self, device: torch.device | str) -> Whitening:
         """The same whitening with its tensors on `device`."""
+        there = copy.copy(self)
+        there.tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        return there
 
     def full(self) -> Whitening:
-        """The same map in the form that other programs are told of."""
+        """The same map in the form that is exported to other programs."""
         return self
 
-    @abc.abstractmethod
     def settings(self) -> dict[str, Any]:
-        """What is set rather than fitted, as plain values."""
+        """Settings beside the fitted tensors, as plain values."""
+        return {}
 
     @cached_property
     def checksum(self) -> str:
@@ -74,11 +95,11 @@ class Whitening(abc.ABC):
         return digest.hexdigest()[:16]
 
     def summary(self) -> dict[str, Any]:
-        """What a result should say of it, as plain values."""
+        """Name, checksum and settings, as results record them."""
         return {"name": self.name, "checksum": self.checksum, **self.settings()}
 
     def save(self, path: Path) -> None:
-        """Write to one file: of CIFAR-10, ZCA 38 MB, compact ZCA 145 KB, Normalize a kilobyte."""
+        """Write one file. For CIFAR-10: ZCA 38 MB, CompactZCA 145 KB, Normalize 1 KB."""
         metadata = {"name": self.name, **self.settings()}
         save_tensors(path, self.tensors, kind=KIND, version=VERSION, metadata=metadata)
 
@@ -87,11 +108,20 @@ class Whitening(abc.ABC):
     ) -> Float[Tensor, "n channels height width"]:
         """All images of a split, whitened, as one float32 tensor on `device`.
 
-        Works in pieces: beyond the result (12 bytes a pixel of RGB) it needs some 50 MB.
+        Works in chunks of 1024 images: besides the result (12 bytes per RGB pixel) it needs about
+        50 MB.
         """
         here = self.to(device)
         result = torch.empty(split.images.shape, dtype=torch.float32, device=device)
         for start in range(0, len(split), 1024):
-            piece = split.images[start : start + 1024].to(device)
-            result[start : start + 1024] = here.apply(to_float(piece))
+            chunk = split.images[start : start + 1024].to(device)
+            result[start : start + 1024] = here.apply(to_float(chunk))
         return result
+
+
+def _is_whitening(entry: Any) -> bool:
+    return isinstance(entry, type) and issubclass(entry, Whitening) and entry is not Whitening
+
+
+WHITENINGS: Registry[type[Whitening]] = Registry("whitening", "trajmatch.whitenings", _is_whitening)
+"""Every whitening by name; other packages add theirs (docs/extending.md)."""

@@ -1,4 +1,4 @@
-"""ZCA in the size of a photograph: its matrix written in cosines, as JPEG writes pictures."""
+"""ZCA in a file of 145 KB: its matrix in a cosine basis, as JPEG stores pictures."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from trajmatch.data.dataset import Split
 from trajmatch.data.whiten.linear import LinearWhitening
 from trajmatch.data.whiten.zca import EPS, ZCA
 from trajmatch.errors import DataError, SettingError
@@ -15,27 +16,25 @@ from trajmatch.storage.files import TensorFile
 from trajmatch.types import Float, Int, Tensor
 
 PAIRS = 20_000
+"""Off-diagonal pairs of M that are stored."""
 
 
 class CompactZCA(LinearWhitening):
-    """C^T M C (x - mean): C turns an image into cosines along channels, rows and columns; the
-    symmetric M holds its diagonal and a few pairs of other entries.
+    """C^T M C (x - mean), where C is the cosine transform along channels, rows and columns, and the
+    symmetric M has its diagonal and a few pairs of other entries.
 
-    What pixels have in common depends little on where in the image they are, so cosines are almost
-    its principal axes and M of a ZCA is almost diagonal. Of CIFAR-10's 4.7 million pairs the 20,000
-    that matter most make a file of 145 KB, not 38 MB. Whitened test images are off by 2.1 % (L2;
-    3.0 % at most), accuracies by less than 0.1 % points (docs/results.md). Leading principal axes
-    of as many bytes are off by 57 %.
+    The correlation of two pixels depends little on where in the image they are, so cosines are
+    almost the principal axes and the M of a ZCA is almost diagonal. Of CIFAR-10's 4.7 million pairs
+    the 20,000 largest make a file of 145 KB instead of 38 MB. Whitened test images differ by 2.1 %
+    (L2; 3.0 % at most), accuracies by less than 0.1 % points (docs/results.md). Leading principal
+    axes of as many bytes differ by 57 %.
 
-    Made for sets that travel: test images are whitened with it, while the set itself stays as it
-    was trained in the exact space. It is a whitening of its own and undone as exactly as ZCA. Both
-    matrices are made when first asked for, 1 s each for d = 3072; from there on it costs what ZCA
-    costs.
+    Meant for sets that are passed on: test images are whitened with it, while the set itself stays
+    as it was trained under the exact ZCA. It is inverted as exactly as ZCA. Both matrices are
+    computed at first use, 1 s each for d = 3072; after that it costs what ZCA costs.
 
     N. Ahmed, T. Natarajan, K. R. Rao, "Discrete Cosine Transform", IEEE Trans. Computers, 1974.
     """
-
-    name = "zca-compact"
 
     def __init__(
         self,
@@ -49,15 +48,17 @@ class CompactZCA(LinearWhitening):
         eps: float = EPS,
         of: str | None = None,
     ) -> None:
-        """`values` stand in M at `rows` < `columns` and, mirrored, below the diagonal. `of`: the
-        checksum of the ZCA that this comes near. Raises DataError for places outside of M."""
+        """values: entries of M at `rows` < `columns`, and mirrored below the diagonal. of: checksum
+        of the ZCA that this approximates. Raises DataError for places outside of M."""
         parts = {"diagonal": diagonal, "rows": rows, "columns": columns, "values": values}
         super().__init__({"mean": mean, **parts}, shape=shape, eps=eps)
         self.of = of
         d, pairs = len(mean), len(values)
         if len(diagonal) != d or not len(rows) == len(columns) == pairs:
             lengths = ", ".join(f"{len(tensor)} {name}" for name, tensor in parts.items())
-            raise DataError(f"{lengths} for {d} pixels; give {d} diagonal and one of each a pair")
+            raise DataError(
+                f"{lengths} for {d} pixels; give {d} diagonal, and one row, column and value a pair"
+            )
         outside = (rows < 0) | (rows >= columns) | (columns >= d)
         if outside.any():
             raise DataError(
@@ -65,11 +66,18 @@ class CompactZCA(LinearWhitening):
             )
 
     @classmethod
+    def fit(cls, split: Split) -> CompactZCA:
+        """The nearest to the ZCA of these images, with PAIRS pairs or as many as there are."""
+        exact = ZCA.fit(split)
+        d = len(exact.matrix)
+        return cls.near(exact, min(PAIRS, d * (d - 1) // 2))
+
+    @classmethod
     def near(cls, exact: ZCA, pairs: int = PAIRS) -> CompactZCA:
         """The nearest to `exact` with that many pairs, for images of its covariance.
 
-        Kept are the pairs with the largest part in the expected squared error. 5 s and 0.7 GB for
-        d = 3072. Raises SettingError for more pairs than there are, or for so few that what is left
+        Stores the pairs with the largest share in the expected squared error. 5 s and 0.7 GB for
+        d = 3072. Raises SettingError for more pairs than there are, or for so few that the matrix
         cannot be inverted.
         """
         d = len(exact.matrix)
@@ -77,14 +85,14 @@ class CompactZCA(LinearWhitening):
             raise SettingError(f"pairs is {pairs}; give 0 to {d * (d - 1) // 2:,} for {d} pixels")
         cosines = [_cosines(side).mT for side in exact.shape]
         entries = _turned(exact.matrix.cpu().double(), cosines)
-        # The inverse squared is the covariance + eps.
+        # The squared inverse is the covariance + eps.
         variances = _turned(exact.inverse.cpu().double(), cosines).square().sum(1) - exact.eps
         weights = entries.square() * (variances[:, None] + variances).clamp(min=0)
         above = torch.ones(d, d, dtype=torch.bool).triu(1)
         weights = weights.masked_fill_(~above, -1).reshape(-1)
         chosen = weights.topk(pairs).indices.sort().values
         rows, columns = chosen // d, chosen % d
-        made = cls(
+        compact = cls(
             exact.tensors["mean"].cpu(),
             entries.diagonal().float(),
             rows.short(),  # enough for all that can be fitted
@@ -94,9 +102,9 @@ class CompactZCA(LinearWhitening):
             eps=exact.eps,
             of=exact.checksum,
         )
-        if torch.linalg.cholesky_ex(made.matrix.double()).info:
+        if torch.linalg.cholesky_ex(compact.matrix.double()).info:
             raise SettingError(f"with {pairs} pairs the matrix cannot be inverted; keep more")
-        return made
+        return compact
 
     @classmethod
     def read(cls, file: TensorFile) -> CompactZCA:
@@ -121,7 +129,7 @@ class CompactZCA(LinearWhitening):
     def inverse(self) -> Float[Tensor, "d d"]:
         """C^T M^-1 C."""
         entries = self._entries()
-        # What no pair touches is inverted alone: less than a tenth of the work.
+        # Rows without pairs are inverted by their diagonal alone: less than a tenth of the work.
         coupled = (entries != 0).sum(1).sub(1).nonzero().flatten()
         block = entries[coupled][:, coupled]
         entries.diagonal().reciprocal_()
@@ -134,7 +142,7 @@ class CompactZCA(LinearWhitening):
 
     def to(self, device: torch.device | str) -> LinearWhitening:
         there = super().to(device)
-        there.__dict__["matrix"] = self.matrix.to(device)  # made once, here
+        there.__dict__["matrix"] = self.matrix.to(device)  # computed once, here
         return there
 
     def _entries(self) -> Float[Tensor, "d d"]:
@@ -152,7 +160,7 @@ class CompactZCA(LinearWhitening):
 
 
 def _cosines(side: int) -> Float[Tensor, "side side"]:
-    """Orthonormal rows, in float64; row k is k half waves of the cosine over a side."""
+    """Orthonormal rows, in float64; row k is a cosine of k half waves over the side."""
     place = torch.arange(side, dtype=torch.float64)
     waves = torch.cos(torch.pi / side * place[:, None] * (place + 0.5))
     waves[0] /= math.sqrt(2)
@@ -160,9 +168,9 @@ def _cosines(side: int) -> Float[Tensor, "side side"]:
 
 
 def _turned(square: Float[Tensor, "d d"], axes: list[Tensor]) -> Float[Tensor, "d d"]:
-    """B^T square B, where B is the Kronecker product of `axes`: never made, as it would cost a
-    hundred times more."""
-    for _ in range(2):  # one side after the other
+    """B^T square B, where B is the Kronecker product of `axes`; multiplying by B itself would cost
+    a hundred times more."""
+    for _ in range(2):  # from the left, then from the right
         before = 1
         for axis in axes:
             square = axis.mT @ square.reshape(before, len(axis), -1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import copy
 import math
 from typing import Any
 
@@ -17,7 +16,7 @@ from trajmatch.types import Float, Shaped, Tensor
 class LinearWhitening(Whitening):
     """W (x - mean), with a symmetric, positive definite W of d x d, d = channels * height * width.
 
-    Applying costs d multiplications a value: 10 s for all of CIFAR-10 on one core.
+    Applying costs d multiplications per value: 10 s for all of CIFAR-10 on one core.
     """
 
     def __init__(
@@ -27,8 +26,8 @@ class LinearWhitening(Whitening):
         shape: tuple[int, int, int],
         eps: float,
     ) -> None:
-        """`tensors` hold the mean, and what makes W. `shape`: channels, height and width of the
-        images. Raises DataError for a mean of another length than their product."""
+        """tensors: the mean, and the numbers that determine W. shape: channels, height and width
+        of the images. Raises DataError for a mean of another length than their product."""
         super().__init__(tensors)
         d = len(tensors["mean"])
         if d != math.prod(shape):
@@ -45,7 +44,7 @@ class LinearWhitening(Whitening):
     @property
     @abc.abstractmethod
     def inverse(self) -> Float[Tensor, "d d"]:
-        """The inverse of W as it is stored, in float32."""
+        """The inverse of the stored W, in float32."""
 
     def apply(
         self, images: Float[Tensor, "n channels height width"]
@@ -62,10 +61,10 @@ class LinearWhitening(Whitening):
         return plain.view_as(images)
 
     def to(self, device: torch.device | str) -> LinearWhitening:
-        there = copy.copy(self)
-        there.tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        there = super().to(device)
+        assert isinstance(there, LinearWhitening)
         for name in ("matrix", "inverse"):
-            if name in self.__dict__:  # already computed: take it along
+            if name in self.__dict__:  # already computed
                 there.__dict__[name] = self.__dict__[name].to(device)
         return there
 

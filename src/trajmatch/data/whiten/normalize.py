@@ -14,26 +14,28 @@ from trajmatch.types import Float, Tensor
 
 
 class Normalize(Whitening):
-    """(x - mean) / std, per channel. Exact and cheap in both directions."""
+    """(x - mean) / std, per channel. Exact and cheap in both directions.
 
-    name = "normalize"
+    A channel of a single gray level is centered only.
+    """
+
+    any_size = True
 
     def __init__(self, mean: Float[Tensor, "channels"], std: Float[Tensor, "channels"]) -> None:
         super().__init__({"mean": mean, "std": std})
 
     @classmethod
     def fit(cls, split: Split) -> Normalize:
-        """Fitted on at least one image: the (biased) deviation of all pixels of a channel."""
+        """Mean and (biased) standard deviation over all pixels of each channel."""
         channels = split.images.shape[1]
         levels = torch.arange(256, dtype=torch.float64)
         mean, std = torch.empty(channels), torch.empty(channels)
-        for channel in range(channels):  # a histogram of gray levels holds all moments, exactly
+        for channel in range(channels):  # the moments of a histogram of gray levels are exact
             share = split.images[:, channel].reshape(-1).bincount(minlength=256).double()
             share /= share.sum()
             center = (share * levels).sum()
             spread = (share * (levels - center).square()).sum().sqrt()
             mean[channel] = center / 255
-            # A channel of one gray level has nothing to scale.
             std[channel] = spread / 255 if spread > 0 else 1.0
         return cls(mean, std)
 
@@ -52,9 +54,6 @@ class Normalize(Whitening):
     ) -> Float[Tensor, "n channels height width"]:
         mean, std = self._statistics(images)
         return images * std + mean
-
-    def to(self, device: torch.device | str) -> Normalize:
-        return Normalize(self.tensors["mean"].to(device), self.tensors["std"].to(device))
 
     def settings(self) -> dict[str, Any]:
         return {name: tensor.tolist() for name, tensor in self.tensors.items()}

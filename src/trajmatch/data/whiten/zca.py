@@ -1,4 +1,4 @@
-"""Pixels without correlations, as near to the pictures as can be."""
+"""ZCA: the whitening that decorrelates pixels and changes images least."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ LARGEST = 13_000
 class ZCA(LinearWhitening):
     """W (x - mean) with W = U (S + eps)^-1/2 U^T, where U S U^T is the covariance of the pixels.
 
-    Only W is kept on disk (37 MB for CIFAR-10); its inverse, needed for pictures, is computed when
-    first asked for: 2 s for d = 3072, and to float precision, as eps keeps W well conditioned.
+    A file holds W alone (37 MB for CIFAR-10). Its inverse, which turns inputs back into pictures,
+    is computed at first use: 2 s for d = 3072, accurate to float precision, as eps keeps W well
+    conditioned.
 
     Alex Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009, appendix A.
     """
-
-    name = "zca"
 
     def __init__(
         self,
@@ -42,7 +41,7 @@ class ZCA(LinearWhitening):
 
     @classmethod
     def fit(cls, split: Split) -> ZCA:
-        """Fitted on at least two images. Raises SettingError for images that are too large."""
+        """Mean and covariance of the pixels. Raises SettingError for images that are too large."""
         channels, height, width = split.images.shape[1:]
         d = channels * height * width
         if d > LARGEST:
@@ -74,8 +73,8 @@ class ZCA(LinearWhitening):
 
     @cached_property
     def inverse(self) -> Float[Tensor, "d d"]:
-        """U (S + eps)^1/2 U^T, the inverse of the matrix as it is stored."""
-        # Not kept from the fit: a file that was saved and loaded gives the same pictures.
+        """U (S + eps)^1/2 U^T, computed from the stored matrix and not taken from the fit, so that
+        a whitening read from a file gives the same pictures to the bit."""
         root = torch.linalg.cholesky(self.matrix.cpu().double())
         inverse: Tensor = torch.cholesky_inverse(root).float()
         return inverse.to(self.matrix.device)
@@ -88,11 +87,11 @@ def _moments(
     n, d = pixels.shape
     products = torch.zeros(d, d, dtype=torch.float64)
     total = torch.zeros(d, dtype=torch.int64)
-    # Whole numbers up to 2^24 are exact in float32, and 1024 * 128^2 is 2^24: every piece is exact
-    # at twice float64's speed, and at any precision that torch may be told to multiply in.
-    for piece in torch.split(pixels, 1024):
-        total += piece.sum(dim=0, dtype=torch.int64)
-        rows = piece.float() - 128
+    # Whole numbers up to 2^24 are exact in float32, and 1024 * 128^2 is 2^24: the products of 1024
+    # rows are exact at twice float64's speed, at every setting of torch's matmul precision.
+    for chunk in torch.split(pixels, 1024):
+        total += chunk.sum(dim=0, dtype=torch.int64)
+        rows = chunk.float() - 128
         for start in range(0, d, 512):  # only on and above the diagonal: it is symmetric
             block = rows[:, start : start + 512]
             products[start : start + 512, start:] += block.mT @ rows[:, start:]

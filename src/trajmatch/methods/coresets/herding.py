@@ -6,37 +6,52 @@ Rebuffi et al., iCaRL, CVPR 2017, in which the field's tables report it.
 
 from __future__ import annotations
 
+import dataclasses
+from typing import ClassVar
+
 import torch
 
+from trajmatch.methods.coresets.base import Coreset, Requirement, class_members
 from trajmatch.types import Float, Int, Tensor
 
 
-def choose_herding(
-    features: Float[Tensor, "n features"],
-    labels: Int[Tensor, "n"],
-    ipc: int,
-    generator: torch.Generator,
-) -> Int[Tensor, "chosen"]:
-    """`ipc` indices of each class, class by class, in the order they were picked; nothing is drawn.
+@dataclasses.dataclass(frozen=True)
+class Herding(Coreset):
+    """Image t minimizes |mean of the class - mean of the t images chosen|, in feature space.
 
-    Costs one product of the class's features with a vector per pick, in float64.
+    Nothing is drawn at random. Cost: one product of the class's features with a vector per image,
+    in float64.
+
+    Examples:
+        >>> features, labels = torch.tensor([[0.0], [2.0], [10.0]]), torch.tensor([0, 0, 0])
+        >>> Herding().choose(features, labels, 1, torch.Generator())  # the mean is 4
+        tensor([1])
     """
-    chosen = []
-    for label in range(int(labels.max()) + 1):
-        members = (labels == label).nonzero().flatten()
-        chosen.append(members[_herd(features[members].double(), ipc)])
-    return torch.cat(chosen)
+
+    name: ClassVar[str] = "herding"
+    requires: ClassVar[Requirement] = "features"
+
+    def choose(
+        self,
+        statistics: Float[Tensor, "n features"],
+        labels: Int[Tensor, "n"],
+        ipc: int,
+        generator: torch.Generator,
+    ) -> Int[Tensor, "chosen"]:
+        """Indices of `ipc` images of each class, in the order in which they are chosen."""
+        return torch.cat(
+            [members[_herd(statistics[members].double(), ipc)] for members in class_members(labels)]
+        )
 
 
 def _herd(features: Float[Tensor, "n features"], count: int) -> Int[Tensor, "count"]:
-    """The pick t minimizes |mean of features - mean of the t picks|; of equals the lowest index."""
-    # From the mean of the class: of |x + y + ... + candidate|, with both far from the origin, too
-    # few digits would be left.
+    """The greedy order; of equally good images the one with the lowest index comes first."""
+    # Relative to the class mean: far from the origin, |sum of picks + candidate| would lose digits.
     features = features - features.mean(0)
     squares, total = features.square().sum(1), torch.zeros_like(features[0])
     picks = torch.zeros(count, dtype=torch.int64)
     taken = torch.zeros(len(features), dtype=torch.bool)
-    # Equal images may differ by rounding in the product.
+    # Products of equal images may differ by rounding.
     slack = 1e-12 * float(squares.max())
     for t in range(count):
         length = squares + 2 * (features @ total)  # |total + x|^2 without its constant |total|^2

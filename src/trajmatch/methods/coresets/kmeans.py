@@ -1,65 +1,80 @@
-"""k-means: the real image nearest the center of each of as many clusters as there are picks.
+"""k-means: the real image nearest the center of each of `ipc` clusters of its class.
 
 S. P. Lloyd, Least squares quantization in PCM, IEEE Transactions on Information Theory 28, 1982;
-begun by k-means++ (Arthur & Vassilvitskii, SODA 2007).
+initialized by k-means++ (Arthur & Vassilvitskii, SODA 2007).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
+from typing import ClassVar
 
 import torch
 
+from trajmatch.methods.coresets.base import Coreset, Requirement, class_members
 from trajmatch.types import Float, Int, Tensor
 
-RESTARTS = 4
-"""Times that the clusters of a class are sought; those with the least squared distances count."""
 
+@dataclasses.dataclass(frozen=True)
+class KMeans(Coreset):
+    """The image nearest each cluster center in feature space, largest clusters first.
 
-def choose_k_means(
-    features: Float[Tensor, "n features"],
-    labels: Int[Tensor, "n"],
-    ipc: int,
-    generator: torch.Generator,
-) -> Int[Tensor, "chosen"]:
-    """`ipc` indices of each class, class by class, those of the largest clusters first.
+    A center takes the nearest image that no larger cluster has taken; of equals the lowest index.
+    Cost: `restarts` times Lloyd's iterations (at most 300, seldom more than 30), each a product of
+    the class's features with `ipc` centers, in float64 on one thread.
 
-    A center takes the nearest image that no larger cluster's has taken; of equals the lowest index.
-
-    Costs RESTARTS times Lloyd's iterations (at most 300, seldom more than 30) of a product of the
-    class's features with `ipc` centers, in float64 on one thread.
+    Examples:
+        >>> features, labels = torch.tensor([[0.0], [1.0], [10.0]]), torch.tensor([0, 0, 0])
+        >>> KMeans().choose(features, labels, 2, torch.Generator().manual_seed(0))
+        tensor([0, 2])
     """
-    chosen = []
-    for label in range(int(labels.max()) + 1):
-        members = (labels == label).nonzero().flatten()
-        points = features[members].double()
-        seed = int(torch.randint(2**31, (1,), generator=generator))
-        chosen.append(members[_nearest(points, _centers(points, ipc, seed))])
-    return torch.cat(chosen)
+
+    name: ClassVar[str] = "k-means"
+    requires: ClassVar[Requirement] = "features"
+    restarts: int = 4
+    """Clusterings per class, from different initializations; that with the least squared distances
+    is used."""
+
+    def choose(
+        self,
+        statistics: Float[Tensor, "n features"],
+        labels: Int[Tensor, "n"],
+        ipc: int,
+        generator: torch.Generator,
+    ) -> Int[Tensor, "chosen"]:
+        """Indices of `ipc` images of each class, those of the largest clusters first."""
+        chosen = []
+        for members in class_members(labels):
+            points = statistics[members].double()
+            seed = int(torch.randint(2**31, (1,), generator=generator))
+            chosen.append(members[_nearest(points, _centers(points, ipc, seed, self.restarts))])
+        return torch.cat(chosen)
 
 
 def _centers(
-    points: Float[Tensor, "n features"], count: int, seed: int
+    points: Float[Tensor, "n features"], count: int, seed: int, restarts: int
 ) -> Float[Tensor, "count features"]:
-    """Of the clusters, the largest first."""
-    from sklearn.cluster import KMeans  # a second of import: only when asked for
+    """Cluster centers, largest cluster first."""
+    # Imported here: it takes a second, and only this coreset uses it.
+    from sklearn.cluster import KMeans as Clusters
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
-    # Threads add their shares up as they come, so that the last bits would be chance.
+    # With several threads the order of summation, and so the last bits, would vary.
     with threadpool_limits(1), warnings.catch_warnings():
-        # Fewer different images than clusters: some centers coincide, and take what is left.
+        # With fewer distinct images than clusters some centers coincide, which is fine here.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        found = KMeans(count, n_init=RESTARTS, random_state=seed).fit(points.numpy())
-    sizes = torch.bincount(torch.from_numpy(found.labels_).long(), minlength=count)
+        clusters = Clusters(count, n_init=restarts, random_state=seed).fit(points.numpy())
+    sizes = torch.bincount(torch.from_numpy(clusters.labels_).long(), minlength=count)
     order = sizes.argsort(descending=True, stable=True)
-    return torch.from_numpy(found.cluster_centers_)[order]
+    return torch.from_numpy(clusters.cluster_centers_)[order]
 
 
 def _nearest(
     points: Float[Tensor, "n features"], centers: Float[Tensor, "count features"]
 ) -> Int[Tensor, "count"]:
-    """The point nearest each center in turn, without those taken before."""
+    """The point nearest each center in turn, each point at most once."""
     picks = torch.zeros(len(centers), dtype=torch.int64)
     taken = torch.zeros(len(points), dtype=torch.bool)
     for t, center in enumerate(centers):

@@ -1,170 +1,89 @@
-"""What a run will cost, before it starts: time, disk and memory.
-
-A probe finds how fast this machine is; the rest is counting how much of each work there will be.
-"""
+"""The estimate: how much of each kind of work a run does, times how long this machine takes."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import shutil
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from trajmatch.config import DataConfig, RunConfig, to_dict
-from trajmatch.data import ImageDataset
-from trajmatch.errors import FileFormatError, SettingError
-from trajmatch.evaluation.batch import FREE
-from trajmatch.experts.library import present
+import torch
+
+from trajmatch.errors import SettingError
+from trajmatch.evaluation import TrainingSet, training_work
+from trajmatch.experts.train import expert_work
+from trajmatch.methods import UnrolledMethod
 from trajmatch.methods.coresets import BASELINES
-from trajmatch.methods.loop import CHECKPOINT, KIND, VERSION
 from trajmatch.networks import NetworkSpec
-from trajmatch.networks.base import height_width
-from trajmatch.pipeline.cost.compile_speedup import GAIN, compiled_stages, known
-from trajmatch.pipeline.cost.microbenchmark import require_method_fits
-from trajmatch.pipeline.cost.probe import Probe, Speed, measure
+from trajmatch.pipeline.cost.done import Done, Room
+from trajmatch.pipeline.cost.measure import Measure, Speeds, measure
+from trajmatch.pipeline.cost.shape import Shape
+from trajmatch.pipeline.recipe import Recipe
+from trajmatch.runtime.compiling import wanted
+from trajmatch.runtime.resources import Resources
 from trajmatch.runtime.threads import cores
-from trajmatch.storage import read_result
-from trajmatch.storage.files import open_tensors
-from trajmatch.types import Size
 from trajmatch.units import byte_size, duration
+from trajmatch.unroll.convnet import ConvNetGradient
 
-PROCESS_BYTES = 350 * 10**6
-"""Memory of a process that has imported torch."""
-PASSES = 3
-"""Forward passes that a forward and a backward pass take as long as."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What must be known of a data set to say what a run on it costs."""
-
-    channels: int
-    size: Size
-    classes: int
-    train: int
-    """Images, without those for validation."""
-    val: int
-    test: int
-
-    @classmethod
-    def of(cls, data: ImageDataset) -> Shape:
-        val = 0 if data.val is None else len(data.val)
-        train, test = len(data.train), len(data.test)
-        return cls(data.channels, data.size, data.num_classes, train, val, test)
-
-    @classmethod
-    def known(cls, config: DataConfig) -> Shape | None:
-        """Of a well-known data set, without its files; None for any other."""
-        if config.data not in _KNOWN:
-            return None
-        channels, size, classes, train, test = _KNOWN[config.data]
-        if config.classes is not None:
-            chosen = len(config.classes.split(","))
-            classes, train, test = chosen, train * chosen // classes, test * chosen // classes
-        val = round(train * config.val_fraction)
-        return cls(channels, config.size or size, classes, train - val, val, test)
-
-    @property
-    def pixels(self) -> int:
-        """Numbers in all images together."""
-        height, width = height_width(self.size)
-        return (self.train + self.val + self.test) * self.channels * height * width
-
-
-_SUBSETS = ("imagenette", "imagewoof", "imagefruit", "imageyellow", "imagemeow", "imagesquawk")
-_KNOWN = {
-    "cifar10": (3, 32, 10, 50_000, 10_000),
-    "cifar100": (3, 32, 100, 50_000, 10_000),
-    "svhn": (3, 32, 10, 73_257, 26_032),
-    "mnist": (1, 28, 10, 60_000, 10_000),
-    "fashion-mnist": (1, 28, 10, 60_000, 10_000),
-    "tiny-imagenet": (3, 64, 200, 100_000, 10_000),
-    **dict.fromkeys(_SUBSETS, (3, 128, 10, 13_000, 500)),  # about
-    "imagenette2": (3, 128, 10, 9_469, 3_925),
-    "imagewoof2": (3, 128, 10, 9_025, 3_929),
-    "imagenet": (3, 128, 1000, 1_281_167, 50_000),
-}
-"""Channels, side, classes, training and test images."""
+FORWARD_SHARE = 1 / 3
+"""The forward pass's share of the time of a forward and a backward pass."""
+COMPILER_SPEEDUP = 1.5
+"""How many times as fast compiled work is taken to be: the low end of what was measured on one core
+(Zen 5) with the paper's ConvNet, width 128, 32 pixels. Iterations were 1.5 times as fast in float32
+and 1.8 times in bf16 (benchmarks/README.md), experts 1.8 and 2.6, fresh networks 1.4."""
+PROCESS_BYTES = 400 * 10**6
+"""Memory of a process that has imported torch and computed with it."""
+FIT_MATRICES = 7
+"""Float64 matrices of d x d that fitting a ZCA of d pixels holds at once: covariance,
+eigenvectors and the workspace of the decomposition."""
+HERDING_BATCH = 512
+"""Images that herding embeds at a time."""
+NOTHING = Done()
+STAGES = ("experts", "distillation", "evaluation")
 
 
 @dataclass(frozen=True)
-class Room:
-    """The disk that a run's experts are written to."""
+class Stage:
+    """A stage of a run: so many times the same work."""
 
-    folder: str
-    """Of the run."""
-    stored: int
-    """Bytes of its experts that are there, those trained in part among them."""
-    free: int | None
-    """Bytes; None where the file system does not tell."""
-
-    @classmethod
-    def of(cls, out: Path) -> Room:
-        """Of the folder `out`, which need not exist yet."""
-        library = (out / "experts").absolute()  # perhaps a link to another disk
-        there = next(place for place in (library, *library.parents) if place.is_dir())
-        total, _, free = shutil.disk_usage(there)
-        stored = 0
-        for path in library.glob("expert_*.safetensors"):
-            with contextlib.suppress(FileNotFoundError):  # another process is filling the library
-                stored += path.stat().st_size
-        return cls(str(out), stored, free if total else None)
+    name: str
+    count: int = 0
+    """Experts, iterations, or fresh networks that are still to be done."""
+    each: float = 0.0
+    """Seconds of an epoch of an expert, an iteration, a network."""
+    seconds: float = 0.0
+    """Of the whole stage, by all workers together."""
+    words: str = ""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run, or what is left of it, will cost: seconds, and bytes of disk and memory."""
+    """What a run, or what is left of it, will cost."""
 
-    experts: int
-    """How many are still to be trained."""
-    epochs: int
-    """Of each."""
-    epoch: float
-    """Seconds of one epoch of one expert."""
-    workers: int
-    """Processes that train experts at the same time."""
-    expert_seconds: float
-    iterations: int
-    """How many are still to be done."""
-    iteration: float
-    """Seconds of one."""
-    networks: int
-    """Fresh networks that judge, on validation and on test images."""
-    network: float
-    """Seconds of one of them."""
-    evaluate_seconds: float
+    experts: Stage
+    distillation: Stage
+    evaluation: Stage
     disk: int
-    """Of all experts."""
+    """Bytes of all experts' files, without their headers."""
     memory: int
-    """At the peak: of all processes together, or of the GPU."""
+    """Bytes at the peak: of all processes together, or of the GPU."""
     heading: str
-    """What is estimated, and on what."""
-    walk: str
-    """How the student's walk will be gone back, or how an iteration without one was timed."""
+    """What is estimated, and on which device."""
     room: Room | None = None
-    """Where the experts go; None: not looked at."""
+    """Where the experts go; None: not checked."""
 
     @property
-    def distill_seconds(self) -> float:
-        return self.iterations * self.iteration
+    def stages(self) -> tuple[Stage, Stage, Stage]:
+        return self.experts, self.distillation, self.evaluation
 
     @property
     def seconds(self) -> float:
-        """Of everything."""
-        return self.expert_seconds + self.distill_seconds + self.evaluate_seconds
-
-    @property
-    def nothing(self) -> bool:
-        """Whether all of it is there already."""
-        return not (self.experts or self.iterations or self.networks)
+        """Of the whole run."""
+        return sum(stage.seconds for stage in self.stages)
 
     @property
     def shortage(self) -> str:
         """What is missing where the experts cannot fit on the disk; else empty."""
-        if self.room is None or self.room.free is None or not self.experts:
+        if self.room is None or self.room.free is None or not self.experts.count:
             return ""
         needed = self.disk - self.room.stored
         if needed <= self.room.free:
@@ -175,7 +94,7 @@ class Cost:
         )
 
     def require_room(self) -> None:
-        """Refuse a run whose experts alone, headers and all else left out, are too large."""
+        """Raises SettingError where the experts alone, without headers, exceed the free disk."""
         if self.shortage:
             raise SettingError(
                 f"{self.shortage}; give another --out or fewer --experts.experts; "
@@ -185,201 +104,180 @@ class Cost:
     def lines(self) -> list[str]:
         """For a person to read: a heading, a row for each stage and for all, and a warning where
         the disk is too small. Of a finished run the heading alone."""
-        if self.nothing:
+        if not any(stage.count for stage in self.stages):
             return [self.heading]
+        sizes = f"{byte_size(self.disk)} of disk for experts, {byte_size(self.memory)} of memory"
+        total = Stage("in all", seconds=self.seconds, words=sizes)
         rows = [
-            (
-                "experts",
-                self.expert_seconds,
-                f"{self.experts:,} experts x {self.epochs} epochs, {duration(self.epoch)} each, "
-                f"{self.workers} at a time",
-            ),
-            (
-                "distillation",
-                self.distill_seconds,
-                f"{self.iterations:,} iterations, {duration(self.iteration)} each; {self.walk}",
-            ),
-            (
-                "evaluation",
-                self.evaluate_seconds,
-                f"{self.networks:,} networks, {duration(self.network)} each",
-            ),
-            (
-                "in all",
-                self.seconds,
-                f"{byte_size(self.disk)} of disk for experts, {byte_size(self.memory)} of memory",
-            ),
+            f"  {stage.name:<12}  {duration(stage.seconds):>12}  {stage.words}"
+            for stage in (*self.stages, total)
         ]
-        return (
-            [self.heading]
-            + [f"  {name:<12}  {duration(seconds):>12}  {words}" for name, seconds, words in rows]
-            + ([f"  warning: {self.shortage}"] if self.shortage else [])
-        )
+        warning = [f"  warning: {self.shortage}"] if self.shortage else []
+        return [self.heading, *rows, *warning]
 
 
 def estimate(
-    config: RunConfig,
+    recipe: Recipe,
     shape: Shape,
     *,
-    device: str = "cpu",
-    workers: int | None = None,
-    threads: int | None = None,
-    trained: int = 0,
-    iterated: int = 0,
-    judged: int = 0,
-    room: Room | None = None,
-    probe: Probe | None = None,
+    done: Done = NOTHING,
+    resources: Resources = Resources(),
+    measure: Measure = measure,
 ) -> Cost:
-    """What a run of `config` on data of `shape` will cost, after a probe of a few seconds.
+    """What is left of a run of `recipe` on data of `shape` will cost.
 
-    trained, iterated: experts and iterations that are there already (`done_in`).
-    judged: networks that have judged each of the sets at the end (`evaluated_in`).
-    room: the disk they go to, to be compared with what they need.
-    probe: what measures; None: `measure`.
+    Takes some seconds of measuring, and nothing for a finished run.
 
     Raises SettingError for a network that does not fit the images, and for settings that the method
     refuses.
     """
-    spec = NetworkSpec(
-        config.network.network or "convnet",
-        shape.channels,
-        shape.classes,
-        shape.size,
-        config.network.options(),
-    )
-    experts, distill, judge = config.experts, config.distill, config.evaluate
-    require_method_fits(spec, distill)
-    final = (1 + len(BASELINES)) * max(0, judge.n - judged)
-    if trained >= experts.experts and iterated >= distill.iterations and not final:
-        speed = Speed(image=0.0, judging=0.0)  # nothing to be done, however fast
-    else:
-        speed = (probe or measure)(spec, config, device, threads, shape.train)
-    stages = compiled_stages(spec, config, shape.train) if known(spec, device) else None
-    speed = _compiled(speed, stages or [])
-    trial = speed.trial
-    parallel = cores() if device == "cpu" else 1
-
-    missing = max(0, experts.experts - trained)
-    workers = max(1, min(workers or parallel, missing))
-    epoch = shape.train * speed.image
-    looking = speed.image / PASSES  # seconds to classify an image
-    each = experts.epochs * epoch + (shape.val + shape.test) * looking
-
-    iterations = max(0, distill.iterations - iterated)
-    choices = -(-distill.iterations // distill.eval_every) - iterated // distill.eval_every
-    choices = choices if iterations else 0
-    crew = judge.workers or parallel
-    training = judge.epochs * -(-distill.ipc * shape.classes // judge.batch) * speed.judging
-    network = training + shape.test * looking
-    rounds = choices * -(-distill.eval_networks // crew), -(-final // crew)
-
-    parameters = spec.parameters()
-    number = 2 if experts.storage == "bf16" else 4  # bytes
-    heading = _heading(config, device, trained, iterated, stages)
-    if not (missing or iterations or choices or final):
+    spec = shape.network(recipe.network)
+    recipe.method.check(shape.conditions(recipe))
+    disk = recipe.experts.experts * (recipe.experts.epochs + 1) * spec.parameters()
+    disk *= 2 if recipe.experts.storage == "bf16" else 4
+    if finished(recipe, done):
         heading = (
-            f"nothing is left to do: {trained:,} experts, {iterated:,} iterations and the test are "
-            "there"
+            f"nothing is left to do: {done.experts:,} experts, {done.iterations:,} iterations and "
+            "the test are there"
         )
+        experts, distillation, evaluation = map(Stage, STAGES)
+        return Cost(experts, distillation, evaluation, disk, 0, heading, done.room)
+    speeds = measure(recipe, spec, shape, resources)
+    stages = compiled_stages(recipe, spec, shape.train, resources)
+    speedup = {name: COMPILER_SPEEDUP if name in (stages or ()) else 1.0 for name in STAGES}
+    workers = resources.worker_count(max(1, recipe.experts.experts - done.experts))
     return Cost(
-        experts=missing,
-        epochs=experts.epochs,
-        epoch=epoch,
-        workers=workers,
-        expert_seconds=-(-missing // workers) * each,
-        iterations=iterations,
-        iteration=trial.seconds if trial else distill.segments * distill.syn_steps * speed.step,
-        networks=choices * distill.eval_networks + final,
-        network=network,
-        evaluate_seconds=rounds[0] * (training + shape.val * looking) + rounds[1] * network,
-        disk=experts.experts * (experts.epochs + 1) * parameters * number,
-        memory=_memory(shape, speed, distill.syn_steps, parameters, device, workers),
-        heading=heading,
-        walk=trial.describe(distill.method)
-        if trial
-        else f"keeping {speed.keep} of {distill.syn_steps} step records "
-        f"({byte_size(speed.record)} each)",
-        room=room,
+        _experts(recipe, shape, done, workers, speeds.image / speedup["experts"]),
+        _distillation(recipe, done, speeds, speedup["distillation"]),
+        _evaluation(recipe, shape, done, resources, speeds, speedup),
+        disk,
+        _memory(recipe, shape, speeds, resources),
+        _heading(recipe, done, resources, stages),
+        done.room,
     )
 
 
-def done_in(out: Path) -> tuple[int, int]:
-    """How many experts and iterations an earlier run left in the folder `out`."""
-    library, checkpoint = out / "experts", out / CHECKPOINT
-    trained = len(present(library)) if library.is_dir() else 0
-    if not checkpoint.exists():
-        return trained, 0
-    return trained, open_tensors(checkpoint, kind=KIND, version=VERSION).metadata["iteration"]
-
-
-def evaluated_in(out: Path, config: RunConfig) -> int:
-    """How many networks have judged each set at the end of a run of `config` in the folder `out`:
-    none where it has not come to that, or was of other settings."""
-    try:
-        result = read_result(out)
-    except FileFormatError:
-        return 0
-    if result.get("command") != "run" or result["last_iteration"] < config.distill.iterations:
-        return 0
-    before, now = result["settings"], to_dict(config)
-    if _determining(before) != _determining(now):
-        return 0
-    return int(before["evaluate"]["n"])
-
-
-def _determining(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that decide which networks judge: not how many, nor how fast they come there."""
-    own = ("data", "network", "experts", "distill", "evaluate")
-    free = {*FREE, "data_root", "iterations", "checkpoint_every", "experts"} - {"lr"}
-    parts = {name: {k: v for k, v in settings[name].items() if k not in free} for name in own}
-    return {**parts, "seed": settings["seed"]}
-
-
-def _memory(
-    shape: Shape, speed: Speed, steps: int, parameters: int, device: str, workers: int
-) -> int:
-    """At the peak. Pixels are a byte each, and 4 bytes more once whitened."""
-    walk = speed.keep * speed.record + (steps - speed.keep + 4) * 4 * parameters
-    if speed.keep < steps:
-        walk += speed.piece
-    if speed.trial is not None:
-        walk = speed.trial.peak
-    if device == "cpu":
-        return PROCESS_BYTES + 5 * shape.pixels + max(walk, workers * PROCESS_BYTES)
-    return 4 * shape.pixels + walk
-
-
-def _compiled(speed: Speed, stages: Sequence[str]) -> Speed:
-    """The speed with the compiler's gain in these stages of a run."""
-    image, step, judging = (
-        GAIN if stage in stages else 1 for stage in ("experts", "distillation", "evaluation")
-    )
-    trial = speed.trial and dataclasses.replace(speed.trial, seconds=speed.trial.seconds / step)
-    return dataclasses.replace(
-        speed,
-        image=speed.image / image,
-        step=speed.step / step,
-        judging=speed.judging / judging,
-        trial=trial,
+def finished(recipe: Recipe, done: Done) -> bool:
+    """Whether nothing of a run is left."""
+    return (
+        done.experts >= recipe.experts.experts
+        and done.iterations >= recipe.distill.iterations
+        and done.networks >= recipe.evaluate.n
     )
 
 
-def _heading(
-    config: RunConfig, device: str, trained: int, iterated: int, stages: Sequence[str] | None
-) -> str:
-    """stages: those that are compiled; None where nothing is known of what that gains."""
+def _experts(recipe: Recipe, shape: Shape, done: Done, workers: int, image: float) -> Stage:
+    """Experts train in turns of `workers`; each is tested once, forward only."""
+    missing, epochs = max(0, recipe.experts.experts - done.experts), recipe.experts.epochs
+    epoch = shape.train * image
+    each = epochs * epoch + (shape.val + shape.test) * image * FORWARD_SHARE
+    words = f"{missing:,} experts x {epochs} epochs, {duration(epoch)} each, {workers} at a time"
+    return Stage("experts", missing, epoch, math.ceil(missing / workers) * each, words)
+
+
+def _distillation(recipe: Recipe, done: Done, speeds: Speeds, speedup: float) -> Stage:
+    left = max(0, recipe.distill.iterations - done.iterations)
+    each = speeds.iteration.seconds / speedup
+    words = f"{left:,} iterations, {duration(each)} each; {speeds.iteration.measured}"
+    return Stage("distillation", left, each, left * each, words)
+
+
+def _evaluation(
+    recipe: Recipe,
+    shape: Shape,
+    done: Done,
+    resources: Resources,
+    speeds: Speeds,
+    speedup: dict[str, float],
+) -> Stage:
+    """Fresh networks on validation images along the way, and on test images at the end."""
+    config, distill = recipe.evaluate, recipe.distill
+    workers = config.workers or (cores() if resources.on_cpu else 1)
+    steps = config.epochs * math.ceil(distill.ipc * shape.classes / config.batch)
+    training = steps * speeds.evaluation / speedup["evaluation"]
+    forward = speeds.image / speedup["experts"] * FORWARD_SHARE
+    validations = 0
+    if done.iterations < distill.iterations:
+        every = distill.eval_every
+        validations = math.ceil(distill.iterations / every) - done.iterations // every
+    final = (1 + len(BASELINES)) * max(0, config.n - done.networks)
+    validating = training + shape.val * forward
+    each = training + shape.test * forward
+    seconds = validations * math.ceil(distill.eval_networks / workers) * validating
+    seconds += math.ceil(final / workers) * each
+    count = validations * distill.eval_networks + final
+    return Stage("evaluation", count, each, seconds, f"{count:,} networks, {duration(each)} each")
+
+
+def compiled_stages(
+    recipe: Recipe, spec: NetworkSpec, images: int, resources: Resources
+) -> list[str] | None:
+    """The stages that a run compiles and that gain by it; `images` are those of an expert's epoch.
+
+    None on a GPU and for a network that `ConvNetGradient` does not cover: the gain is not known.
+    """
+    module, device = spec.build(seed=0), resources.torch_device
+    if not resources.on_cpu or ConvNetGradient.of(module) is None:
+        return None
+    experts, distill, evaluation = recipe.experts, recipe.distill, recipe.evaluate
+    count = distill.ipc * spec.classes
+    one = TrainingSet(torch.empty(count, 0, 0, 0), torch.empty(count, dtype=torch.int64))
+    compared = [one] * (1 + len(BASELINES))
+    stages = []
+    if wanted(experts.compile, expert_work(module, experts, images, device)):
+        stages.append("experts")
+    if isinstance(method := recipe.method, UnrolledMethod):
+        batch = method.images_per_step(count)
+        if wanted(distill.compile, method.work(module, distill.iterations, batch, device)):
+            stages.append("distillation")
+    if wanted(evaluation.compile, training_work(spec, evaluation, compared)):
+        stages.append("evaluation")
+    return stages
+
+
+def _memory(recipe: Recipe, shape: Shape, speeds: Speeds, resources: Resources) -> int:
+    """Bytes at the peak: of all processes together on the CPU, else of the GPU.
+
+    The images are there all the time, a byte a pixel. Each stage holds whitened ones beside them, 4
+    bytes a pixel. What iterations computed with is many small tensors, whose memory the process
+    does not give back when they are freed, so the stages that follow come on top of it.
+    """
+    pixels, d, peak = shape.pixels, shape.image_pixels, speeds.iteration.peak
+    train, zca = 4 * shape.train * d, recipe.data.whitening == "zca"
+    distilling = 4 * shape.val * d + (train if speeds.iteration.reads_images else 0)
+    if not resources.on_cpu:
+        return max(4 * pixels, distilling + peak)
+    workers = resources.worker_count(recipe.experts.experts)
+    fitting = FIT_MATRICES * 8 * d**2 if zca else 0
+    training = 4 * pixels + _processes(workers)  # experts share one copy of the images
+    herding = train + min(HERDING_BATCH, shape.train) * speeds.embedding
+    testing = 4 * shape.test * d + _processes(recipe.evaluate.workers or cores())
+    matrices = 2 * 4 * d**2 if zca else 0  # of the whitening and its inverse
+    largest = max(fitting, training, peak + max(distilling, herding, testing))
+    return PROCESS_BYTES + pixels + matrices + largest
+
+
+def _processes(workers: int) -> int:
+    """Bytes of as many worker processes; one worker is the process itself."""
+    return workers * PROCESS_BYTES if workers > 1 else 0
+
+
+def _heading(recipe: Recipe, done: Done, resources: Resources, stages: Sequence[str] | None) -> str:
+    """stages: those that are compiled; None where the compiler's gain is not known."""
     words = "estimated cost"
-    if trained or iterated:
-        words += f" of what is left ({trained} experts and {iterated} iterations are there)"
-    words += f" on this machine ({device})"
-    parts = config.experts, config.distill, config.evaluate
+    if done.experts or done.iterations:
+        words += (
+            f" of what is left ({done.experts} experts and {done.iterations} iterations are there)"
+        )
+    words += f" on this machine ({resources.device})"
     if stages:
         *others, last = stages
         named = f"{', '.join(others)} and {last}" if others else last
         words += (
-            f", {named} taken to be {GAIN:g} times as fast compiled as they are without the "
-            "compiler"
+            f", {named} taken to be {COMPILER_SPEEDUP:g} times as fast compiled as they are "
+            "without the compiler"
         )
-    elif stages is None and any(part.compile != "no" for part in parts):
+    parts = recipe.experts, recipe.distill, recipe.evaluate
+    if stages is None and any(part.compile != "no" for part in parts):
         words += ", without the compiler; with it less"
     return f"{words}:"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from trajmatch.units import Real
 
-_ROUNDS = 4
+_SWEEPS = 4
 _DISTANCES = (0.0, 4.0, 10.0, 18.0, 28.0, 40.0)
 _TOWARDS = ((1, 0), (1, -1), (1, 1), (-1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1))
 
@@ -55,7 +55,7 @@ def place(
     chosen: list[Box] = []
     for options in choices:
         chosen.append(min(options, key=lambda box: _cost(box, chosen, taken, frame)))
-    for _ in range(_ROUNDS):
+    for _ in range(_SWEEPS):
         before = list(chosen)
         for i, options in enumerate(choices):
             others = chosen[:i] + chosen[i + 1 :]

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from trajmatch.errors import DataError, FileFormatError
-from trajmatch.report.figures.axes import every
+from trajmatch.report.figures.sampling import every
 from trajmatch.storage.files import open_tensors
 from trajmatch.synthetic import SyntheticSet
 from trajmatch.types import Float, Int, Shaped, Tensor, UInt8
@@ -36,7 +36,7 @@ class Picture:
     url: str
     alt: str
     caption: str
-    """What the learned label says, for a set with soft labels; else empty."""
+    """The likeliest classes of a soft label; else empty."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,14 @@ def data_url(content: bytes, kind: str = "image/png") -> str:
 
 
 def pictures_of(
-    small: SyntheticSet,
+    distilled: SyntheticSet,
 ) -> tuple[UInt8[Tensor, "n channels height width"], Shaped[Tensor, "n ..."]]:
-    """The pictures of a set and their labels: of a texture three by three of each canvas."""
-    tiles = small.tiles()
+    """The pictures of a set and their labels; of a set of textures each canvas, repeated three by
+    three."""
+    tiles = distilled.tiles()
     if tiles is None:
-        return small.pixels(), small.labels
-    return tiles.repeat(1, 1, 3, 3), small.labels[: len(tiles)]
+        return distilled.pixels(), distilled.labels
+    return tiles.repeat(1, 1, 3, 3), distilled.labels[: len(tiles)]
 
 
 def gallery(
@@ -185,8 +186,8 @@ def timeline(
     for path in every(paths, limit):
         found = _read(path, unreadable)
         if found is not None and len(found[1]) == len(pixels):
-            small = smaller(found[1][picked], factor)
-            frames.append(Frame(found[0], data_url(png(_sprite(small, columns), colors=256))))
+            shrunk = smaller(found[1][picked], factor)
+            frames.append(Frame(found[0], data_url(png(_sprite(shrunk, columns), colors=256))))
     notes = []
     if len(frames) < len(paths):
         notes.append(f"{len(frames):,} of {len(paths):,} snapshots")
@@ -196,13 +197,13 @@ def timeline(
         notes.append("colors reduced to 256")
     if factor > 1:
         notes.append(f"at 1/{factor} of their resolution")
-    small = smaller(pixels[:1], factor)
-    width, height = enlarged(small, 80 if len(picked) <= 24 else 56)
+    shrunk = smaller(pixels[:1], factor)
+    width, height = enlarged(shrunk, 80 if len(picked) <= 24 else 56)
     return Timeline(
         tuple(frames),
         tuple(classes[hard[index]] for index in picked),
         columns,
-        (small.shape[3], small.shape[2]),
+        (shrunk.shape[3], shrunk.shape[2]),
         width,
         height,
         ", ".join(notes),

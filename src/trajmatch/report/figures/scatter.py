@@ -1,58 +1,86 @@
-"""An accuracy over what it cost, a named point each: what a slower or larger method gains."""
+"""An accuracy over its cost, a named point each."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
-from trajmatch.report.figures.axes import END, Scale, ticks
 from trajmatch.report.figures.figure import Figure, Row
-from trajmatch.report.figures.heatmap import MIDDLE, accuracy_words, word
 from trajmatch.report.figures.labels import Box, place
-from trajmatch.report.figures.lines import KINDS
+from trajmatch.report.figures.points import Place, accuracy_words
+from trajmatch.report.figures.theme import (
+    BACKGROUND,
+    KINDS,
+    LETTER,
+    SOFT,
+    Layout,
+    baseline,
+    clear,
+    shown,
+    spread,
+    tag,
+    y_grid,
+)
+from trajmatch.storage.results import Sample
 from trajmatch.units import NBSP, Real, number
 
-WIDTH, HEIGHT = 640, 360
+_LAYOUT = Layout(width=640, height=360, left=42, right=630, top=26, bottom=318)
 """Wider than the other figures: every point has its name beside it."""
-LEFT, RIGHT, TOP, BOTTOM = 42, 630, 26, 318
-MARK = 3.6
-"""Half the width of a point's mark."""
-LETTER, LINE = 5.0, 10.0
-"""About how wide and how high a letter of a name is."""
+_MARK, _NAME, _LINE = 7.2, 9, 10
+"""Size of a mark, of a name's letters, and the height of a name."""
+_MOST = 24
+"""Letters of a name."""
+
+
+@dataclass(frozen=True)
+class CostPoint:
+    """One accuracy and its cost."""
+
+    label: str
+    at: Mapping[str, Place]
+    """What the frame says of it."""
+    cost: Real
+    sample: Sample
+    """With a mean."""
+
+    @property
+    def mean(self) -> float:
+        assert self.sample.mean is not None
+        return self.sample.mean
 
 
 @dataclass(frozen=True)
 class Scatter(Figure):
-    """Accuracies in percent over a cost on a logarithmic axis; sd as bars."""
+    """Accuracies in percent over a cost on a logarithmic axis; standard deviations as bars."""
 
     name: str
     title: str
     x: str
-    """The cost, as a row calls it."""
+    """The cost, as the frame calls it."""
     words: str
     """What its axis is called, such as "making time, s"."""
-    label: str
-    """What names a point, as `at` of a row calls it."""
-    series: Mapping[str, tuple[Row, ...]]
-    """Dicts with at, the cost, mean, sd, n, by the name of the series."""
+    series: Mapping[str, tuple[CostPoint, ...]]
+    """By the name of the series ("" where there is but one)."""
     least: Real = 1e-3
-    """Lower costs are drawn here: a logarithmic axis has no 0, and none is worth a decade."""
+    """Lower costs are drawn here: a logarithmic axis has no 0."""
+
+    kind = "scatter"
 
     def frame(self) -> list[Row]:
         return [
-            {**row["at"], self.x: row[self.x]} | {key: row[key] for key in ("mean", "sd", "n")}
-            for rows in self.series.values()
-            for row in rows
+            {**point.at, self.x: point.cost, "mean": point.mean}
+            | {"sd": point.sample.sd, "n": point.sample.n}
+            for points in self.series.values()
+            for point in points
         ]
 
     def summary(self) -> str:
         texts = []
-        for name, rows in self.series.items():
-            best = max(rows, key=lambda row: float(row["mean"]))
-            first = min(rows, key=lambda row: float(row[self.x]))
+        for name, points in self.series.items():
+            best = max(points, key=lambda point: point.mean)
+            first = min(points, key=lambda point: point.cost)
             text = f"highest {self._words(best)}"
             if first is not best:
                 text += f", cheapest {self._words(first)}"
@@ -60,143 +88,113 @@ class Scatter(Figure):
         text = "; ".join(texts) + "."
         return text[:1].upper() + text[1:]
 
-    def svg(self) -> str:
-        x, y = self._scales()
-        parts = [
-            f'<svg class="chart scatter" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-            f'aria-label="{escape(self.title)}. {escape(self.summary())}">'
-        ]
-        for value, text in ticks(y.low, y.high):
-            at = f'x="{LEFT - 6}" y="{y(value) + 3.5:.1f}" {END}'
-            parts.append(f'<path class="grid" d="M{LEFT} {y(value)}H{RIGHT}"/>')
-            parts.append(f'<text class="tick" {at}>{text}</text>')
-        for value, text in self._ticks(x):
-            at = f'x="{x(math.log(value))}" y="{BOTTOM + 15}" {MIDDLE}'
-            parts.append(f'<path class="axis" d="M{x(math.log(value))} {BOTTOM}v4"/>')
-            parts.append(f'<text class="tick" {at}>{text}</text>')
-        at = f'x="{(LEFT + RIGHT) / 2:g}" y="{BOTTOM + 31}" {MIDDLE}'
-        parts.append(f'<path class="axis" d="M{LEFT} {BOTTOM}H{RIGHT}"/>')
-        parts.append(f'<text class="axis-name" {at}>{escape(self.words)}</text>')
-        points = [(x(math.log(self._cost(row))), y(row["mean"]), row) for row in self._rows()]
-        names = place(
-            [(a, b, self._wide(row), LINE) for a, b, row in points],
-            [box for a, b, row in points for box in _taken(a, b, row, y)],
-            Box(LEFT + 2, TOP - 10, RIGHT + 8, BOTTOM - 2),
-            gap=MARK + 2.5,
-        )
-        drawn, begun = 0, float(LEFT)
-        for i, (name, rows) in enumerate(self.series.items()):
-            parts.append(f'<g class="series kind-{i % KINDS}">')
-            if name:
-                parts.append(_mark(i, begun + MARK, 8) + _text(escape(name), begun + 12, 11))
-                begun += 30 + LETTER * 1.1 * len(name)
-            for a, b, row in points[drawn : drawn + len(rows)]:
-                parts.append(self._point(i, a, b, row, y, names[drawn]))
-                drawn += 1
-            parts.append("</g>")
-        return "".join(parts) + "</svg>"
-
-    def _point(self, kind: int, a: Real, b: Real, row: Row, y: Scale, name: Box) -> str:
-        parts = []
-        if row["sd"]:
-            up, down = y(row["mean"] + row["sd"]), y(row["mean"] - row["sd"])
-            ends = f"M{a - 3:.1f} {up}h6M{a - 3:.1f} {down}h6"
-            parts.append(f'<path class="spread" d="M{a} {up}V{down}{ends}"/>')
-        if name.leader is not None:
-            (c, d), (e, f) = name.leader
-            parts.append(f'<path class="leader" d="M{c:.1f} {d:.1f}L{e:.1f} {f:.1f}"/>')
-        about = f"<title>{escape(self._words(row))}</title>"
-        parts.append(_mark(kind, a, b, about))
-        parts.append(_text(word(row["at"][self.label]), name.left, name.bottom - 2.2))
-        return "".join(parts)
+    def layout(self) -> Layout:
+        return _LAYOUT
 
     def _draw(self, axes: Any) -> None:
-        for i, (name, rows) in enumerate(self.series.items()):
-            costs = [self._cost(row) for row in rows]
-            axes.errorbar(
-                costs,
-                [row["mean"] for row in rows],
-                yerr=[row["sd"] or 0.0 for row in rows],
-                fmt="osD^v"[i % KINDS],
-                markersize=3,
-                capsize=2,
-                label=name or None,
-            )
-            for cost, row in zip(costs, rows, strict=True):
-                text = str(row["at"][self.label])
-                axes.annotate(
-                    text, (cost, row["mean"]), (3, 2), textcoords="offset points", fontsize=5
-                )
+        clear(axes, _NAME)
+        baseline(axes, self.words)
+        low, high = self._costs()
         axes.set_xscale("log")
-        axes.set_xlabel(self.words)
-        if len(self.series) > 1:
-            axes.legend(frameon=False, fontsize=8)
+        axes.set_xlim(low, high)
+        marks = self._ticks(low, high)
+        axes.set_xticks([value for value, _ in marks], [text for _, text in marks])
+        axes.minorticks_off()
+        axes.tick_params(axis="x", length=4, color=SOFT, pad=4)
+        y_grid(axes, *self._limits())
+        handles = [
+            self._points(axes, index, points) for index, points in enumerate(self.series.values())
+        ]
+        self._names(axes)
+        if any(self.series):
+            axes.legend(
+                handles,
+                [shown(name) for name in self.series],
+                loc="lower left",
+                bbox_to_anchor=(-0.012, 1.0),
+                ncols=len(handles),
+                frameon=False,
+                fontsize=_NAME,
+                labelcolor="mfc",
+                handletextpad=0.1,
+                columnspacing=1.4,
+                borderaxespad=0.2,
+            )
 
-    def _rows(self) -> list[Row]:
-        return [row for rows in self.series.values() for row in rows]
+    def _points(self, axes: Any, index: int, points: Sequence[CostPoint]) -> Any:
+        """Marks and bars of one series; returns a mark for the legend."""
+        color, mark, _ = KINDS[index % len(KINDS)]
+        style = {"marker": mark, "linestyle": "none", "color": color, "markersize": _MARK}
+        style |= {"markeredgecolor": BACKGROUND, "markeredgewidth": 0.8}
+        for point in points:
+            cost = max(self.least, point.cost)
+            spread(axes, cost, point.mean, point.sample.sd, color)
+            (dot,) = axes.plot(cost, point.mean, zorder=3, **style)
+            tag(dot, "dot", self._words(point))
+        return axes.plot([], [], **style)[0]
 
-    def _cost(self, row: Row) -> Real:
-        return max(self.least, float(row[self.x]))
+    def _names(self, axes: Any) -> None:
+        """The name of each point near it, with a line to it where it stands apart."""
+        scale = 72 / axes.figure.dpi
+        corner, points = axes.bbox.p0, []
+        for index, found in enumerate(self.series.values()):
+            points += [(index, point) for point in found]
+        boxes, taken = [], []
+        for _, point in points:
+            cost = max(self.least, point.cost)
+            ends = [point.mean + side * (point.sample.sd or 0) for side in (-1, 0, 1)]
+            spots = axes.transData.transform([(cost, y) for y in ends])
+            (x, below), (_, y), (_, above) = (scale * (spots - corner)).tolist()
+            half = _MARK / 2
+            taken.append(Box(x - half, -y - half, x + half, half - y))
+            if point.sample.sd:
+                taken.append(Box(x - 1, -above, x + 1, -below))
+            text = shown(point.label, _MOST)
+            boxes.append((x, -y, LETTER * _NAME * len(text) + 1, _LINE))
+        wide, high = (scale * side for side in axes.bbox.size)
+        names = place(boxes, taken, Box(2, -high - 10, wide + 8, -2), gap=_MARK / 2 + 2.5)
+        for (index, point), name in zip(points, names, strict=True):
+            color = KINDS[index % len(KINDS)][0]
+            note = {"xycoords": "axes points", "annotation_clip": False}
+            style = {"color": color, "fontsize": _NAME, "zorder": 4}
+            at = (name.left, -name.bottom + 2.2)
+            tag(axes.annotate(shown(point.label, _MOST), at, **note, **style), "name")
+            if name.leader is not None:
+                (a, b), (c, d) = name.leader
+                x, y = (a / wide, c / wide), (-b / high, -d / high)
+                axes.plot(x, y, transform=axes.transAxes, color=SOFT, linewidth=0.6, alpha=0.7)
 
-    def _words(self, row: Row) -> str:
+    def _words(self, point: CostPoint) -> str:
         """`dm: 88.7 ± 1.2 % at 12 s`, in the unit that the axis is called after its comma."""
         unit = self.words.partition(", ")[2]
-        less = "less than " if row[self.x] < self.least else ""
-        cost = f"{less}{number(self._cost(row))}{NBSP}{unit}".rstrip(NBSP)
-        return f"{row['at'][self.label]}: {accuracy_words(row)} at {cost}"
+        less = "less than " if point.cost < self.least else ""
+        cost = f"{less}{number(max(self.least, point.cost))}{NBSP}{unit}".rstrip(NBSP)
+        return f"{point.label}: {accuracy_words(point.sample)} at {cost}"
 
-    def _wide(self, row: Row) -> Real:
-        return LETTER * len(str(row["at"][self.label])) + 2
+    def _all(self) -> list[CostPoint]:
+        return [point for points in self.series.values() for point in points]
 
-    def _scales(self) -> tuple[Scale, Scale]:
-        rows = self._rows()
-        costs = [math.log(self._cost(row)) for row in rows]
-        low = min(row["mean"] - (row["sd"] or 0.0) for row in rows)
-        high = max(row["mean"] + (row["sd"] or 0.0) for row in rows)
-        room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    def _costs(self) -> tuple[Real, Real]:
+        """The ends of the x axis."""
+        costs = [math.log(max(self.least, point.cost)) for point in self._all()]
         side = 0.04 * (max(costs) - min(costs)) or 1.0
-        x = Scale(min(costs) - side, max(costs) + side, LEFT, RIGHT)
-        return x, Scale(low - room, high + room, BOTTOM, TOP)
+        return math.exp(min(costs) - side), math.exp(max(costs) + side)
 
-    def _ticks(self, x: Scale) -> list[tuple[Real, str]]:
+    def _limits(self) -> tuple[Real, Real]:
+        found = self._all()
+        low = min(point.mean - (point.sample.sd or 0.0) for point in found)
+        high = max(point.mean + (point.sample.sd or 0.0) for point in found)
+        room = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+        return low - room, high + room
+
+    def _ticks(self, low: Real, high: Real) -> list[tuple[Real, str]]:
         """Powers of ten, and twice and five times those on a short axis."""
-        low, high = math.exp(x.low), math.exp(x.high)
         steps = (1, 2, 5) if high / low < 300 else (1,)
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         values = [step * 10.0**power for power in powers for step in steps]
-        below = any(row[self.x] < self.least for row in self._rows())
+        below = any(point.cost < self.least for point in self._all())
         return [
             (value, ("≤" + NBSP) * (below and value <= self.least * 1.001) + number(value))
             for value in values
             if low <= value <= high
         ]
-
-
-def _taken(a: Real, b: Real, row: Row, y: Scale) -> list[Box]:
-    """What names should not cover: a point's mark and its bar."""
-    boxes = [Box(a - MARK, b - MARK, a + MARK, b + MARK)]
-    if row["sd"]:
-        up, down = y(row["mean"] + row["sd"]), y(row["mean"] - row["sd"])
-        boxes.append(Box(a - 1, up, a + 1, down))
-    return boxes
-
-
-def _mark(kind: int, a: Real, b: Real, about: str = "") -> str:
-    """A point: round, square, on its corner, a triangle up or down."""
-    r = MARK
-    paths: Sequence[str] = (
-        "",
-        f"M{a - r:.1f} {b - r:.1f}h{2 * r}v{2 * r}h{-2 * r}Z",
-        f"M{a:.1f} {b - 1.3 * r:.1f}l{1.3 * r:.1f} {1.3 * r:.1f}l{-1.3 * r:.1f} {1.3 * r:.1f}"
-        f"l{-1.3 * r:.1f} {-1.3 * r:.1f}Z",
-        f"M{a:.1f} {b - 1.2 * r:.1f}l{1.2 * r:.1f} {2.1 * r:.1f}h{-2.4 * r:.1f}Z",
-        f"M{a:.1f} {b + 1.2 * r:.1f}l{1.2 * r:.1f} {-2.1 * r:.1f}h{-2.4 * r:.1f}Z",
-    )
-    shape = paths[kind % KINDS]
-    if not shape:
-        return f'<circle class="mark" cx="{a:.1f}" cy="{b:.1f}" r="{r}">{about}</circle>'
-    return f'<path class="mark" d="{shape}">{about}</path>'
-
-
-def _text(markup: str, x: Real, y: Real) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}">{markup}</text>'

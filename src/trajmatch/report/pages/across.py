@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from trajmatch.report.figures.figure import Row, csv_url
-from trajmatch.report.figures.scores import network_name
-from trajmatch.report.folder import is_number, mapping, optional
+from trajmatch.report.figures.points import Place
 from trajmatch.report.tables.seeds import between
+from trajmatch.storage.results import Cell, Score
 from trajmatch.units import NBSP, number, percent
+
+
+@dataclass(frozen=True)
+class AcrossCell:
+    """One accuracy as it is shown."""
+
+    accuracy: str
+    lr: str
+    about: str = ""
+    """n where it is not that of the column, and how many networks diverged."""
+
+
+@dataclass(frozen=True)
+class AcrossRow:
+    """One method at one number of images per class, with a score for each network."""
+
+    ipc: Place
+    method: str
+    scores: tuple[Score | None, ...]
 
 
 @dataclass(frozen=True)
@@ -19,40 +37,42 @@ class Across:
 
     networks: tuple[str, ...]
     """The first is the one that images were made with."""
-    rows: tuple[tuple[Any, str, tuple[Row | None, ...]], ...]
-    """(ipc, method, a score for each of `networks`)."""
+    rows: tuple[AcrossRow, ...]
 
     @classmethod
-    def of(cls, cells: Sequence[Row]) -> Across | None:
-        """Of a comparison's cells; None when none was tested on another network."""
-        tested = [cell for cell in cells if cell.get("networks")]
-        found: list[tuple[Any, str, dict[str, Row]]] = []
-        for cell in tested:
-            scores = [_own(cell), *cell["networks"]]
-            named: dict[str, Row] = {}
-            for score in scores:
-                if score and is_number(score.get("mean")):
-                    named.setdefault(network_name(score.get("model")) or "–", score)
-            found.append((cell["at"].get("ipc"), str(cell["at"].get("method")), named))
-        names = tuple(dict.fromkeys(name for _, _, named in found for name in named))
+    def of(cls, cells: Sequence[Cell], network: str = "–") -> Across | None:
+        """Of a comparison's cells; None when none was tested on another network.
+
+        network: the one that images were made with, for scores that do not name theirs.
+        """
+        found: list[tuple[Cell, dict[str, Score]]] = []
+        for cell in cells:
+            if cell.networks:
+                named: dict[str, Score] = {}
+                for score in (cell.own_score, *cell.networks):
+                    if score is not None:
+                        named.setdefault(score.model or network, score)
+                found.append((cell, named))
+        names = tuple(dict.fromkeys(name for _, named in found for name in named))
         if not names:
             return None
-        rows = tuple((ipc, method, tuple(map(named.get, names))) for ipc, method, named in found)
-        return cls(names, rows)
+        rows = [
+            AcrossRow(cell.at.get("ipc"), str(cell.at.get("method")), tuple(map(named.get, names)))
+            for cell, named in found
+        ]
+        return cls(names, tuple(rows))
 
-    def groups(self) -> list[tuple[Any, list[tuple[str, list[Row]]]]]:
+    def groups(self) -> list[tuple[Place, list[tuple[str, list[AcrossCell]]]]]:
         """(ipc, [(method, cells as they are shown)])."""
-        found: dict[Any, list[tuple[str, list[Row]]]] = {}
-        for ipc, method, scores in self.rows:
-            found.setdefault(ipc, []).append(
-                (method, list(map(self._cell, range(len(scores)), scores)))
-            )
+        found: dict[Place, list[tuple[str, list[AcrossCell]]]] = {}
+        for row in self.rows:
+            cells = list(map(self._cell, range(len(row.scores)), row.scores))
+            found.setdefault(row.ipc, []).append((row.method, cells))
         return list(found.items())
 
     def heads(self) -> list[tuple[str, str]]:
-        """(network, over how many of it) of each column."""
-        columns = zip(*(scores for _, _, scores in self.rows), strict=True)
-        counts = (between([s["n"] for s in column if s is not None]) for column in columns)
+        """(network, how many of it were trained) of each column."""
+        counts = (between(self._counts(place)) for place in range(len(self.networks)))
         pairs = zip(self.networks, counts, strict=True)
         return [(network, f"n{NBSP}={NBSP}{count}") for network, count in pairs]
 
@@ -63,18 +83,18 @@ class Across:
             "has: mean ± standard deviation over n fresh networks. lr is the learning rate they "
             "began with."
         )
-        scores = [score for _, _, row in self.rows for score in row if score is not None]
-        origins = sorted({str(s["lr_origin"]) for s in scores if s.get("lr_origin")})
+        scores = [score for row in self.rows for score in row.scores if score is not None]
+        origins = sorted({score.lr_origin for score in scores if score.lr_origin})
         return " ".join([text, *(f"* Learning rate {origin}." for origin in origins)])
 
     def frame(self) -> list[Row]:
         """The numbers behind, a dict a row."""
         names = ("n", "mean", "sd", "lr", "lr_origin", "protocol", "values")
         return [
-            {"ipc": ipc, "method": method, "model": network}
-            | {name: score.get(name) for name in names}
-            for ipc, method, scores in self.rows
-            for network, score in zip(self.networks, scores, strict=True)
+            {"ipc": row.ipc, "method": row.method, "model": network}
+            | {name: getattr(score, name) for name in names}
+            for row in self.rows
+            for network, score in zip(self.networks, row.scores, strict=True)
             if score is not None
         ]
 
@@ -82,23 +102,18 @@ class Across:
         """A data: address with `frame` as CSV."""
         return csv_url(self.frame())
 
-    def _cell(self, place: int, score: Row | None) -> Row:
+    def _counts(self, place: int) -> list[int]:
+        """n of every score of a column."""
+        column = (row.scores[place] for row in self.rows)
+        return [score.n for score in column if score is not None]
+
+    def _cell(self, place: int, score: Score | None) -> AcrossCell:
         if score is None:
-            return {"accuracy": "–", "lr": "–", "about": ""}
-        column = [scores[place] for _, _, scores in self.rows]
-        counts = {other["n"] for other in column if other is not None}
-        lr, parts = optional(score.get("lr")), []
-        if len(counts) > 1:
-            parts.append(f"n{NBSP}={NBSP}{score['n']}")
-        if score.get("diverged"):
-            parts.append(f"{score['diverged']} diverged")
-        return {
-            "accuracy": percent(score["mean"], score.get("sd")),
-            "lr": "–" if lr is None else number(lr) + ("*" if score.get("lr_origin") else ""),
-            "about": ", ".join(parts),
-        }
-
-
-def _own(cell: Row) -> Mapping[str, Any]:
-    """A cell's score on the network it was made with, under the set's own labels."""
-    return mapping(mapping(cell.get("scores")).get(str(cell.get("own")))) or cell
+            return AcrossCell("–", "–")
+        parts = []
+        if len(set(self._counts(place))) > 1:
+            parts.append(f"n{NBSP}={NBSP}{score.n}")
+        if score.diverged:
+            parts.append(f"{score.diverged} diverged")
+        lr = "–" if score.lr is None else number(score.lr) + ("*" if score.lr_origin else "")
+        return AcrossCell(percent(score.mean, score.sd), lr, ", ".join(parts))

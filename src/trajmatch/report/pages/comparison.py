@@ -1,21 +1,18 @@
-"""Methods side by side: the page that `trajmatch compare` leaves, and its table as markdown."""
+"""Methods side by side: the page of `trajmatch compare`, and its table as markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from trajmatch.report.figures.figure import Row
-from trajmatch.report.figures.heatmap import accuracy_words
-from trajmatch.report.figures.scatter import Scatter
-from trajmatch.report.figures.scores import network_name
-from trajmatch.report.folder import RunFolder, is_number, mapping
+from trajmatch.report.figures.points import Place, accuracy_words
+from trajmatch.report.figures.scatter import CostPoint, Scatter
 from trajmatch.report.pages.across import Across
 from trajmatch.report.pages.sheet import Sheet, contact_sheet
 from trajmatch.report.tables.standings import FULL, StandingsTable
-from trajmatch.units import NBSP, number, percent
+from trajmatch.storage.results import Score, StudyResult
+from trajmatch.units import NBSP, Real, number, percent
 
 _SOFT = (
     "Soft labels give each class a probability: those a set was made with or, of chosen real "
@@ -32,28 +29,27 @@ _ARS = (
 )
 
 
-def comparison_context(run: RunFolder) -> dict[str, Any]:
+def comparison_context(folder: Path, result: StudyResult) -> dict[str, Any]:
     """What the page of a comparison says beyond what that of any study does."""
-    result = run.result
     table = StandingsTable.of(result)
-    sheet = _sheet(run.folder, result, table)
+    sheet = _sheet(folder, result, table)
     return {
         "meta": _meta(result, table),
         "lead": _lead(table),
         "standings": table,
         "groups": _groups(table),
-        "full": None if table.full is None else _whole(table.full),
+        "full": None if table.full is None else _complete(table.full),
         "words": {ipc: per_class(ipc) for ipc in table.ipcs},
         "explained": _explained(table),
         "scatters": _scatters(table),
-        "across": Across.of(result["cells"]),
+        "across": Across.of(result.cells, result.network or "–"),
         "sheet": sheet,
         "problems": sheet.problems if sheet is not None else (),
     }
 
 
-def markdown_table(result: Mapping[str, Any]) -> str:
-    """The main table of a comparison's result as GitHub has tables, n and seeds told above it."""
+def markdown_table(result: StudyResult) -> str:
+    """The main table of a comparison in GitHub's markdown, below a line on n and seeds."""
     table = StandingsTable.of(result)
     heads = [
         f"{per_class(ipc)}: {column.title}" if column is table.columns[0] else column.title
@@ -76,15 +72,18 @@ def markdown_table(result: Mapping[str, Any]) -> str:
             lines.append(_line(_plain(row["method"]), cells))
     if table.full is not None:
         hard = [column.name == "hard" for _ in table.ipcs for column in table.columns]
-        whole = _whole(table.full)
-        lines.append(_line(f"*{FULL}*", [whole if is_hard else "" for is_hard in hard]))
+        complete = _complete(table.full)
+        lines.append(_line(f"*{FULL}*", [complete if is_hard else "" for is_hard in hard]))
     return "\n".join(lines).replace(NBSP, " ") + "\n"
 
 
-def per_class(ipc: Any) -> str:
+def per_class(ipc: Place) -> str:
     """`10 images per class`."""
-    count = number(ipc) if is_number(ipc) else str(ipc)
-    return f"{count} image{'s' if ipc != 1 else ''} per class"
+    return f"{_count(ipc)} image{'s' if ipc != 1 else ''} per class"
+
+
+def _count(ipc: Place) -> str:
+    return number(ipc) if isinstance(ipc, Real) else str(ipc)
 
 
 def _groups(table: StandingsTable) -> list[dict[str, Any]]:
@@ -94,7 +93,7 @@ def _groups(table: StandingsTable) -> list[dict[str, Any]]:
     for words, methods in table.groups:
         rows = []
         for method, places in methods:
-            cells: list[Row] = []
+            cells: list[dict[str, Any]] = []
             for one in places:
                 for column in table.columns:
                     text = "–" if one is None else column.say(one)
@@ -107,8 +106,8 @@ def _groups(table: StandingsTable) -> list[dict[str, Any]]:
     return groups
 
 
-def _whole(full: Row) -> str:
-    return percent(full["mean"], full.get("sd"))
+def _complete(full: Score) -> str:
+    return percent(full.mean, full.sd)
 
 
 def _explained(table: StandingsTable) -> list[str]:
@@ -123,7 +122,7 @@ def _explained(table: StandingsTable) -> list[str]:
         parts.append(f"Making time{over} is without the training of experts.")
     if "bytes" in said:
         over = ", the largest of the seeds," if table.several else ""
-        parts.append(f"Memory{over} is the peak above what the process held before.")
+        parts.append(f"Memory{over} is the peak above what the process used before.")
     return parts
 
 
@@ -134,26 +133,25 @@ def _scatters(table: StandingsTable) -> list[Scatter]:
         ("time", "seconds", "making time, s", 1.0, 0.1),
         ("memory", "bytes", "peak memory, MB", 1e6, 1.0),
     ):
-        series: dict[str, tuple[Row, ...]] = {}
+        series: dict[str, tuple[CostPoint, ...]] = {}
         for ipc in table.ipcs:
-            rows = [
-                {"at": one.at, column: getattr(one, column) / unit, **one.hard}
-                for one in table.standings
-                if one.ipc == ipc
-                and one.hard["mean"] is not None
-                and getattr(one, column) is not None
-            ]
-            if rows:
-                series[per_class(ipc) if len(table.ipcs) > 1 else ""] = tuple(rows)
+            points = []
+            for one in table.standings:
+                spent = one.seconds if column == "seconds" else one.bytes
+                if one.ipc == ipc and one.hard.mean is not None and spent is not None:
+                    at = {"ipc": one.ipc, "method": one.method}
+                    points.append(CostPoint(one.method, at, spent / unit, one.hard))
+            if points:
+                series[per_class(ipc) if len(table.ipcs) > 1 else ""] = tuple(points)
         if series:
             title = f"Accuracy under hard labels, %, against {words.partition(',')[0]}"
-            found.append(Scatter(name, title, column, words, "method", series, least))
+            found.append(Scatter(name, title, column, words, series, least))
     return found
 
 
-def _sheet(folder: Path, result: Mapping[str, Any], table: StandingsTable) -> Sheet | None:
+def _sheet(folder: Path, result: StudyResult, table: StandingsTable) -> Sheet | None:
     """The images of the first seed, all methods of a number of images together."""
-    seed = min(cell["seed"] for cell in result["cells"])
+    seed = min(cell.seed for cell in result.cells)
     # A folder of the study's own: a name is not a way out of it.
     places = [
         (per_class(ipc), one.method, folder / one.variant / f"seed{seed}" / "best")
@@ -164,22 +162,21 @@ def _sheet(folder: Path, result: Mapping[str, Any], table: StandingsTable) -> Sh
     return contact_sheet(places)
 
 
-def _meta(result: Mapping[str, Any], table: StandingsTable) -> str:
-    *most, last = [number(ipc) if is_number(ipc) else str(ipc) for ipc in table.ipcs]
+def _meta(result: StudyResult, table: StandingsTable) -> str:
+    *most, last = map(_count, table.ipcs)
     count = len({one.method for one in table.standings})
-    seeds = mapping(result["settings"]).get("seeds", 1)
     parts = [
-        str(mapping(result.get("data")).get("name")),
+        "" if result.data is None else result.data.name,
         f"{count} method{'s' if count != 1 else ''}",
         f"{', '.join(most)} and {last} images per class" if most else per_class(table.ipcs[0]),
-        network_name(result.get("network")),
-        f"{seeds} seed{'s' if seeds != 1 else ''}",
+        result.network,
+        f"{result.seeds} seed{'s' if result.seeds != 1 else ''}",
     ]
     return " · ".join(filter(None, parts))
 
 
 def _lead(table: StandingsTable) -> str:
-    """Who is best, for each number of images: `With 1 image per class dm: 62.1 ± 0.8 %`."""
+    """The best methods for each number of images: `with 1 image per class dm, 62.1 ± 0.8 %`."""
     parts = []
     for ipc in table.ipcs:
         best = [one for one in table.standings if one.place in table.best and one.ipc == ipc]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trajmatch.errors import DataError, FileFormatError
-from trajmatch.report.figures.axes import every
 from trajmatch.report.figures.pictures import (
     GALLERY_BYTES,
     Picture,
@@ -18,6 +17,7 @@ from trajmatch.report.figures.pictures import (
     png,
     smaller,
 )
+from trajmatch.report.figures.sampling import every
 from trajmatch.synthetic import SyntheticSet
 from trajmatch.units import Real
 
@@ -72,8 +72,8 @@ def contact_sheet(
     shown = every(range(len(classes)), COLUMNS)
     each = budget / (len(sets) * len(shown))
     sizes, groups = list[tuple[int, int, int]](), dict[str, list[Strip]]()
-    for group, method, small in sets:
-        found, size = _strip(group, method, small, shown, each)
+    for group, method, distilled in sets:
+        found, size = _strip(group, method, distilled, shown, each)
         sizes.append(size)
         groups.setdefault(group, []).append(found)
     factor, width, height = max(size[0] for size in sizes), *sizes[0][1:]
@@ -83,7 +83,7 @@ def contact_sheet(
     if factor > 1:
         notes.append(f"Shown at down to 1/{factor} of their resolution.")
     if absent:
-        notes.append(f"Not kept, so not shown: {', '.join(absent)}.")
+        notes.append(f"Not saved, so not shown: {', '.join(absent)}.")
     return Sheet(
         tuple(classes[index] for index in shown),
         tuple((group, tuple(strips)) for group, strips in groups.items()),
@@ -95,11 +95,11 @@ def contact_sheet(
 
 
 def _strip(
-    group: str, method: str, small: SyntheticSet, shown: Sequence[int], each: Real
+    group: str, method: str, distilled: SyntheticSet, shown: Sequence[int], each: Real
 ) -> tuple[Strip, tuple[int, int, int]]:
     """The first picture of each class in `shown`, of at most `each` bytes; by what factor they were
     made smaller, and the CSS (width, height) they are shown at."""
-    pixels, labels = pictures_of(small)
+    pixels, labels = pictures_of(distilled)
     hard = (labels.argmax(1) if labels.ndim == 2 else labels).tolist()
     wanted = max(pixels.shape[2:]) / _SIDE, math.sqrt(pixels[0].numel() / each), 1.0
     factor = math.ceil(max(wanted))
@@ -108,7 +108,7 @@ def _strip(
         if index in hard:
             first = hard.index(index)
             picture = smaller(pixels[first : first + 1], factor)[0]
-            alt = f"{small.classes[index]}, {method}, {group}"
+            alt = f"{distilled.classes[index]}, {method}, {group}"
             pictures.append(Picture(data_url(png(picture)), alt, ""))
         else:
             pictures.append(None)

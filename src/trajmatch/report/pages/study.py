@@ -1,180 +1,193 @@
 """The page of a study: one figure over all its variants, the numbers behind it, the settings.
 
-Drawn from the study's result.json alone, so that it can be drawn anew at any time.
+Drawn from the study's result.json (and, for a comparison, the sets beside it) at any time.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from trajmatch._version import __version__
 from trajmatch.errors import FileFormatError
 from trajmatch.report.facts import cost, origin, say, settings
-from trajmatch.report.figures.figure import Figure, Row
+from trajmatch.report.figures.figure import Figure
 from trajmatch.report.figures.heatmap import Heatmap
 from trajmatch.report.figures.lines import Lines
+from trajmatch.report.figures.points import Point
 from trajmatch.report.figures.scores import ScorePlot
-from trajmatch.report.folder import RunFolder, mapping
+from trajmatch.report.folder import RunFolder
 from trajmatch.report.pages.comparison import comparison_context
 from trajmatch.report.tables.seeds import between
 from trajmatch.report.tables.seeds import pooled as pooled
 from trajmatch.report.template import render, write_page
+from trajmatch.storage.results import RunResult, StudyPlan, StudyResult
 from trajmatch.units import NBSP, Real, number
 
 
 def write_study_report(study: Path | str, out: Path | str | None = None) -> Path:
     """Write the page about the folder `study` to `out` (default: report.html in it); returns that.
 
-    As `write_report`, for what `trajmatch study` leaves. Raises FileFormatError when the folder
-    holds the result of no study, and MissingExtraError without jinja2.
+    As `write_report`, for the folder of `trajmatch study` or `compare`. Raises FileFormatError when
+    it holds the result of another command, and MissingExtraError without jinja2 or matplotlib.
     """
     study = Path(study)
     run = RunFolder.read(study)
-    context, template = _context(run), "study.html.j2"
-    if run.result["study"].get("page") == "comparison":
-        context, template = context | comparison_context(run), "comparison.html.j2"
+    result = require_study(run.result)
+    context, template = _context(run, result), "study.html.j2"
+    if result.study.page == "comparison":
+        context |= comparison_context(run.folder, result)
+        template = "comparison.html.j2"
     return write_page(render(template, context), study, out)
 
 
-def study_figure(result: Mapping[str, Any]) -> Figure:
-    """The figure that a study's result asks for.
-
-    Raises FileFormatError for a result that is not a study's.
-    """
-    study = mapping(result.get("study"))
-    kinds = {"bars": _bars, "grid": _grid, "lines": _lines}
-    if study.get("figure") not in kinds:
+def require_study(result: RunResult) -> StudyResult:
+    """`result`, when it is that of a study. Raises FileFormatError."""
+    if not isinstance(result, StudyResult):
         raise FileFormatError(
-            f"this is the result of `trajmatch {result.get('command')}`, not of a study; give the "
-            "--out of `trajmatch study`"
+            f"this is the result of `trajmatch {result.command}`, not of a study; give the --out "
+            "of `trajmatch study`"
         )
-    return kinds[study["figure"]](study, pooled(result))
+    return result
 
 
-def _bars(study: Mapping[str, Any], rows: Sequence[Row]) -> Figure:
-    done = [row for row in rows if row["mean"] is not None]
-    names = tuple(str(row["variant"]) for row in done)
-    main = next((i for i, name in enumerate(names) if name in study["base"]), None)
-    return ScorePlot(names, tuple(done), main, name=study["name"], title=_title(study))
+def study_figure(result: StudyResult) -> Figure:
+    """The figure that a study's result names.
+
+    Raises FileFormatError for a figure that this version does not know, for axes that do not fit
+    it, and where nothing was measured.
+    """
+    plan, points = result.study, pooled(result)
+    wanted = {"bars": 0, "grid": 2, "lines": 1}
+    if plan.figure not in wanted or len(plan.axes) < wanted[plan.figure]:
+        raise FileFormatError(
+            f"the study has no figure of a known kind ('{plan.figure}' with {len(plan.axes)} axes; "
+            "known: bars, grid with two axes, lines with one or two); run the command again"
+        )
+    if not any(point.done for point in points):
+        raise FileFormatError("no cell of the study holds a number; run the command again")
+    if plan.figure == "bars":
+        return _bars(plan, points)
+    return _grid(plan, points) if plan.figure == "grid" else _lines(plan, points)
 
 
-def _grid(study: Mapping[str, Any], rows: Sequence[Row]) -> Figure:
-    (x, x_words), (y, y_words) = study["axes"].items()
+def _bars(plan: StudyPlan, points: Sequence[Point]) -> Figure:
+    done = [point for point in points if point.done]
+    names = tuple(point.variant for point in done)
+    main = next((index for index, name in enumerate(names) if name in plan.base), None)
+    samples = tuple(point.sample for point in done)
+    return ScorePlot(names, samples, main=main, name=plan.name, title=_title(plan))
+
+
+def _grid(plan: StudyPlan, points: Sequence[Point]) -> Figure:
+    (x, x_words), (y, y_words), *_ = plan.axes.items()
     return Heatmap(
-        name=study["name"],
-        title=_title(study),
+        name=plan.name,
+        title=_title(plan),
         x=x,
         y=y,
         words=(x_words, y_words),
-        rows=tuple(rows),
-        base=tuple(study["base"]),
+        points=tuple(points),
+        base=plan.base,
     )
 
 
-def _lines(study: Mapping[str, Any], rows: Sequence[Row]) -> Figure:
-    (x, words), *others = study["axes"].items()
-    series: dict[str, list[Row]] = {}
-    for row in rows:
-        if row["mean"] is not None:
-            name = str(row["at"][others[0][0]]) if others else ""
-            series.setdefault(name, []).append(row)
-    accuracy = _is_accuracy(study)
+def _lines(plan: StudyPlan, points: Sequence[Point]) -> Figure:
+    (x, words), *others = plan.axes.items()
+    series: dict[str, list[Point]] = {}
+    for point in points:
+        if not point.done:
+            continue
+        if point.number_at(x) <= 0:
+            raise FileFormatError(
+                f"'{x}' of variant {point.variant} is {point.at.get(x)!r} where a number above 0 "
+                "belongs; run the command again"
+            )
+        name = str(point.at.get(others[0][0])) if others else ""
+        series.setdefault(name, []).append(point)
     return Lines(
-        name=study["name"],
-        title=_title(study),
+        name=plan.name,
+        title=_title(plan),
         x=x,
         words=words,
         series={name: tuple(found) for name, found in series.items()},
-        level=None if accuracy else (1.0, "never nearer than at the start"),
-        accuracy=accuracy,
+        level=None if plan.is_accuracy else (1.0, "never nearer than at the start"),
+        accuracy=plan.is_accuracy,
     )
 
 
-def _title(study: Mapping[str, Any]) -> str:
-    text = str(study["measured"])
-    return text[:1].upper() + text[1:]
+def _title(plan: StudyPlan) -> str:
+    return plan.measured[:1].upper() + plan.measured[1:]
 
 
-def _is_accuracy(study: Mapping[str, Any]) -> bool:
-    return str(study["measured"]).endswith("%")
-
-
-def _context(run: RunFolder) -> dict[str, Any]:
+def _context(run: RunFolder, result: StudyResult) -> dict[str, Any]:
     """Everything the template says."""
-    result = run.result
-    figure = study_figure(result)
-    rows, study = pooled(result), result["study"]
+    figure, points, plan = study_figure(result), pooled(result), result.study
     # A variant that is named as its place on an axis need not say so twice.
-    axes = [a for a in study["axes"] if any(row["at"].get(a) != row["variant"] for row in rows)]
-    told = ("cells", "study", "full")
-    plain = dataclasses.replace(
-        run, result={name: result[name] for name in result if name not in told}
-    )
+    axes = [a for a in plan.axes if any(point.at.get(a) != point.variant for point in points)]
     return {
         "version": __version__,
         "folder": run.folder,
-        "study": study,
+        "study": plan,
         "figure": figure,
         "meta": _meta(result),
-        "counted": _counted(result, rows),
-        "outlined": bool(study["base"]) and isinstance(figure, Heatmap),
+        "counted": _counted(result, points),
+        "outlined": bool(plan.base) and isinstance(figure, Heatmap),
         "failures": [
-            f"{cell['variant']}, seed {cell['seed']}: {cell['error']}"
-            for cell in result["cells"]
-            if "error" in cell
+            f"{cell.variant}, seed {cell.seed}: {cell.error}" for cell in result.cells if cell.error
         ],
-        "accuracy": _is_accuracy(study),
-        "columns": [study["axes"][axis] for axis in axes],
-        "rows": [_row(row, study, axes) for row in rows],
-        "cost": cost(plain),
-        "origin": origin(plain),
-        "settings": settings(plain),
+        "accuracy": plan.is_accuracy,
+        "columns": [plan.axes[axis] for axis in axes],
+        "rows": [_row(point, plan, axes) for point in points],
+        "cost": cost(run),
+        "origin": origin(run),
+        "settings": settings(run),
     }
 
 
-def _row(row: Row, study: Mapping[str, Any], axes: Sequence[str]) -> dict[str, Any]:
+def _row(point: Point, plan: StudyPlan, axes: Sequence[str]) -> dict[str, Any]:
     def digits(value: Real | None, absent: str, count: int = 3) -> str:
         if value is None:
             return absent
-        return f"{value:.1f}" if _is_accuracy(study) else number(value, count)
+        return f"{value:.1f}" if plan.is_accuracy else number(value, count)
 
-    changed = [f"{name.partition('.')[2]} {say(value)}" for name, value in row["settings"].items()]
+    changed = [f"{name.partition('.')[2]} {say(value)}" for name, value in point.settings.items()]
     return {
-        "variant": row["variant"],
-        "base": row["variant"] in study["base"],
-        "at": [say(row["at"].get(axis, "–")) for axis in axes],
-        "mean": digits(row["mean"], "failed"),
-        "sd": digits(row["sd"], "–", 2),
-        "n": row["n"],
+        "variant": point.variant,
+        "base": point.variant in plan.base,
+        "at": [say(point.at.get(axis, "–")) for axis in axes],
+        "mean": digits(point.sample.mean, "failed"),
+        "sd": digits(point.sample.sd, "–", 2),
+        "n": point.sample.n,
         "settings": ", ".join(changed) or "nothing",
     }
 
 
-def _meta(result: Mapping[str, Any]) -> str:
-    data, chosen = mapping(result.get("data")), mapping(result["settings"])
-    ipc, seeds = mapping(chosen.get("distill")).get("ipc"), chosen.get("seeds", 1)
+def _meta(result: StudyResult) -> str:
+    distill = result.settings.get("distill")
+    ipc = distill.get("ipc") if isinstance(distill, dict) else None
+    data = "" if result.data is None else result.data.name
+    images = f"{ipc} image{'s' if ipc != 1 else ''} per class" if ipc else ""
     parts = [
-        f"study {result['study']['name']}",
-        f"{data.get('name')}, {ipc} image{'s' if ipc != 1 else ''} per class",
-        str(result.get("network")),
-        f"{seeds} seed{'s' if seeds != 1 else ''}",
+        f"study {result.study.name}",
+        ", ".join(filter(None, (data, images))),
+        result.network,
+        f"{result.seeds} seed{'s' if result.seeds != 1 else ''}",
     ]
-    return " · ".join(parts)
+    return " · ".join(filter(None, parts))
 
 
-def _counted(result: Mapping[str, Any], rows: Sequence[Row]) -> str:
+def _counted(result: StudyResult, points: Sequence[Point]) -> str:
     """What mean, sd and n are of, in words."""
-    counted, seeds = result["study"]["counted"], mapping(result["settings"]).get("seeds", 1)
-    n = f"n{NBSP}={NBSP}{between([row['n'] for row in rows if row['mean'] is not None])}"
-    if seeds == 1:
+    counted = result.study.counted
+    n = f"n{NBSP}={NBSP}{between([point.sample.n for point in points if point.done])}"
+    if result.seeds == 1:
         return (
             f"Mean ± standard deviation over {n} {counted} of one seed; how much one seed differs "
             "from the next is not in it (--seeds gives that)."
         )
-    each = between([cell["n"] for cell in result["cells"] if cell.get("mean") is not None])
+    each = between([cell.sample.n for cell in result.cells if cell.sample is not None])
     return (
         f"Mean ± standard deviation over {n} seeds, each the mean of {each} {counted}. All seeds "
         "share their experts."

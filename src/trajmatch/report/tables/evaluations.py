@@ -1,4 +1,4 @@
-"""What `trajmatch evaluate` found out about a run's set, from the folders in the run's own."""
+"""Later evaluations of a run's set, from the folders inside the run's own."""
 
 from __future__ import annotations
 
@@ -6,17 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trajmatch.errors import FileFormatError
-from trajmatch.report.figures.figure import Row
-from trajmatch.report.folder import RunFolder, mapping, scores_of
-from trajmatch.storage import read_result
+from trajmatch.report.folder import RunFolder
+from trajmatch.storage.results import EvaluationResult, Score, load_result
+
+
+@dataclass(frozen=True)
+class LaterScore:
+    """A score that `trajmatch evaluate` found after the run."""
+
+    score: Score
+    place: str
+    """The name of its folder."""
 
 
 @dataclass(frozen=True)
 class Evaluations:
     """Scores that were found after a run, such as those in RUN/evaluated."""
 
-    scores: tuple[Row, ...]
-    """As a result holds them; `place` names the folder."""
+    scores: tuple[LaterScore, ...]
     strange: tuple[str, ...]
     """Folders of evaluations of another set, such as one that the run has improved on since."""
     problems: tuple[str, ...]
@@ -24,21 +31,21 @@ class Evaluations:
     @classmethod
     def inside(cls, run: RunFolder) -> Evaluations:
         """Those directly in the folder of `run`, in the order of their names."""
-        scores: list[Row] = []
+        scores: list[LaterScore] = []
         strange, problems = [], []
         for path in sorted(run.folder.glob("*/result.json")):
+            place = path.parent.name
             try:
-                result = read_result(path.parent)
+                result = load_result(path.parent)
             except FileFormatError as error:
                 problems.append(str(error))
                 continue
-            if result.get("command") != "evaluate":
+            if not isinstance(result, EvaluationResult):
                 continue
-            judged = mapping(result.get("set")).get("fingerprint")
-            if run.small is None or judged != run.small.fingerprint:
-                strange.append(path.parent.name)
+            if run.distilled is None or result.fingerprint != run.distilled.fingerprint:
+                strange.append(place)
                 continue
-            scores += [{**score, "place": path.parent.name} for score in scores_of(result)]
+            scores += [LaterScore(score, place) for score in result.scores]
         return cls(tuple(scores), tuple(strange), tuple(problems))
 
     def notes(self, run: Path) -> list[str]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trajmatch.report.figures.figure import Row
-from trajmatch.report.figures.scores import ScorePlot, network_name, score_name
-from trajmatch.report.folder import RunFolder, optional
+from trajmatch.report.figures.scores import ScorePlot
+from trajmatch.report.folder import RunFolder
+from trajmatch.report.methods import trained_on
+from trajmatch.report.tables.evaluations import LaterScore
+from trajmatch.storage.results import Score
 from trajmatch.units import number, percent
 
 
@@ -24,78 +26,79 @@ class NetworkTable:
     """The numbers behind."""
 
 
-def network_tables(run: RunFolder, later: Sequence[Row] = ()) -> list[NetworkTable]:
+def network_tables(run: RunFolder, later: Sequence[LaterScore] = ()) -> list[NetworkTable]:
     """A table for each method, split and protocol (but for the learning rate) under which more than
     one network was tested, or that is of `later` alone.
 
-    later: what evaluations found out about the run's set after it, as `Evaluations.scores`. Of a
-    network that was tested twice alike, the score of more networks is shown.
+    later: scores of evaluations of the run's set after the run. Of a network that was tested twice
+        alike, the score of more networks is shown.
     """
-    groups: dict[tuple[str, str, str, str], list[Row]] = {}
-    for score in [*run.scores, *later]:
-        split, ipc = str(score.get("split") or "test"), score.get("ipc")
-        key = (score_name(score), f"{ipc} per class" if ipc else "", split, _protocol(score))
-        rows = groups.setdefault(key, [])
-        twin = next((i for i, row in enumerate(rows) if _alike(row, score)), None)
+    groups: dict[tuple[str, str, str, str], list[LaterScore]] = {}
+    for found in [*(LaterScore(score, "") for score in run.scores), *later]:
+        score = found.score
+        ipc = f"{score.ipc} per class" if score.ipc else ""
+        rows = groups.setdefault((trained_on(score.method), ipc, score.split, _protocol(score)), [])
+        twin = next((i for i, row in enumerate(rows) if _alike(row.score, score)), None)
         if twin is None:
-            rows.append(score)
-        elif (score.get("n") or 0) > (rows[twin].get("n") or 0):
-            rows[twin] = score
+            rows.append(found)
+        elif score.n > rows[twin].score.n:
+            rows[twin] = found
     return [
-        _table(run, *key, rows)
+        _table(run, key, rows)
         for key, rows in groups.items()
-        if len({row.get("model") for row in rows}) > 1 or any("place" in row for row in rows)
+        if len({row.score.model for row in rows}) > 1 or any(row.place for row in rows)
     ]
 
 
-def _alike(one: Row, other: Row) -> bool:
-    return all(one.get(name) == other.get(name) for name in ("model", "protocol"))
+def _alike(one: Score, other: Score) -> bool:
+    return (one.model, one.protocol) == (other.model, other.protocol)
 
 
-def _protocol(score: Row) -> str:
+def _protocol(score: Score) -> str:
     """How networks were trained, without the learning rate, which has a column of its own."""
-    lr, text = optional(score.get("lr")), str(score.get("protocol") or "")
-    if lr is None:
-        return text
-    found = f"{lr:.3g} {score['lr_origin']}" if score.get("lr_origin") else f"{lr:.3g}"
-    return text.replace(f", lr {found}, ", ", ", 1)
+    if score.lr is None:
+        return score.protocol
+    found = f"{score.lr:.3g} {score.lr_origin}".rstrip()
+    return score.protocol.replace(f", lr {found}, ", ", ", 1)
 
 
 def _table(
-    run: RunFolder, name: str, ipc: str, split: str, protocol: str, scores: list[Row]
+    run: RunFolder, key: tuple[str, str, str, str], found: Sequence[LaterScore]
 ) -> NetworkTable:
+    name, ipc, split, protocol = key
     words = ", ".join(filter(None, (f"Images {name}", ipc)))
     caption = f"{words}: {split} accuracy in percent, mean and standard deviation over n."
-    origins = sorted({str(score["lr_origin"]) for score in scores if score.get("lr_origin")})
+    scores = [row.score for row in found]
+    labels = [score.model or "–" for score in scores]
+    origins = sorted({score.lr_origin for score in scores if score.lr_origin})
     notes = [f"* Learning rate {origin}." for origin in origins]
     if any(_learned(score, run) for score in scores):
         notes.append("† The step size learned with the images.")
-    if places := sorted({str(score["place"]) for score in scores if "place" in score}):
+    if places := sorted({row.place for row in found if row.place}):
         notes.append(f"Tested after the run, in {', '.join(places)}.")
-    labels = tuple(network_name(score.get("model")) or "–" for score in scores)
     return NetworkTable(
         f"{caption} {protocol}." if protocol else caption,
         tuple(_row(score, run) for score in scores),
         tuple(notes),
-        ScorePlot(labels, tuple(scores), name="networks", title=words),
+        ScorePlot.of(labels, scores, name="networks", title=words),
     )
 
 
-def _row(score: Row, run: RunFolder) -> dict[str, str | bool]:
-    lr, parameters, main = optional(score.get("lr")), score.get("parameters"), run.main or {}
-    mark = "*" if score.get("lr_origin") else "†" if _learned(score, run) else ""
-    diverged = f" ({score['diverged']} diverged)" if score.get("diverged") else ""
+def _row(score: Score, run: RunFolder) -> dict[str, str | bool]:
+    mark = "*" if score.lr_origin else "†" if _learned(score, run) else ""
+    diverged = f" ({score.diverged} diverged)" if score.diverged else ""
+    main = run.main
     return {
-        "model": network_name(score.get("model")) or "–",
-        "parameters": f"{parameters:,}" if isinstance(parameters, int) else "–",
-        "lr": "–" if lr is None else f"{number(lr)}{mark}",
-        "accuracy": percent(score["mean"], score.get("sd")),
-        "n": f"{score.get('n') or '–'}{diverged}",
-        "main": all(score.get(name) == main.get(name) for name in ("model", "method")),
+        "model": score.model or "–",
+        "parameters": "–" if score.parameters is None else f"{score.parameters:,}",
+        "lr": "–" if score.lr is None else f"{number(score.lr)}{mark}",
+        "accuracy": percent(score.mean, score.sd),
+        "n": f"{score.n}{diverged}",
+        "main": main is not None and (score.model, score.method) == (main.model, main.method),
     }
 
 
-def _learned(score: Row, run: RunFolder) -> bool:
+def _learned(score: Score, run: RunFolder) -> bool:
     """Whether networks were trained at the step size of the set that is shown."""
-    own = None if run.small is None else run.small.step_size
-    return own is not None and score.get("lr") == own and not score.get("lr_origin")
+    own = None if run.distilled is None else run.distilled.step_size
+    return own is not None and score.lr == own and not score.lr_origin

@@ -1,53 +1,58 @@
-"""What each method reached with how many images: the table that papers about methods print."""
+"""Accuracy by method and number of images: the table that papers about methods print."""
 
 from __future__ import annotations
 
 import dataclasses
 import statistics
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from trajmatch.report.figures.figure import Row, csv_url
-from trajmatch.report.folder import is_chosen, is_number, mapping
-from trajmatch.report.tables.seeds import between, by_place, has_several, mean_sd_n, over_seeds
+from trajmatch.report.figures.points import Place
+from trajmatch.report.methods import is_chosen
+from trajmatch.report.tables.seeds import between, by_place, over_seeds
+from trajmatch.storage.results import Cell, Sample, Score, StudyResult
 from trajmatch.units import NBSP, Real, duration, number, percent
 
-REAL, MADE, FULL = "real images", "made images", "all training images"
+REAL, DISTILLED, FULL = "real images", "made images", "all training images"
 
 
 @dataclasses.dataclass(frozen=True)
 class Standing:
-    """One method at one number of images per class, over all seeds that were measured.
-
-    Accuracies and scores are {mean, sd, n, values}; a mean of None where there is none.
-    """
+    """One method at one number of images per class, over all seeds that were measured."""
 
     method: str
-    ipc: Any
+    ipc: Place
     variant: str
     makes: bool
     """Whether its images are made; else they are real ones that were chosen."""
-    hard: Row
-    """Accuracy under class labels."""
-    soft: Row
+    hard: Sample
+    """Accuracy in percent under class labels."""
+    soft: Sample
     """Accuracy under soft labels."""
-    lrs: Row
-    ars: Row
+    lrs: Sample
+    ars: Sample
     """DD-Ranking's two scores, in percent."""
     seconds: float | None
-    """That making or choosing the images took: the seeds' mean."""
-    bytes: Real | None
-    """Peak memory that it took: the largest of the seeds'."""
+    """Time of making or choosing the images: the seeds' mean."""
+    bytes: int | None
+    """Peak memory of that: the largest of the seeds'."""
 
     @property
-    def at(self) -> Row:
-        return {"ipc": self.ipc, "method": self.method}
-
-    @property
-    def place(self) -> tuple[str, Any]:
+    def place(self) -> tuple[str, Place]:
         """Where it stands in the table."""
         return self.method, self.ipc
+
+    @property
+    def samples(self) -> dict[str, Sample]:
+        """By the name of the column."""
+        return {"hard": self.hard, "soft": self.soft, "lrs": self.lrs, "ars": self.ars}
+
+    def has(self, column: str) -> bool:
+        """Whether there is a number for `column`."""
+        if column in self.samples:
+            return self.samples[column].mean is not None
+        return (self.seconds if column == "seconds" else self.bytes) is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +80,7 @@ class StandingsTable:
     """Methods by number of images per class, as the page and a README show them."""
 
     standings: tuple[Standing, ...]
-    full: Row | None
+    full: Score | None
     """The score of networks trained on all training images."""
     several: bool
     """Whether means are over seeds, rather than over the networks of one."""
@@ -83,31 +88,31 @@ class StandingsTable:
     """How many networks a seed's mean is of."""
 
     @classmethod
-    def of(cls, result: Mapping[str, Any]) -> StandingsTable:
+    def of(cls, result: StudyResult) -> StandingsTable:
         """Of the result of a comparison."""
-        several = has_several(result)
-        counts = [cell["n"] for cell in result["cells"] if cell.get("mean") is not None]
-        full = mapping(result.get("full"))
+        several = result.seeds > 1
+        counts = [cell.sample.n for cell in result.cells if cell.sample is not None]
         return cls(
-            tuple(_standing(cells, several) for cells in by_place(result["cells"])),
-            dict(full) if is_number(full.get("mean")) else None,
+            tuple(_standing(cells, several) for cells in by_place(result.cells)),
+            result.full,
             several,
             between(counts),
         )
 
     @property
-    def ipcs(self) -> list[Any]:
+    def ipcs(self) -> list[Place]:
         """In order, where they are numbers."""
         found = list(dict.fromkeys(one.ipc for one in self.standings))
-        return sorted(found) if all(isinstance(ipc, Real) for ipc in found) else found
+        numeric = [ipc for ipc in found if isinstance(ipc, int | float)]
+        return list[Place](sorted(numeric)) if len(numeric) == len(found) else found
 
     @property
     def columns(self) -> list[Column]:
-        """Those in which anybody has a number."""
+        """Those in which some method has a number."""
         return [
             column
             for column in _COLUMNS
-            if column.name == "hard" or any(_has(one, column.name) for one in self.standings)
+            if column.name == "hard" or any(one.has(column.name) for one in self.standings)
         ]
 
     @property
@@ -118,41 +123,45 @@ class StandingsTable:
         for one in self.standings:
             methods.setdefault(one.method, one.makes)
         groups = []
-        for words, makes in ((REAL, False), (MADE, True)):
-            names = [name for name, made in methods.items() if made == makes]
+        for words, makes in ((REAL, False), (DISTILLED, True)):
+            names = [name for name, is_distilled in methods.items() if is_distilled == makes]
             rows = [(name, [found.get((name, ipc)) for ipc in self.ipcs]) for name in names]
             if rows:
                 groups.append((words, rows))
         return groups
 
     @property
-    def best(self) -> set[tuple[str, Any]]:
+    def best(self) -> set[tuple[str, Place]]:
         """(method, ipc) of the highest accuracy under hard labels of each ipc; all that are equal
         to it as it is written."""
         chosen = set()
         for ipc in self.ipcs:
-            done = [one for one in self.standings if one.ipc == ipc and _has(one, "hard")]
-            most = max((round(one.hard["mean"], 1) for one in done), default=None)
-            chosen |= {one.place for one in done if round(one.hard["mean"], 1) == most}
+            written = {
+                one.place: round(one.hard.mean, 1)
+                for one in self.standings
+                if one.ipc == ipc and one.hard.mean is not None
+            }
+            most = max(written.values(), default=None)
+            chosen |= {place for place, mean in written.items() if mean == most}
         return chosen
 
     @property
     def n(self) -> int | None:
         """That most numbers are of."""
         counts = Counter(
-            getattr(one, name)["n"]
+            one.samples[name].n
             for one in self.standings
             for name in ("hard", "soft")
-            if _has(one, name)
+            if one.has(name)
         )
         return counts.most_common(1)[0][0] if counts else None
 
     def apart(self, one: Standing, column: Column) -> str:
-        """`n = 2`, where that is not the number the table's caption tells; else empty."""
+        """`n = 2`, where that is not the number in the table's caption; else empty."""
         seeded = ("hard", "soft", "lrs", "ars") if self.several else ("hard", "soft")
-        if column.name not in seeded or not _has(one, column.name):
+        if column.name not in seeded or not one.has(column.name):
             return ""
-        n = getattr(one, column.name)["n"]
+        n = one.samples[column.name].n
         return "" if n == self.n else f"n{NBSP}={NBSP}{n}"
 
     def counted(self) -> str:
@@ -172,8 +181,8 @@ class StandingsTable:
         """What the last row is of, in a sentence; empty where there is none."""
         if self.full is None:
             return ""
-        how = f" ({self.full['protocol']})" if self.full.get("protocol") else ""
-        count = self.full.get("n")
+        how = f" ({self.full.protocol})" if self.full.protocol else ""
+        count = self.full.n
         networks = f"n{NBSP}={NBSP}{count} network{'s' if count != 1 else ''}"
         return f"The last row, {FULL}, is over {networks}{how}."
 
@@ -181,13 +190,17 @@ class StandingsTable:
         """The numbers behind, a dict a row."""
         rows = []
         for one in self.standings:
-            row: Row = {"method": one.method, "ipc": one.ipc, "images": MADE if one.makes else REAL}
-            for name in ("hard", "soft", "lrs", "ars"):
-                found = getattr(one, name)
-                row |= {f"{name}_{key}": found[key] for key in ("mean", "sd", "n")}
+            row: Row = {
+                "method": one.method,
+                "ipc": one.ipc,
+                "images": DISTILLED if one.makes else REAL,
+            }
+            for name, found in one.samples.items():
+                row |= {f"{name}_mean": found.mean, f"{name}_sd": found.sd, f"{name}_n": found.n}
             rows.append(row | {"making_seconds": one.seconds, "making_bytes": one.bytes})
         if self.full is not None:
-            known = {f"hard_{key}": self.full.get(key) for key in ("mean", "sd", "n")}
+            full = self.full
+            known = {"hard_mean": full.mean, "hard_sd": full.sd, "hard_n": full.n}
             rows.append(dict.fromkeys(rows[0]) | {"method": FULL, "images": FULL} | known)
         return rows
 
@@ -199,49 +212,40 @@ class StandingsTable:
         return any(self.apart(one, column) for one in self.standings for column in self.columns)
 
 
-def _standing(cells: Sequence[Row], several: bool) -> Standing:
+def _standing(cells: Sequence[Cell], several: bool) -> Standing:
     """Of the cells of all seeds at one place."""
-    done = [cell for cell in cells if cell.get("mean") is not None]
-    scores = [mapping(cell.get("scores")) for cell in done]
-    hard = [score.get("hard") or cell for score, cell in zip(scores, done, strict=True)]
-    rankings = [mapping(cell.get("ranking")) for cell in done]
-    lrs, ars = ([r[name] for r in rankings if is_number(r.get(name))] for name in ("lrs", "ars"))
-    seconds, held = (
-        [cell[name] for cell in done if is_number(cell.get(name))]
-        for name in ("making_seconds", "making_bytes")
-    )
-    at = cells[0]["at"]
-    told = [cell["makes"] for cell in done if isinstance(cell.get("makes"), bool)]
+    done = [(cell, cell.sample) for cell in cells if cell.sample is not None]
+    seconds = [cell.making_seconds for cell, _ in done if cell.making_seconds is not None]
+    memory = [cell.making_bytes for cell, _ in done if cell.making_bytes is not None]
+    method = str(cells[0].at.get("method"))
+    soft = [cell.scores["soft"] for cell, _ in done if "soft" in cell.scores]
+    makes = [cell.makes for cell, _ in done if cell.makes is not None]
     return Standing(
-        method=str(at.get("method")),
-        ipc=at.get("ipc"),
-        variant=str(cells[0]["variant"]),
-        makes=told[0] if told else not is_chosen(at.get("method")),
-        hard=over_seeds(hard, several),
-        soft=over_seeds([score["soft"] for score in scores if score.get("soft")], several),
-        lrs=mean_sd_n(lrs),
-        ars=mean_sd_n(ars),
+        method=method,
+        ipc=cells[0].at.get("ipc"),
+        variant=cells[0].variant,
+        makes=makes[0] if makes else not is_chosen(method),
+        hard=over_seeds([cell.scores.get("hard") or sample for cell, sample in done], several),
+        soft=over_seeds(soft, several),
+        lrs=Sample.of([cell.lrs for cell, _ in done if cell.lrs is not None]),
+        ars=Sample.of([cell.ars for cell, _ in done if cell.ars is not None]),
         seconds=statistics.fmean(seconds) if seconds else None,
-        bytes=max(held, default=None),
+        bytes=max(memory, default=None),
     )
 
 
-def _has(one: Standing, name: str) -> bool:
-    value = getattr(one, name)
-    return (value["mean"] if isinstance(value, dict) else value) is not None
-
-
-def accuracy(row: Row, absent: str = "–") -> str:
+def accuracy(sample: Sample, absent: str = "–") -> str:
     """`88.7 ± 1.2`."""
-    return absent if row["mean"] is None else percent(row["mean"], row["sd"])
+    return absent if sample.mean is None else percent(sample.mean, sample.sd)
 
 
 def spent(seconds: Real | None) -> str:
-    """`12 s`; a time too short to have been told apart from none as that."""
+    """`12 s`; `< 0.001 s` for a time below what was recorded."""
     if seconds is None:
         return "–"
     return duration(seconds).replace(" ", NBSP) if seconds >= 0.001 else f"< 0.001{NBSP}s"
 
 
-def megabytes(held: Real | None) -> str:
-    return "–" if held is None else f"{held / 1e6:,.0f}" if held >= 1e7 else number(held / 1e6, 2)
+def megabytes(size: Real | None) -> str:
+    """`30`, from bytes."""
+    return "–" if size is None else f"{size / 1e6:,.0f}" if size >= 1e7 else number(size / 1e6, 2)

@@ -1,24 +1,25 @@
-"""Numbers out of a run: a JSONL log always, TensorBoard or Weights & Biases beside it if asked.
+"""Where a run's numbers go beside its log: TensorBoard or Weights & Biases, if asked for.
 
-A tracker is anything with the three verbs of `Tracker`. No account and no network are ever needed.
+No account and no network are ever needed; each library is imported when its tracker is opened.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from trajmatch.errors import SettingError, suggest
-from trajmatch.storage.jsonl import JsonlTracker
+from trajmatch.storage.trackers.log import LogProgress
 from trajmatch.storage.trackers.tensorboard import TensorboardTracker
 from trajmatch.storage.trackers.wandb import WandbTracker
 
 __all__ = [
     "TRACKERS",
+    "LogProgress",
     "TensorboardTracker",
     "Tracker",
-    "Trackers",
+    "TrackerProgress",
     "WandbTracker",
     "open_tracker",
 ]
@@ -26,57 +27,52 @@ __all__ = [
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Where a run's numbers go."""
+    """A place for a run's numbers."""
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Numbers of one step (an iteration, or an epoch); non-finite ones are allowed."""
 
     def event(self, name: str, **values: Any) -> None:
-        """Something that happened once, with what belongs to it."""
+        """Something that happened once, with its values."""
 
     def close(self) -> None:
         """Nothing is logged after this."""
 
 
-class Trackers:
-    """Several trackers as one."""
+class TrackerProgress:
+    """A tracker as the observer of a distillation (`runtime.progress.Progress`): its iterations
+    and validations are logged as steps."""
 
-    def __init__(self, trackers: Sequence[Tracker]) -> None:
-        self.trackers = tuple(trackers)
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker = tracker
 
-    def log(self, step: int, values: Mapping[str, Any]) -> None:
-        for tracker in self.trackers:
-            tracker.log(step, values)
+    def update(self, task: str, done: int, total: int, **values: Any) -> None:
+        if task == "distill" and values:
+            self.tracker.log(done, values)
+
+    def message(self, text: str) -> None:
+        pass
 
     def event(self, name: str, **values: Any) -> None:
-        for tracker in self.trackers:
-            tracker.event(name, **values)
+        if name == "validation":
+            self.tracker.log(int(values.pop("iteration")), values)
 
     def close(self) -> None:
-        for tracker in self.trackers:
-            tracker.close()
+        self.tracker.close()
 
 
 TRACKERS: dict[str, Callable[[Path], Tracker]] = {
     "tensorboard": TensorboardTracker,
     "wandb": WandbTracker,
 }
-"""What may be had beside the JSONL log: name -> tracker of an output folder."""
+"""name -> tracker of an output folder."""
 
 
-def open_tracker(
-    out: str | Path, extra: str | None = None, *, append: bool = True, until: int | None = None
-) -> Tracker:
-    """The log `out`/log.jsonl, and beside it the tracker named `extra`.
+def open_tracker(name: str, out: str | Path) -> TrackerProgress:
+    """The tracker called `name` for the folder `out`, as an observer.
 
-    `append` and `until` (the step a run is resumed from) are as for `JsonlTracker`. Raises
-    SettingError for an unknown name, MissingExtraError when its library is not installed; the log
-    is then untouched.
+    Raises SettingError for an unknown name, MissingExtraError when its library is not installed.
     """
-    out = Path(out)
-    if extra is None or extra == "none":
-        return JsonlTracker(out / "log.jsonl", append, until)
-    if extra not in TRACKERS:
-        raise SettingError(f"unknown tracker '{extra}'; {suggest(extra, ['none', *TRACKERS])}")
-    beside = TRACKERS[extra](out)
-    return Trackers([JsonlTracker(out / "log.jsonl", append, until), beside])
+    if name not in TRACKERS:
+        raise SettingError(f"unknown tracker '{name}'; {suggest(name, TRACKERS)}")
+    return TrackerProgress(TRACKERS[name](Path(out)))

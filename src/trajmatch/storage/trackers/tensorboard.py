@@ -1,4 +1,4 @@
-"""Numbers to TensorBoard: `tensorboard --logdir runs` shows every run below that folder."""
+"""Numbers for TensorBoard: `tensorboard --logdir runs` shows every run below that folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers to Weights & Biases, under the account and mode that `wandb` itself is set up with."""
+"""Numbers for Weights & Biases, with the account and mode that `wandb` itself is configured for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trajmatch.storage.jsonl import jsonable
 class WandbTracker:
     """One W&B run named after the folder `out`, in the project WANDB_PROJECT (or trajmatch).
 
-    A resumed run shows as a new W&B run: W&B takes no step twice. Raises MissingExtraError when
+    A resumed run is a new W&B run, since W&B accepts each step once. Raises MissingExtraError if
     wandb is not installed.
     """
 

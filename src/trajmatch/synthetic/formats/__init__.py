@@ -1,7 +1,7 @@
-"""Files that other people's programs write and read.
+"""Files that other programs write and read.
 
-`released.py` and `buffers.py` speak the format of the method's released code, `arrays.py` NumPy's,
-`pictures.py` writes an image folder and `hub.py` a data set folder for the Hugging Face hub.
+`released.py` and `buffers.py`: the format of the method's released code; `arrays.py`: NumPy;
+`pictures.py`: an image folder; `hub.py`: a data set folder for the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -41,24 +41,31 @@ __all__ = [
 ]
 
 FORMATS = ("pt", "folder", "npz", "hub")
-"""What a set can be exported to."""
+"""Formats of `export_set`."""
 
 
 def export_set(
-    made: SyntheticSet, to: str, out: str | Path, *, title: str = "", accuracy: str = ""
+    distilled: SyntheticSet, to: str, out: str | Path, *, title: str = "", accuracy: str = ""
 ) -> dict[str, Any]:
-    """Write a set to the folder `out` in one of FORMATS; returns what was written, as plain values.
+    """Write a set to the folder `out` in one of FORMATS; returns names of files and other facts.
 
-    `title` and `accuracy` are for the card of "hub". Raises SettingError for an unknown format,
-    DataError when a file it would write is there already.
+    title, accuracy: for the card of "hub". Raises SettingError for an unknown format, DataError
+    when a file would be overwritten.
+
+    Examples:
+        >>> import tempfile, trajmatch
+        >>> distilled = trajmatch.load_distilled("cifar10-ipc1")
+        >>> with tempfile.TemporaryDirectory() as out:
+        ...     export_set(distilled, "pt", out)
+        {'files': ['images_best.pt', 'labels_best.pt', 'syn_lr.pt']}
     """
     out = Path(out)
     if to == "pt":
-        return write_released(made, out)
+        return write_released(distilled, out)
     if to == "folder":
-        return write_pictures(made, out)
+        return write_pictures(distilled, out)
     if to == "npz":
-        return write_npz(made, out)
+        return write_npz(distilled, out)
     if to == "hub":
-        return write_hub(made, out, title=title, accuracy=accuracy)
+        return write_hub(distilled, out, title=title, accuracy=accuracy)
     raise SettingError(f"cannot export to '{to}'; {suggest(to, FORMATS)}")

@@ -1,14 +1,14 @@
-"""A set as one NumPy file, for programs that know neither torch nor trajmatch.
+"""A set as one NumPy file, for programs without torch.
 
 images      float32 [n, channels, height, width], as trained: whitened and not clipped
 labels      int64 [n], or float32 [n, classes]: a probability for each class
 step_size   the learned learning rate, per step of plain SGD; absent in a set that has none
-canvases    float32 [k, channels, tall, wide] of a texture, whitened: the images are crops of them
+canvases    float32 [k, channels, tall, wide] of a texture, whitened; images are crops of them
 classes     names, in the order of the labels
 info        how the set was made, as JSON
 whitening   "normalize", with mean and std per channel: images = (x - mean) / std, x in [0, 1]
             "zca", with mean [d], matrix [d, d], shape and eps: images = (x - mean) @ matrix
-            (a compact one is written out so, and comes back as a plain ZCA)
+            (a compact ZCA is written in this form and read as a plain ZCA)
 """
 
 from __future__ import annotations
@@ -33,46 +33,47 @@ FILE = "distilled.npz"
 _BROKEN = (
     OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile,
 )  # fmt: skip
-"""What NumPy raises on bytes that are not its own, and we on arrays that are not ours."""
+"""What NumPy raises for a file that is no npz, and `read_npz` for arrays of another kind."""
 
 
-def write_npz(made: SyntheticSet, out: Path) -> dict[str, Any]:
-    """distilled.npz in `out`; DataError when there is one already."""
+def write_npz(distilled: SyntheticSet, out: Path) -> dict[str, Any]:
+    """Write distilled.npz into `out`. Raises DataError when it exists."""
     require_absent(out, [FILE])
-    whitening = made.whitening.full()
+    whitening = distilled.whitening.full()
     arrays: dict[str, Any] = {
-        "images": made.images.detach().cpu().numpy(),
-        "labels": made.labels.detach().cpu().numpy(),
-        "classes": np.array(made.classes, dtype=np.str_),
-        "info": np.array(json.dumps(jsonable(made.info))),
+        "images": distilled.images.detach().cpu().numpy(),
+        "labels": distilled.labels.detach().cpu().numpy(),
+        "classes": np.array(distilled.classes, dtype=np.str_),
+        "info": np.array(json.dumps(jsonable(distilled.info))),
         "whitening": np.array(whitening.name),
     }
     for name, tensor in whitening.tensors.items():
         arrays[name] = tensor.cpu().numpy()
     if isinstance(whitening, ZCA):
         arrays |= {"shape": np.array(whitening.shape), "eps": np.array(whitening.eps)}
-    if made.step_size is not None:
-        arrays["step_size"] = np.array(made.step_size)
-    if made.canvases is not None:
-        arrays["canvases"] = made.canvases.detach().cpu().numpy()
+    if distilled.step_size is not None:
+        arrays["step_size"] = np.array(distilled.step_size)
+    if distilled.canvases is not None:
+        arrays["canvases"] = distilled.canvases.detach().cpu().numpy()
     with atomic_write(out / FILE) as partial, partial.open("wb") as file:
         np.savez(file, **arrays)
     return {"files": [FILE]}
 
 
 def read_npz(path: Path) -> SyntheticSet:
-    """The set that `write_npz` wrote, equal in every number. FileFormatError for another file."""
+    """The set that `write_npz` wrote, equal in every number. Raises FileFormatError for another
+    file."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as npz:
+            arrays = {name: npz[name] for name in npz.files}
         return SyntheticSet(
-            images=torch.from_numpy(found["images"]),
-            labels=torch.from_numpy(found["labels"]),
-            classes=tuple(found["classes"].tolist()),
-            whitening=_whitening(found),
-            step_size=float(found["step_size"]) if "step_size" in found else None,
-            info=json.loads(str(found["info"])),
-            canvases=torch.from_numpy(found["canvases"]) if "canvases" in found else None,
+            images=torch.from_numpy(arrays["images"]),
+            labels=torch.from_numpy(arrays["labels"]),
+            classes=tuple(arrays["classes"].tolist()),
+            whitening=_whitening(arrays),
+            step_size=float(arrays["step_size"]) if "step_size" in arrays else None,
+            info=json.loads(str(arrays["info"])),
+            canvases=torch.from_numpy(arrays["canvases"]) if "canvases" in arrays else None,
         )
     except _BROKEN as error:
         raise FileFormatError(
@@ -80,10 +81,10 @@ def read_npz(path: Path) -> SyntheticSet:
         ) from error
 
 
-def _whitening(found: dict[str, Any]) -> Whitening:
-    mean = torch.from_numpy(found["mean"])
-    if str(found["whitening"]) == "normalize":
-        return Normalize(mean, torch.from_numpy(found["std"]))
-    channels, height, width = found["shape"].tolist()
-    matrix = torch.from_numpy(found["matrix"])
-    return ZCA(mean, matrix, shape=(channels, height, width), eps=float(found["eps"]))
+def _whitening(arrays: dict[str, Any]) -> Whitening:
+    mean = torch.from_numpy(arrays["mean"])
+    if str(arrays["whitening"]) == "normalize":
+        return Normalize(mean, torch.from_numpy(arrays["std"]))
+    channels, height, width = arrays["shape"].tolist()
+    matrix = torch.from_numpy(arrays["matrix"])
+    return ZCA(mean, matrix, shape=(channels, height, width), eps=float(arrays["eps"]))

@@ -1,16 +1,15 @@
 """Expert buffers of the released code: `replay_buffer_0.pt`, `replay_buffer_1.pt`, ...
 
-A buffer is a list of experts; an expert a list of what its parameters were at the start and after
-every epoch; those a list of tensors in the order of `module.parameters()`. Nothing in it says how
-the experts were made.
+A buffer is a list of experts, an expert is a list of its parameters at the start and after every
+epoch, and these are a list of tensors in the order of `module.parameters()`. How the experts were
+trained is not recorded.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,10 @@ from trajmatch.experts import ExpertLibrary, TrainingState, save_trajectory
 from trajmatch.experts.library import expert_path, write_library
 from trajmatch.experts.train import expert_accuracy
 from trajmatch.networks import NetworkSpec, require_stateless, split_vector
+from trajmatch.networks.base import height_width
+from trajmatch.runtime.progress import SILENT, Progress
 from trajmatch.storage.files import read_json
+from trajmatch.storage.locks import lock
 from trajmatch.synthetic.formats.released import read_pt, require_absent, save_pt
 from trajmatch.types import Float, Tensor
 
@@ -32,35 +34,49 @@ ORIGIN = (
     "imported from replay buffers of the released code; seeds and training settings are not known, "
     "and all training images were trained on, those set aside for validation here included"
 )
-"""What library.json says of imported experts."""
+"""The entry `imported` of library.json."""
 
 PER_FILE = 10
 """Experts per buffer, as in the released code."""
 
 Epochs = list[list[Tensor]]
-"""One expert as it lies in a buffer: per epoch, the tensors of `module.parameters()`."""
+"""One expert of a buffer: per epoch, the tensors of `module.parameters()`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-    """What became of one buffer."""
+    """The import of one buffer."""
 
     file: str
     first: int
     """Number of its first expert in the library; the others follow."""
     experts: int
     added: int
-    """How many were written now; the others were there from an earlier import."""
+    """Experts written by this import; the others were in the library already."""
     accuracy: float
-    """Percent of test images that its first expert classifies rightly after its last epoch."""
+    """Test accuracy in percent of its first expert after the last epoch."""
     chance: float
-    """Percent that always saying the most frequent class would."""
+    """Accuracy of always predicting the most frequent class."""
 
     @property
     def suspicious(self) -> bool:
-        """Whether the expert knows next to nothing of these images: less than a tenth of the way
-        from chance to all. Then whitening, class order or network are probably not its own."""
+        """Whether the accuracy is less than a tenth of the way from chance to 100 %. Then
+        whitening, class order or network are probably not those of the expert."""
         return self.accuracy < self.chance + (100 - self.chance) / 10
+
+    def lines(self) -> list[str]:
+        """One line on the import, and a warning where it is suspicious."""
+        already = "" if self.added else ", all there already"
+        lines = [
+            f"{self.file}: experts {self.first} to {self.first + self.experts - 1}{already}; test "
+            f"accuracy of expert {self.first} after its last epoch: {self.accuracy:.1f} % (n=1)"
+        ]
+        if self.suspicious:
+            lines.append(
+                f"warning: hardly better than chance ({self.chance:.1f} %); --data, --whitening "
+                "(or --mean, --std) or the network are probably not those of these experts"
+            )
+        return lines
 
 
 def import_buffers(
@@ -71,17 +87,16 @@ def import_buffers(
     whitening: Whitening,
     *,
     device: str = "cpu",
-    on_expert: Callable[[int, int], None] | None = None,
-    on_file: Callable[[Imported], None] | None = None,
+    progress: Progress = SILENT,
 ) -> ExpertLibrary:
-    """Add the experts of buffers to the library in `out`, which is founded if there is none.
+    """Add the experts of buffers to the library in `out`, which is created if there is none.
 
-    Experts are numbered on from those already there; a file that was imported before (known by its
-    contents) adds only what is missing of it. Memory is that of one expert. The pixels must be
-    whitened as they were for the experts: the test accuracy of each file's first expert shows it.
+    Experts are numbered after those already there; of a file that was imported before (recognized
+    by its contents) only missing experts are added. Memory: one expert. The whitening must be that
+    of the experts' training, which the test accuracy of each file's first expert shows.
 
-    on_expert: called with how many experts of the file are done, and how many it has.
-    on_file: called after each file.
+    progress: per file `update("experts", done, total, file=...)`, then the lines of its `Imported`
+        as messages and its fields as `event("imported", ...)`.
 
     Raises FileFormatError for a file that is no buffer, MismatchError when its parameters are not
     those of the network or the library is of other experts.
@@ -91,8 +106,7 @@ def import_buffers(
         raise SettingError(f"{out} is a file; give a folder for the library as --out")
     require_stateless(spec.build(seed=0))
     out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one import at a time; freed by the end of the process
+    with lock(out / ".lock"):  # one import at a time
         for file in files:
             buffer = read_buffer(file, spec)
             library, first = _enter(file, buffer, out, data, spec, whitening)
@@ -108,19 +122,21 @@ def import_buffers(
                 if not path.exists():
                     _write(path, expert, first + place, library.digest, None if place else accuracy)
                     added += 1
-                if on_expert is not None:
-                    on_expert(place + 1, len(buffer))
-            if on_file is not None:
-                chance = 100 * float(data.test.labels.bincount().max()) / len(data.test)
-                on_file(Imported(file.name, first, len(buffer), added, accuracy, chance))
+                progress.update("experts", place + 1, len(buffer), file=file.name)
+            chance = 100 * float(data.test.labels.bincount().max()) / len(data.test)
+            imported = Imported(file.name, first, len(buffer), added, accuracy, chance)
+            for line in imported.lines():
+                progress.message(line)
+            progress.event("imported", **dataclasses.asdict(imported))
     return ExpertLibrary.open(out)
 
 
 def read_buffer(file: Path, spec: NetworkSpec) -> list[Epochs]:
-    """The experts of one file, mapped, after checking that all are of the network `spec`.
+    """The experts of one file, memory-mapped, checked to be of the network `spec`.
 
     Raises FileFormatError for a file that is no buffer, for experts of different lengths and for
-    experts that never move, MismatchError naming the first parameter of another shape.
+    experts whose parameters never change; MismatchError naming the first parameter whose shape
+    differs.
     """
     buffer: list[Epochs] = read_pt(file)
     lists = isinstance(buffer, list) and all(isinstance(expert, list) for expert in buffer)
@@ -135,10 +151,10 @@ def read_buffer(file: Path, spec: NetworkSpec) -> list[Epochs]:
         raise FileFormatError(
             f"{file} has experts of {epochs} epochs; all must have the same number, at least 1"
         )
-    wanted = {name: p.shape for name, p in spec.build(seed=0).named_parameters()}
+    shapes = {name: p.shape for name, p in spec.build(seed=0).named_parameters()}
     for number, expert in enumerate(buffer):
         for epoch, parts in enumerate(expert):
-            _require_shapes(f"{file}, expert {number}, epoch {epoch}", parts, wanted, spec)
+            _require_shapes(f"{file}, expert {number}, epoch {epoch}", parts, shapes, spec)
         if all(torch.equal(a, b) for a, b in zip(expert[0], expert[-1], strict=True)):
             raise FileFormatError(
                 f"expert {number} of {file} has the same parameters after every epoch, as the "
@@ -148,10 +164,10 @@ def read_buffer(file: Path, spec: NetworkSpec) -> list[Epochs]:
 
 
 def export_buffers(library: ExpertLibrary, out: str | Path) -> list[str]:
-    """Write a library as replay_buffer_0.pt, ... of ten experts each; returns their names.
+    """Write a library as replay_buffer_0.pt, ... of ten experts each; returns the file names.
 
-    Memory: ten experts, in float32 whatever the library stores. Raises SettingError for a library
-    without experts, DataError when such a file is there already.
+    Memory: ten experts in float32, also where the library stores bf16. Raises SettingError for a
+    library without experts, DataError when such a file exists.
     """
     out, module = Path(out), library.spec.build(seed=0)
     if not library.experts:
@@ -171,25 +187,25 @@ def export_buffers(library: ExpertLibrary, out: str | Path) -> list[str]:
 
 
 def _require_shapes(
-    where: str, parts: list[Any], wanted: dict[str, torch.Size], spec: NetworkSpec
+    where: str, parts: list[Any], shapes: dict[str, torch.Size], spec: NetworkSpec
 ) -> None:
     network = f"{spec.name} ({', '.join(f'{k}={v}' for k, v in spec.options.items())})"
     mend = "give the --network, --depth, --width and --norm they were trained with"
-    for place, (name, shape) in enumerate(wanted.items()):
+    for place, (name, shape) in enumerate(shapes.items()):
         if place >= len(parts):
             break
-        found = parts[place]
-        if not isinstance(found, Tensor) or not found.is_floating_point():
+        tensor = parts[place]
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             raise FileFormatError(f"{where}: parameter {place} is no float tensor; give a buffer")
-        if found.shape != shape:
-            theirs, ours = ("x".join(map(str, s)) or "one number" for s in (found.shape, shape))
+        if tensor.shape != shape:
+            theirs, ours = ("x".join(map(str, s)) or "one number" for s in (tensor.shape, shape))
             raise MismatchError(
                 f"{where}: parameter {place} is {theirs}, and {name} of {network} on images of "
                 f"{_size(spec)} is {ours}; {mend}"
             )
-    if len(parts) != len(wanted):
+    if len(parts) != len(shapes):
         raise MismatchError(
-            f"{where} has {len(parts)} parameters and {network} has {len(wanted)}; {mend}"
+            f"{where} has {len(parts)} parameters and {network} has {len(shapes)}; {mend}"
         )
 
 
@@ -201,16 +217,16 @@ def _enter(
     spec: NetworkSpec,
     whitening: Whitening,
 ) -> tuple[ExpertLibrary, int]:
-    """Enter a file into library.json; the library, and the number of the file's first expert."""
+    """Add a file to library.json; the library, and the number of the file's first expert."""
     epochs = len(buffer[0]) - 1
     with file.open("rb") as opened:
         contents = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     if (out / "library.json").exists():
         _require_same(ExpertLibrary.open(out), epochs, data, spec, whitening)
         document = read_json(out / "library.json")
-        made, entered = document["made"], document.get("files", [])
+        origin, entries = document["made"], document.get("files", [])
     else:
-        made = {
+        origin = {
             "seed": None,
             "settings": {"epochs": epochs, "storage": "float32"},
             "network": spec.to_json(),
@@ -218,14 +234,14 @@ def _enter(
             "data": data.summary(),
             "imported": ORIGIN,
         }
-        entered = []
-    for entry in entered:
+        entries = []
+    for entry in entries:
         if entry["contents"] == contents:
             return ExpertLibrary.open(out), entry["first"]
-    # Entered before its experts are written: an import that is killed goes on where it stopped.
-    first = sum(entry["experts"] for entry in entered)
+    # Added before its experts are written, so that an interrupted import can be continued.
+    first = sum(entry["experts"] for entry in entries)
     entry = {"name": file.name, "contents": contents, "first": first, "experts": len(buffer)}
-    return write_library(out, made, whitening, files=[*entered, entry]), first
+    return write_library(out, origin, whitening, files=[*entries, entry]), first
 
 
 def _require_same(
@@ -235,7 +251,7 @@ def _require_same(
     spec: NetworkSpec,
     whitening: Whitening,
 ) -> None:
-    """Refuse to mix experts that were not made alike, as far as it can be known."""
+    """Refuse to mix experts whose epochs, data, network or whitening differ."""
     mend = "give another --out"
     if library.imported is None:
         raise MismatchError(f"the experts in {library.path} were trained by trajmatch; {mend}")
@@ -251,7 +267,7 @@ def _require_same(
             raise MismatchError(
                 f"the experts in {library.path} have {what} {was}, not {now}; {mend}"
             )
-    # Fitted on another machine it differs in the last bits, and that is no other whitening.
+    # The same whitening fitted on another machine may differ in the last bits.
     if not torch.allclose(
         library.whitening.apply_split(few), whitening.apply_split(few), rtol=1e-3, atol=1e-3
     ):
@@ -271,12 +287,10 @@ def _write(path: Path, expert: Epochs, index: int, library: str, accuracy: float
         raise FileFormatError(
             f"expert {index} holds NaN or infinity: its training diverged; leave its file out"
         )
-    recording = TrainingState(rows, rows[-1], None, [])
-    save_trajectory(
-        path, recording, seed=None, index=index, library=library, test_accuracy=accuracy
-    )
+    state = TrainingState(rows, rows[-1], None, [])
+    save_trajectory(path, state, seed=None, index=index, library=library, test_accuracy=accuracy)
 
 
 def _size(spec: NetworkSpec) -> str:
-    height, width = spec.size if isinstance(spec.size, tuple) else (spec.size, spec.size)
+    height, width = height_width(spec.size)
     return f"{spec.channels}x{height}x{width}"

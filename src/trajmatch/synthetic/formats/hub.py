@@ -1,8 +1,8 @@
 """A set as a data set folder for the Hugging Face hub.
 
-The folder is a set as `SyntheticSet.save` writes it, with a card (README.md) that tells
-`datasets.load_dataset(folder)` to read images/<class>/*.png. So the exact set, its whitening and
-its step size travel with the pictures, and `trajmatch.load_distilled(folder)` gives it back.
+The folder is a set as `SyntheticSet.save` writes it, with a card (README.md) by which
+`datasets.load_dataset(folder)` reads images/<class>/*.png. It holds the exact set with whitening
+and step size as well, and `trajmatch.load_distilled(folder)` loads it.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ CARD = "README.md"
 
 
 def write_hub(
-    made: SyntheticSet, out: Path, *, title: str = "", accuracy: str = ""
+    distilled: SyntheticSet, out: Path, *, title: str = "", accuracy: str = ""
 ) -> dict[str, Any]:
-    """The set and its card; DataError when `out` has a card or a set already.
+    """Write the set and its card. Raises DataError when `out` has a card or a set already.
 
-    A compact whitening is written out in full, so that the card's lines can apply it.
+    A compact whitening is written in full, so that the code on the card can apply it.
     """
     require_absent(out, [CARD, "distilled.json"])
-    made = dataclasses.replace(made, whitening=made.whitening.full())
-    made.save(out)
+    distilled = dataclasses.replace(distilled, whitening=distilled.whitening.full())
+    distilled.save(out)
     with atomic_write(out / CARD) as partial:
-        partial.write_text(card(made, title=title, accuracy=accuracy), encoding="utf-8")
-    textures = [] if made.canvases is None else ["textures"]
+        partial.write_text(card(distilled, title=title, accuracy=accuracy), encoding="utf-8")
+    textures = [] if distilled.canvases is None else ["textures"]
     return {"files": [CARD, "distilled.json", "distilled.safetensors", "images", *textures]}
 
 
-def card(made: SyntheticSet, *, title: str = "", accuracy: str = "") -> str:
-    """The data set's card: what it is, how good, and how to use it, with the hub's YAML on top.
+def card(distilled: SyntheticSet, *, title: str = "", accuracy: str = "") -> str:
+    """The data set's card in Markdown: facts, accuracy and use, below the hub's YAML.
 
-    accuracy: on test images in percent, with n, sd and protocol, as `str` of a Score tells it.
+    accuracy: on test images, as `str(score)` gives it.
     """
-    facts = "\n".join(f"| {name} | {text} |" for name, text in _facts(made, accuracy))
-    title = title or f"distilled {_data_name(made)}"
-    lost = 100 * float(clipped_shares(made).max())
-    names = folder_names(made.classes)
-    folders = _some(sorted({names[label] for label in made.hard_labels.tolist()}))
+    facts = "\n".join(f"| {name} | {text} |" for name, text in _facts(distilled, accuracy))
+    title = title or f"distilled {_data_name(distilled)}"
+    lost = 100 * float(clipped_shares(distilled).max())
+    names, count = folder_names(distilled.classes), len(distilled)
+    folders = _some(sorted({names[label] for label in distilled.hard_labels.tolist()}))
     return f"""---
 pretty_name: {json.dumps(title, ensure_ascii=False)}
 license: other
 task_categories:
 - image-classification
 size_categories:
-- {_size_category(len(made))}
+- {_size_category(len(distilled))}
 tags:
 - dataset-distillation
 configs:
@@ -67,7 +67,7 @@ configs:
 
 # {title}
 
-{len(made)} images that stand for a whole training set: networks are trained on them alone. They
+{count} images that stand for a whole training set: networks are trained on them alone. They
 derive from the data named below, and so does their license.
 
 | | |
@@ -80,7 +80,7 @@ The pictures in `images/` are for looking: 8 bits cut off {lost:.1f} % of the va
 that lost most. Train on the tensors, with plain SGD at the step size:
 
 ```python
-{_snippet(made)}
+{_snippet(distilled)}
 ```
 
 `trajmatch.load_distilled(folder)` gives all this as one data set. `datasets.load_dataset(...)`
@@ -88,57 +88,59 @@ reads the pictures, and numbers its labels by the folders in alphabetical order:
 """
 
 
-def _facts(made: SyntheticSet, accuracy: str) -> list[tuple[str, str]]:
+def _facts(distilled: SyntheticSet, accuracy: str) -> list[tuple[str, str]]:
     """Rows of the card's table."""
-    shape = "x".join(map(str, made.images.shape[1:]))
-    network = made.info.get("network")
-    step = "none" if made.step_size is None else f"{made.step_size:.6g}"
-    labels = "probabilities, learned" if made.is_soft else "class indices"
+    shape = "x".join(map(str, distilled.images.shape[1:]))
+    network = distilled.info.get("network")
+    step = "none" if distilled.step_size is None else f"{distilled.step_size:.6g}"
+    labels = "probabilities, learned" if distilled.is_soft else "class indices"
     textures = []
-    if made.canvases is not None:
-        canvas = "x".join(map(str, made.canvases.shape[1:]))
-        words = f"{len(made.canvases)} canvases of {canvas} that wrap around: `textures/<class>/`"
+    if distilled.canvases is not None:
+        canvas = "x".join(map(str, distilled.canvases.shape[1:]))
+        words = (
+            f"{len(distilled.canvases)} canvases of {canvas} that wrap around: `textures/<class>/`"
+        )
         textures = [("Textures", words)]
     return [
-        ("Data", _data_name(made)),
-        ("Images", f"{len(made)} of {shape}, {made.ipc} per class"),
+        ("Data", _data_name(distilled)),
+        ("Images", f"{len(distilled)} of {shape}, {distilled.ipc} per class"),
         *textures,
-        ("Classes", _some(made.classes)),
+        ("Classes", _some(distilled.classes)),
         ("Labels", labels),
-        ("Made by", str(made.info.get("method", "not recorded"))),
+        ("Made by", str(distilled.info.get("method", "not recorded"))),
         ("Network", NetworkSpec.from_json(network).describe() if network else "not recorded"),
         ("Test accuracy %", accuracy or "not recorded"),
         ("Step size", step),
-        ("Whitening", made.whitening.name),
+        ("Whitening", distilled.whitening.name),
     ]
 
 
-def _snippet(made: SyntheticSet) -> str:
-    """Ten lines that need torch and safetensors only."""
-    if made.whitening.name == "normalize":
+def _snippet(distilled: SyntheticSet) -> str:
+    """Code that loads the set with torch and safetensors only."""
+    if distilled.whitening.name == "normalize":
         whiten = '(pictures - white["mean"].view(-1, 1, 1)) / white["std"].view(-1, 1, 1)'
     else:
         whiten = '((pictures.flatten(1) - white["mean"]) @ white["matrix"]).view_as(pictures)'
-    shape = ", ".join(map(str, made.images.shape[1:]))
-    step = "" if made.step_size is None else ', small["step_size"]'
+    shape = ", ".join(map(str, distilled.images.shape[1:]))
+    step = "" if distilled.step_size is None else ', distilled["step_size"]'
     return f"""from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
 
 folder = snapshot_download("NAME/OF-THIS-SET", repo_type="dataset")
-small = load_file(f"{{folder}}/distilled.safetensors")
-small["images"], small["labels"]{step}  # train on them as they are
+distilled = load_file(f"{{folder}}/distilled.safetensors")
+distilled["images"], distilled["labels"]{step}  # train on them as they are
 
 white = load_file(f"{{folder}}/whitening.safetensors")
 def whiten(pictures):  # [n, {shape}] in [0, 1], to be predicted
     return {whiten}"""
 
 
-def _data_name(made: SyntheticSet) -> str:
-    return str(made.info.get("data", {}).get("name", "images"))
+def _data_name(distilled: SyntheticSet) -> str:
+    return str(distilled.info.get("data", {}).get("name", "images"))
 
 
 def _size_category(count: int) -> str:
-    """The hub's words for how many rows there are."""
+    """The hub's category for a number of rows."""
     for limit, words in ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K")):
         if count < limit:
             return words

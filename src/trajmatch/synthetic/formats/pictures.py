@@ -1,4 +1,4 @@
-"""A set as an image folder, train/<class>/<number>.png: what every image tool reads."""
+"""A set as an image folder, train/<class>/<number>.png."""
 
 from __future__ import annotations
 
@@ -15,41 +15,42 @@ from trajmatch.types import Float, Tensor
 FOLDER, NOTE = "train", "README.txt"
 
 
-def write_pictures(made: SyntheticSet, out: Path) -> dict[str, Any]:
-    """train/<class>/*.png in plain colors, and README.txt, which says what they lack.
+def write_pictures(distilled: SyntheticSet, out: Path) -> dict[str, Any]:
+    """Write train/<class>/*.png with whitening undone, and README.txt about what 8 bits lose.
 
-    Returns with the files' names the largest share of an image that 8 bits could not hold. Raises
-    DataError when `out` has either already.
+    Returns the files, the number of images and the largest share of an image that was clipped.
+    Raises DataError when `out` has either already.
     """
     require_absent(out, [FOLDER, NOTE])
-    largest = float(clipped_shares(made).max())
+    largest = float(clipped_shares(distilled).max())
     partial = out / f"{FOLDER}.partial"
-    shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # left by an interrupted export
     out.mkdir(parents=True, exist_ok=True)
-    save_pictures(made.pixels(), made.hard_labels.tolist(), made.classes, partial)
+    save_pictures(distilled.pixels(), distilled.hard_labels.tolist(), distilled.classes, partial)
     partial.rename(out / FOLDER)
     with atomic_write(out / NOTE) as note:
-        note.write_text(_note(made, largest), encoding="utf-8")
-    return {"files": [FOLDER, NOTE], "images": len(made), "largest_clipped_share": largest}
+        note.write_text(_note(distilled, largest), encoding="utf-8")
+    return {"files": [FOLDER, NOTE], "images": len(distilled), "largest_clipped_share": largest}
 
 
-def clipped_shares(made: SyntheticSet) -> Float[Tensor, "n"]:
-    """Share of an image's values that a picture cuts off: over half a gray level outside [0, 1]."""
-    plain = made.whitening.invert(made.images).flatten(1)
+def clipped_shares(distilled: SyntheticSet) -> Float[Tensor, "n"]:
+    """Share of each image's values that 8 bits clip: over half a gray level outside [0, 1]."""
+    plain = distilled.whitening.invert(distilled.images).flatten(1)
     half = 0.5 / 255
     return ((plain < -half) | (plain > 1 + half)).float().mean(1)
 
 
-def _note(made: SyntheticSet, largest: float) -> str:
-    step = "none" if made.step_size is None else f"{made.step_size:.6g}"
+def _note(distilled: SyntheticSet, largest: float) -> str:
+    step = "none" if distilled.step_size is None else f"{distilled.step_size:.6g}"
+    count, classes = len(distilled), len(distilled.classes)
     soft = "The labels are probabilities; a picture lies in the folder of its most likely class.\n"
     return (
-        f"{len(made)} distilled images of {len(made.classes)} classes, as plain 8-bit pictures: "
-        f"whitening\n({made.whitening.name}) is undone.\n\n"
+        f"{count} distilled images of {classes} classes, as plain 8-bit pictures: "
+        f"whitening\n({distilled.whitening.name}) is undone.\n\n"
         "What they were trained as is not limited to what a picture can show. Values outside "
         "[0, 1]\nwere cut off, and the rest was rounded to 256 levels. In the picture that lost "
         f"most, {100 * largest:.1f} %\nof the values were cut off. Expect networks trained on the "
         "pictures to score lower than networks\ntrained on the set itself (--to pt, --to npz), "
         f"the more so the more was cut off.\n\nStep size of plain SGD: {step}\n"
-        f"{soft if made.is_soft else ''}"
+        f"{soft if distilled.is_soft else ''}"
     )

@@ -1,10 +1,10 @@
-"""The tensor files of the method's released code, and of the many programs grown from it.
+"""The tensor files of the method's released code, and of the many programs derived from it.
 
 images_best.pt    float [n, channels, height, width], as trained: whitened
 labels_best.pt    int64 [n], or one probability per class
 syn_lr.pt         the learned step size; the released code prints it and does not save it
 
-They say nothing of the data, the classes and the whitening, which a person has to add.
+They do not record data, classes or whitening, so these have to be given.
 
     Cazenavette et al., Dataset distillation by matching training trajectories, CVPR 2022, code.
 """
@@ -31,13 +31,13 @@ IMAGES, LABELS, STEP_SIZE = "images_best.pt", "labels_best.pt", "syn_lr.pt"
 
 
 def read_pt(path: Path) -> Any:
-    """What `torch.save` wrote: tensors, numbers and lists of them, on the CPU, nothing else.
+    """Tensors, numbers and lists of them that `torch.save` wrote, on the CPU.
 
-    Tensors are mapped from the file, so that their bytes are read when they are used, and only
-    then: a buffer of 10 GB needs no memory of 10 GB. (Files older than torch 1.6 are read whole.)
+    Tensors are mapped from the file and read on use, so a buffer of 10 GB does not need 10 GB of
+    memory. (Files older than torch 1.6 are read whole.)
 
-    Raises FileFormatError for a file that is absent, damaged, or holds any other Python object,
-    which torch would have to run code for.
+    Raises FileFormatError for a file that is missing, damaged, or holds any other Python object,
+    because unpickling one could run code.
     """
     try:
         mapped = zipfile.is_zipfile(path)
@@ -47,7 +47,7 @@ def read_pt(path: Path) -> Any:
             f"{path} is not a plain torch file: it holds more than tensors, numbers and lists, or "
             "it is damaged; such files may run code when they are read, so it was not"
         ) from error
-    except Exception as error:  # torch raises nearly anything, according to where it notices
+    except Exception as error:  # the type depends on where torch fails
         lines = (getattr(error, "strerror", None) or str(error)).splitlines()
         why = lines[0] if lines else type(error).__name__
         raise FileFormatError(
@@ -56,9 +56,13 @@ def read_pt(path: Path) -> Any:
 
 
 def read_number(given: str) -> float:
-    """A step size given as a number, or as a .pt or text file that holds one.
+    """A number given as text, or as the path of a .pt or text file that holds one.
 
-    Raises SettingError for what is neither, FileFormatError for a file that holds anything else.
+    Raises SettingError for what is neither, FileFormatError for a file with other contents.
+
+    Examples:
+        >>> read_number("0.02")
+        0.02
     """
     try:
         return float(given)
@@ -66,9 +70,9 @@ def read_number(given: str) -> float:
         path = Path(given)
     if not path.is_file():
         raise SettingError(f"the step size is '{given}'; give a number, or a file that holds one")
-    found = read_pt(path) if path.suffix == ".pt" else path.read_bytes()
+    value = read_pt(path) if path.suffix == ".pt" else path.read_bytes()
     try:
-        return float(found.detach() if isinstance(found, Tensor) else found)
+        return float(value.detach() if isinstance(value, Tensor) else value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise FileFormatError(f"{path} does not hold one number; give the step size") from error
 
@@ -80,15 +84,15 @@ def fit_released_whitening(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Whitening:
-    """The whitening that released files went through, as far as it can be known.
+    """The whitening of released files, fitted or from given statistics.
 
-    "zca": fitted on images in [0, 1] with eps 0.1, as there, and on all training images, those set
-    aside for validation included. `mean` and `std`, one number per channel of images in [0, 1]:
-    the released code's "normalize" uses constants instead of fitted statistics, and for CIFAR they
-    are not the data's own: mean 0.4914, 0.4822, 0.4465, std 0.2023, 0.1994, 0.2010; for the others
-    mean 0.485, 0.456, 0.406, std 0.229, 0.224, 0.225.
+    name: "zca" is fitted as in the released code, on images in [0, 1] with eps 0.1 and on all
+        training images, including those of the validation split.
+    mean, std: one number per channel of images in [0, 1]. The released code's "normalize" uses
+        constants: for CIFAR mean 0.4914, 0.4822, 0.4465, std 0.2023, 0.1994, 0.2010 (not the data's
+        own), for the others mean 0.485, 0.456, 0.406, std 0.229, 0.224, 0.225.
 
-    Raises SettingError when nothing is given, or what does not fit together.
+    Raises SettingError when nothing is given, or name and statistics contradict each other.
     """
     if mean is not None or std is not None:
         if name == "zca":
@@ -115,34 +119,37 @@ def read_released(
 ) -> SyntheticSet:
     """A set from images_*.pt and labels_*.pt.
 
-    `info` is added to what the set says of its making. The images' own data are not on record, so
-    their fingerprint is "unknown", and the set is never judged on validation images, which are
-    among those it was made from.
+    info: added to the set's `info`. The files do not record the data, so its fingerprint is
+        "unknown", and `evaluate` refuses to test the set on validation images, which are among
+        those it was made from.
 
     Raises FileFormatError for other files, MismatchError for images or classes that are not those
     of `data`, DataError for soft labels that are no probabilities.
     """
     pixels = _images(images, data)
-    made_from = {**data.summary(), "fingerprint": "unknown"}
-    origin = {"method": "imported", "files": [images.name, labels.name], "data": made_from}
-    found = _labels(labels, len(pixels), data)
-    made = SyntheticSet(
+    built_from = {**data.summary(), "fingerprint": "unknown"}
+    origin = {"method": "imported", "files": [images.name, labels.name], "data": built_from}
+    values = _labels(labels, len(pixels), data)
+    distilled = SyntheticSet(
         images=pixels,
-        labels=found,
+        labels=values,
         classes=data.classes,
         whitening=whitening,
         step_size=step_size,
         info={**origin, **(info or {})},
     )
-    made.info["ipc"] = made.ipc
-    return made
+    distilled.info["ipc"] = distilled.ipc
+    return distilled
 
 
-def write_released(made: SyntheticSet, out: Path) -> dict[str, Any]:
-    """images_best.pt, labels_best.pt and, where the set has one, syn_lr.pt (a float64 scalar)."""
-    tensors = {IMAGES: made.images, LABELS: made.labels}
-    if made.step_size is not None:
-        tensors[STEP_SIZE] = torch.tensor(made.step_size, dtype=torch.float64)
+def write_released(distilled: SyntheticSet, out: Path) -> dict[str, Any]:
+    """Write images_best.pt, labels_best.pt and syn_lr.pt (a float64 scalar; only with a step size).
+
+    Raises DataError when one of them exists.
+    """
+    tensors = {IMAGES: distilled.images, LABELS: distilled.labels}
+    if distilled.step_size is not None:
+        tensors[STEP_SIZE] = torch.tensor(distilled.step_size, dtype=torch.float64)
     require_absent(out, tensors)
     for name, tensor in tensors.items():
         save_pt(out / name, tensor.detach().cpu().contiguous())
@@ -156,7 +163,7 @@ def save_pt(path: Path, value: Any) -> None:
 
 
 def require_absent(out: Path, names: Mapping[str, Any] | Sequence[str]) -> None:
-    """Refuse to write over what is there: it may be the original of what is being exported."""
+    """Refuse to overwrite existing files, which may be the originals of an export."""
     for name in names:
         if (out / name).exists():
             raise DataError(f"{out / name} is there already; move it away or give another --out")
@@ -186,34 +193,34 @@ def _all_training_images(data: ImageDataset) -> Split:
 
 
 def _images(path: Path, data: ImageDataset) -> Float[Tensor, "n channels height width"]:
-    found = read_pt(path)
-    fits = isinstance(found, Tensor) and found.ndim == 4 and found.is_floating_point()
-    if not fits or not len(found):
+    value = read_pt(path)
+    fits = isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point()
+    if not fits or not len(value):
         raise FileFormatError(
-            f"{path} holds {_words(found)}; give floats [n, channels, height, width], as trained"
+            f"{path} holds {_words(value)}; give floats [n, channels, height, width], as trained"
         )
     shape = tuple(data.train.images.shape[1:])
-    if tuple(found.shape[1:]) != shape:
-        theirs, ours = ("x".join(map(str, s)) for s in (found.shape[1:], shape))
+    if tuple(value.shape[1:]) != shape:
+        theirs, ours = ("x".join(map(str, s)) for s in (value.shape[1:], shape))
         raise MismatchError(
             f"the images of {path} are {theirs} and those of {data.name} {ours} (channels x height "
             "x width); give the --data and --size they were made from"
         )
-    pixels: Tensor = found.detach().float().clone()  # out of the mapped file
+    pixels: Tensor = value.detach().float().clone()  # a copy outside the mapped file
     return pixels
 
 
 def _labels(
     path: Path, count: int, data: ImageDataset
 ) -> Int[Tensor, "n"] | Float[Tensor, "n classes"]:
-    found = read_pt(path)
-    if isinstance(found, Tensor) and found.ndim and len(found) == count:
-        if found.ndim == 1 and not found.is_floating_point():
-            return _hard_labels(path, found.long().clone(), data)
-        if found.ndim == 2 and found.is_floating_point():
-            return _soft_labels(path, found.detach().float().clone(), data)
+    value = read_pt(path)
+    if isinstance(value, Tensor) and value.ndim and len(value) == count:
+        if value.ndim == 1 and not value.is_floating_point():
+            return _hard_labels(path, value.long().clone(), data)
+        if value.ndim == 2 and value.is_floating_point():
+            return _soft_labels(path, value.detach().float().clone(), data)
     raise FileFormatError(
-        f"{path} holds {_words(found)} for {count} images; give whole numbers [n], or "
+        f"{path} holds {_words(value)} for {count} images; give whole numbers [n], or "
         "probabilities [n, classes]"
     )
 
@@ -243,7 +250,7 @@ def _soft_labels(path: Path, labels: Tensor, data: ImageDataset) -> Tensor:
     return labels
 
 
-def _words(found: Any) -> str:
-    if isinstance(found, Tensor):
-        return f"{found.dtype} of shape {list(found.shape)}"
-    return f"a {type(found).__name__}"
+def _words(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.dtype} of shape {list(value.shape)}"
+    return f"a {type(value).__name__}"

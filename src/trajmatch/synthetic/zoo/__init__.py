@@ -1,8 +1,8 @@
 """Distilled sets that ship with the package, one folder each, found by name.
 
-A folder is a set as `SyntheticSet.save` writes it, and `card.json`, which says what the set is
-worth: data, network, ipc, accuracy (mean and sd in percent, n networks), protocol, made (how),
-date. Test images are whitened by a compact form of the ZCA that the images were made in.
+A folder is a set as `SyntheticSet.save` writes it, and `card.json`: data, network, ipc, accuracy
+(mean and sd in percent, n networks), protocol, made (how), date. The whitening of each is a compact
+form of the ZCA that its images were distilled in.
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ _TEXTS = ("data", "network", "protocol", "made", "date")
 
 
 def names() -> list[str]:
-    """The sets there are, in alphabetical order."""
+    """Names of the shipped sets, in alphabetical order.
+
+    Examples:
+        >>> names()
+        ['cifar10-ipc1']
+    """
     return sorted(path.parent.name for path in FOLDER.glob("*/card.json"))
 
 
@@ -33,14 +38,20 @@ def find(name: str) -> Path:
 
 
 def card(name: str) -> dict[str, Any]:
-    """What a set is worth. Raises DataError for an unknown name, FileFormatError for a card that
-    lacks an entry."""
+    """The card of a set: how it was distilled, and the accuracy of networks trained on it.
+
+    Raises DataError for an unknown name, FileFormatError for a card that lacks an entry.
+
+    Examples:
+        >>> card("cifar10-ipc1")["ipc"]
+        1
+    """
     path = find(name) / "card.json"
-    found = read_json(path)
+    entries = read_json(path)
     try:
-        score = found["accuracy"]
-        numbers = (score["mean"], score["sd"] or 0.0, score["n"], found["ipc"])
-        sound = all(isinstance(found[entry], str) for entry in _TEXTS)
+        score = entries["accuracy"]
+        numbers = (score["mean"], score["sd"] or 0.0, score["n"], entries["ipc"])
+        sound = all(isinstance(entries[name], str) for name in _TEXTS)
         if not (sound and all(isinstance(number, (int, float)) for number in numbers)):
             raise TypeError("texts or numbers expected")
     except (LookupError, TypeError) as error:
@@ -48,10 +59,15 @@ def card(name: str) -> dict[str, Any]:
             f"{path} is not a whole card ({error}); it needs {', '.join(_TEXTS)}, ipc, and "
             "accuracy with mean, sd and n"
         ) from error
-    return dict(found)
+    return dict(entries)
 
 
 def accuracy_words(card: Mapping[str, Any]) -> str:
-    """`41.2 +- 0.4` of a card, in percent; without the sd where one network was trained."""
+    """The accuracy on a card in percent, without the sd where one network was trained.
+
+    Examples:
+        >>> accuracy_words({"accuracy": {"mean": 41.23, "sd": 0.4, "n": 5}})
+        '41.2 +- 0.4'
+    """
     score = card["accuracy"]
     return f"{score['mean']:.1f}" + ("" if score["sd"] is None else f" +- {score['sd']:.1f}")

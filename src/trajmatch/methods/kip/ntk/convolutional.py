@@ -30,7 +30,7 @@ class Convolutional(Kernel):
         squares = [(images**2).mean(1) for images in (a, b)]
         return Covariance(squares[0][:, None], squares[1][None], nngp, nngp.new_zeros(nngp.shape))
 
-    def seen(self, covariance: Tensor) -> Tensor:
+    def kernel(self, covariance: Tensor) -> Tensor:
         return F.avg_pool2d(covariance, 3, stride=1, padding=1)
 
     def all_places(self, covariance: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from trajmatch.types import Float, Tensor
 
 COINCIDENT = 1e-14
-"""Correlations this near to 1 or -1 cannot be told from it after a few sums in float64."""
+"""Correlations this near to 1 or -1 cannot be distinguished from it after a few sums in float64."""
 
 Spread = Callable[[Tensor], Tensor]
 """The mean over the places that a unit of the next layer looks at; linear."""

@@ -23,7 +23,7 @@ class Dense(Kernel):
         squares = [(rows**2).mean(1) for rows in (one, two)]
         return Covariance(squares[0][:, None], squares[1][None], nngp, nngp.new_zeros(nngp.shape))
 
-    def seen(self, covariance: Tensor) -> Tensor:
+    def kernel(self, covariance: Tensor) -> Tensor:
         return covariance
 
     def all_places(self, covariance: Tensor) -> Tensor:

@@ -59,9 +59,9 @@ class Kernel(ABC):
     ) -> Covariance:
         """Both at once; they share the work."""
         layer = self.pixels(a.double(), b.double())
-        layer = layer.affine(self.seen, self.sigma_w, self.sigma_b)
+        layer = layer.affine(self.kernel, self.sigma_w, self.sigma_b)
         for _ in range(self.depth - 1):
-            layer = layer.relu().affine(self.seen, self.sigma_w, self.sigma_b)
+            layer = layer.relu().affine(self.kernel, self.sigma_w, self.sigma_b)
         return layer.relu().affine(self.all_places, self.sigma_w, self.sigma_b)
 
     @abstractmethod
@@ -73,7 +73,7 @@ class Kernel(ABC):
         """What the first layer sees. Nothing is learned yet: the tangent kernel is 0."""
 
     @abstractmethod
-    def seen(self, covariance: Tensor) -> Tensor:
+    def kernel(self, covariance: Tensor) -> Tensor:
         """The mean over the places that a hidden unit looks at."""
 
     @abstractmethod

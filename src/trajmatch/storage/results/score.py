@@ -1,15 +1,17 @@
-"""What a small set is worth: an accuracy, its spread, and how it was found."""
+"""An accuracy with its spread and how it was measured."""
 
 from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+from trajmatch.storage.results.fields import Fields
 
 
 class Trained(NamedTuple):
-    """What one network came to."""
+    """The result of training and testing one network."""
 
     percent: float
     """Accuracy."""
@@ -19,7 +21,13 @@ class Trained(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """A number with what is needed to believe it."""
+    """Mean accuracy of several networks, with the protocol under which they were trained.
+
+    Examples:
+        >>> known = dict(method="mtt", model="ConvNet", ipc=1, protocol="500 epochs", split="test")
+        >>> print(Score.of([62.0, 64.0], **known))
+        63.0 +- 1.4 (n=2, ConvNet, 500 epochs)
+    """
 
     method: str
     model: str
@@ -37,11 +45,11 @@ class Score:
     values: tuple[float, ...]
     """The accuracy of each, in order."""
     diverged: int = 0
-    """Networks whose training ended in non-finite numbers; they count, at what they score."""
+    """Networks whose training ended in non-finite numbers; included in the mean."""
     brief: str = ""
     """The protocol in a few words, for `str`."""
     lr: float | None = None
-    """The learning rate they began with."""
+    """The learning rate at the start of training."""
     lr_origin: str = ""
     """How that rate was found, as the protocol says it; empty for the set's own or a given one."""
     parameters: int | None = None
@@ -59,11 +67,35 @@ class Score:
         return {**dataclasses.asdict(self), "values": list(self.values)}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Score:
-        """The score that `to_json` wrote; entries added by others are left out."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        known = {name: value for name, value in values.items() if name in names}
-        return cls(**{**known, "values": tuple(known["values"])})
+    def from_json(
+        cls, values: Mapping[str, Any], file: str = "the score", place: str = ""
+    ) -> Score:
+        """The score that `to_json` wrote; other entries are ignored.
+
+        Texts may be absent (results of version 0.1 were published abridged), mean and n may not.
+        Raises FileFormatError, beginning with `file` and `place`, for a wrong type or range.
+        """
+        return cls.read(Fields.of(values, file, place))
+
+    @classmethod
+    def read(cls, fields: Fields) -> Score:
+        """As `from_json`."""
+        return cls(
+            method=fields.text("method"),
+            model=fields.network("model"),
+            ipc=fields.count("ipc", 1),
+            n=fields.require_count("n", 1),
+            mean=fields.require_number("mean", 0, 100),
+            sd=fields.number("sd", 0),
+            protocol=fields.text("protocol"),
+            split=fields.text("split", "test"),
+            values=fields.numbers("values", 0, 100),
+            diverged=fields.count("diverged") or 0,
+            brief=fields.text("brief"),
+            lr=fields.number("lr"),
+            lr_origin=fields.text("lr_origin"),
+            parameters=fields.count("parameters"),
+        )
 
     def __str__(self) -> str:
         """For example `63.1 +- 0.4 (n=5, ConvNet-D3 width 128 instance, ZCA, DSA, 1000 epochs)`."""

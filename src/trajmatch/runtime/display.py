@@ -1,11 +1,8 @@
-"""How far a run is: a live bar on a terminal, now and then a plain line in a log.
+"""Progress on a terminal or in a notebook: `Display`, an observer, and the bars it is made of.
 
-    with task("distill", iterations, done=resumed) as bar:
-        for ...:
-            bar.advance(loss=0.71)
-
-Off a terminal at most one line per ten seconds is written (`distill: 12/300, loss 0.71, 1.2 s/it,
-ETA 5 min`), so what ends sooner, tests among it, writes nothing. All of it goes to stderr.
+On a terminal each task is a row of a live display (rich). Elsewhere at most one line per ten
+seconds is written (`distill: 12/300, loss 0.71, 1.2 s/it, ETA 5 min`), so what ends sooner, tests
+among it, writes nothing. Bars go to stderr, messages to stdout.
 """
 
 from __future__ import annotations
@@ -15,12 +12,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from trajmatch.runtime.progress import SILENT, Progress
 from trajmatch.units import rough_duration
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress as RichProgress
 
 Value = float | int | str
 
@@ -43,8 +41,8 @@ class Bar:
         self._marks: deque[tuple[float, int]] = deque([(clock(), done)], maxlen=_RECENT)
 
     def start(self, done: int) -> None:
-        """The work begins or goes on here, with `done` items behind it: neither their time nor any
-        that has passed since the bar was made says how long one takes."""
+        """The work begins or continues now, with `done` items finished before: neither their time
+        nor the time since the bar was created counts for the speed."""
         self.done = done
         self._marks.clear()
         self._marks.append((self._clock(), done))
@@ -95,7 +93,7 @@ class _LiveBar(Bar):
     """One row of a live display that nested tasks share."""
 
     def __init__(
-        self, title: str, total: int, done: int, clock: Callable[[], float], display: Progress
+        self, title: str, total: int, done: int, clock: Callable[[], float], display: RichProgress
     ) -> None:
         super().__init__(title, total, done, clock)
         self._display = display
@@ -108,12 +106,12 @@ class _LiveBar(Bar):
         self._display.remove_task(self._row)
 
 
-_displays: list[Progress] = []
+_displays: list[RichProgress] = []
 """The live display, while there is one: a terminal has room for one only."""
 
 
 @contextlib.contextmanager
-def task(
+def running(
     title: str,
     total: int,
     *,
@@ -137,7 +135,7 @@ def task(
         yield bar
 
 
-def _display() -> Progress:
+def _display() -> RichProgress:
     # Imported here: --help and logs have no use for it.
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -154,3 +152,78 @@ def _display() -> Progress:
 
 def _brief(value: Value) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+SHOWN = ("loss", "step_size", "expert", "epoch", "train_accuracy")
+"""Values that a bar shows beside its count."""
+
+
+class Display:
+    """Shows progress where a person is looking. Close it at the end, or use it as a context.
+
+    patience: seconds before anything is shown, so that short work shows nothing.
+    """
+
+    def __init__(self, patience: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._patience, self._clock = patience, clock
+        self._began: float | None = None
+        self._bars: dict[str, Bar] = {}
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def update(self, task: str, done: int, total: int, **values: Any) -> None:
+        if not self._patient():
+            return
+        if "network" in values:
+            task = f"{values['network']}, {task}"
+        known = self._bars.get(task)
+        if known is None or done < known.done:  # a second library, or another variant
+            bar = self._stack.enter_context(running(task, total, clock=self._clock))
+            self._bars[task] = bar
+            bar.start(done)
+            if task == "distill" and not values and 0 < done < total:
+                self.message(f"continuing after iteration {done} of {total}")
+                return
+        bar = self._bars[task]
+        bar.total = total
+        bar.advance(done - bar.done, **{name: values[name] for name in SHOWN if name in values})
+
+    def message(self, text: str) -> None:
+        if self._patient():
+            print(text, flush=True)
+
+    def event(self, name: str, **values: Any) -> None:
+        if name == "cell" and values.get("error"):
+            self.message(f"{values['variant']}, seed {values['seed']} failed: {values['error']}")
+
+    def close(self) -> None:
+        """Remove the bars."""
+        self._stack.close()
+        self._bars.clear()
+
+    def _patient(self) -> bool:
+        now = self._clock()
+        self._began = now if self._began is None else self._began
+        return now - self._began >= self._patience
+
+
+PATIENCE = 3.0
+"""Seconds after which work called from Python shows its progress."""
+
+
+@contextlib.contextmanager
+def shown_or(progress: Progress | None) -> Iterator[Progress]:
+    """`progress`; for None a display where a person is looking (a terminal or a notebook), which
+    appears after `PATIENCE` seconds, and else nothing."""
+    if progress is not None:
+        yield progress
+    elif sys.stderr.isatty() or "ipykernel" in sys.modules:
+        with Display(PATIENCE) as display:
+            yield display
+    else:
+        yield SILENT

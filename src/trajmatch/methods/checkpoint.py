@@ -1,0 +1,145 @@
+"""The checkpoint of a run: one tensor file, and the lock of its folder."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trajmatch.errors import MismatchError, SettingError
+from trajmatch.storage.files import open_tensors, save_tensors
+from trajmatch.storage.locks import try_lock
+from trajmatch.types import Tensor
+
+CHECKPOINT = "checkpoint.safetensors"
+KIND, VERSION = "checkpoint", 1
+_PARAMETERS, _STATE, _AVERAGE = "learned.", "carried.", "average"
+# Origins that version 0.1 wrote lack what could not be set in it, and have one older name.
+_FIXED_IN_0_1 = {
+    "optimizer": "sgd",
+    "schedule": "constant",
+    "inner": "sgd",
+    "discrimination_weight": 0.01,
+    "accuracies": 10,
+    "settled": 0.04,
+    "moved": 0.03,
+    "max_epochs": 20,
+    "batch_query": 128,
+    "numbers_at_a_time": 2**20,
+}
+_RENAMED_SINCE_0_1 = {"window": "bptt_steps"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run continues from. Tensors of parameters and optimizer are flat in the file."""
+
+    parameters: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    """By `slot.parameter`, such as `momentum.images`."""
+    state: dict[str, Tensor]
+    """`Problem.state`."""
+    average: Tensor
+    values: dict[str, Any]
+    """origin, resolved, iteration, armed, skipped_in_a_row, best, seconds."""
+
+    def save(self, out: Path) -> None:
+        """Write to the folder `out`, beside and renamed."""
+        tensors = {f"{_PARAMETERS}{n}": part.reshape(-1) for n, part in self.parameters.items()}
+        tensors |= {name: _flat(part, self._owner(name)) for name, part in self.optimizer.items()}
+        tensors |= {f"{_STATE}{name}": part for name, part in self.state.items()}
+        tensors[_AVERAGE] = self.average.reshape(-1)
+        save_tensors(out / CHECKPOINT, tensors, kind=KIND, version=VERSION, metadata=self.values)
+
+    def _owner(self, name: str) -> Tensor:
+        return self.parameters[name.rpartition(".")[2]]
+
+    @classmethod
+    def load(
+        cls, out: Path, like: Mapping[str, Tensor], origin: Mapping[str, Any] | None = None
+    ) -> Checkpoint | None:
+        """The checkpoint in `out`, its tensors shaped and placed as the parameters `like`; None
+        where there is none.
+
+        origin: what the run must have begun with (None: anything). It is compared before shapes
+        are, which follow from it.
+
+        Raises FileFormatError for a damaged file, MismatchError for a run of another origin.
+        """
+        path = out / CHECKPOINT
+        if not path.exists():
+            return None
+        file = open_tensors(path, kind=KIND, version=VERSION)
+        values = dict(file.metadata)
+        if "decisions" in values:
+            values = _from_version_0_1(values)
+        if origin is not None:
+            _require_origin(values["origin"], origin, out)
+        found = cls({}, {}, {}, file.read(_AVERAGE).reshape(like["images"].shape), values)
+        for name in file.names:
+            if name.startswith(_PARAMETERS):
+                part = name.removeprefix(_PARAMETERS)
+                found.parameters[part] = _shaped(file.read(name), like[part])
+            elif name.startswith(_STATE):
+                state = file.read(name).to(like["images"].device)
+                found.state[name.removeprefix(_STATE)] = state
+            elif name != _AVERAGE:
+                found.optimizer[name] = _shaped(file.read(name), like[name.rpartition(".")[2]])
+        return found
+
+    def require_origin(self, origin: Mapping[str, Any], out: Path) -> None:
+        """Raises MismatchError, naming the first difference, for a run of another origin."""
+        _require_origin(self.values["origin"], origin, out)
+
+
+def checkpoint_iteration(out: Path) -> int:
+    """Iterations that a run in `out` has done by its last checkpoint; 0 without one."""
+    path = out / CHECKPOINT
+    if not path.exists():
+        return 0
+    return int(open_tensors(path, kind=KIND, version=VERSION).metadata["iteration"])
+
+
+@contextlib.contextmanager
+def lock_run(out: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the end of the process frees, however it ends.
+
+    Raises SettingError when another process holds it.
+    """
+    with try_lock(out / ".lock") as free:
+        if not free:
+            raise SettingError(
+                f"another process is distilling into {out}; wait for it, or give another --out"
+            )
+        yield
+
+
+def _require_origin(found: Mapping[str, Any], origin: Mapping[str, Any], out: Path) -> None:
+    """Raises MismatchError with the first difference where a run's origin is not `origin`."""
+    for name, value in origin.items():
+        if found.get(name) != value:
+            raise MismatchError(
+                f"{out} holds a run with {name}={found.get(name)}, this one has {name}={value}; "
+                "give the same to continue it, or another --out"
+            )
+
+
+def _shaped(flat: Tensor, like: Tensor) -> Tensor:
+    """A tensor of a parameter's size in its shape, on its device; a single number, such as a step
+    count, as a scalar; any other as it was saved."""
+    if flat.numel() == like.numel():
+        return flat.reshape(like.shape).to(like.device)
+    return (flat.reshape(()) if flat.numel() == 1 else flat).to(like.device)
+
+
+def _flat(part: Tensor, like: Tensor) -> Tensor:
+    return part.reshape(-1) if part.numel() in (1, like.numel()) else part
+
+
+def _from_version_0_1(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a checkpoint that version 0.1 wrote, in today's form."""
+    rest = {name: value for name, value in values.items() if name != "decisions"}
+    origin = {_RENAMED_SINCE_0_1.get(name, name): v for name, v in values["origin"].items()}
+    return {**rest, "resolved": values["decisions"], "origin": {**_FIXED_IN_0_1, **origin}}

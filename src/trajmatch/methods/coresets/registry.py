@@ -1,0 +1,36 @@
+"""The coresets by name, open to other packages (entry points `trajmatch.coresets`)."""
+
+from __future__ import annotations
+
+from trajmatch.methods.coresets.base import Coreset
+from trajmatch.methods.coresets.forgetting import Forgetting
+from trajmatch.methods.coresets.herding import Herding
+from trajmatch.methods.coresets.kcenter import KCenter
+from trajmatch.methods.coresets.kmeans import KMeans
+from trajmatch.methods.coresets.random import Random
+from trajmatch.plugins import Registry
+
+CORESETS: Registry[type[Coreset]] = Registry(
+    "coreset",
+    "trajmatch.coresets",
+    lambda entry: isinstance(entry, type) and issubclass(entry, Coreset),
+)
+for _coreset in (Random, Herding, KCenter, KMeans, Forgetting):
+    CORESETS.register(_coreset.name, _coreset)
+
+BASELINES = ("random", "herding")
+"""The coresets that every distilled set is compared with."""
+
+
+def coreset_of(method: str | Coreset) -> Coreset:
+    """The coreset of a name; an object is returned as it is.
+
+    Raises SettingError for an unknown name, with the nearest known one.
+
+    Examples:
+        >>> coreset_of("herding")
+        Herding()
+        >>> coreset_of("herding").requires
+        'features'
+    """
+    return method if isinstance(method, Coreset) else CORESETS.find(method)()
