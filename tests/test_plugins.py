@@ -333,7 +333,7 @@ def test_it_goes_through_the_checks_of_our_own(site: Path) -> None:
 
 MEANS_WORDS = f"--method means {tiny.NETWORK_WORDS} --data digits --ipc 1 --lr-img 2 --batch-real 8"
 LOOP_WORDS = "--eval-every 2 --eval-networks 1 --checkpoint-every 1"
-FLAT = f"{tiny.JUDGE_WORDS} --device cpu"
+FLAT = f"{tiny.SCORE_WORDS} --device cpu"
 TABLES = """\
 [data]
 data = "digits"

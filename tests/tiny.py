@@ -17,7 +17,7 @@ from trajmatch.config import DistillConfig, EvaluateConfig, ExpertConfig, Networ
 from trajmatch.data import ImageDataset, load_data
 from trajmatch.data.whiten import fit_whitening
 from trajmatch.experts import ExpertLibrary
-from trajmatch.methods import MTT, Method, Outcome, Problem
+from trajmatch.methods import MTT, Method, Outcome, Problem, SyntheticParameters
 from trajmatch.networks.base import Network
 from trajmatch.networks.spec import network_for
 from trajmatch.runtime.progress import Silent
@@ -38,7 +38,7 @@ LOOP_WORDS = "--iterations 4 --eval-every 2 --checkpoint-every 1"
 DISTILL_WORDS = (
     f"{LOOP_WORDS} --syn-steps 3 --expert-epochs 1 --max-start-epoch 2 --lr-img 10 --lr-lr 1e-6"
 )
-JUDGE_WORDS = "--evaluate.n 2 --evaluate.epochs 2 --evaluate.workers 1"
+SCORE_WORDS = "--evaluate.n 2 --evaluate.epochs 2 --evaluate.workers 1"
 EVALUATE_WORDS = "--n 2 --epochs 2 --workers 1"
 
 
@@ -81,6 +81,25 @@ def bare_problem(
     data = digits()
     fitted = fit_whitening("normalize", data.train)
     return kind(data, network_for(data, network), fitted, torch.device("cpu"), **settings)
+
+
+def slope(
+    method: Method,
+    problem: Problem,
+    parameters: SyntheticParameters,
+    direction: torch.Tensor,
+    iteration: int,
+) -> float:
+    """The derivative of the loss along `direction` in the images, by central differences."""
+    above, below = (
+        method.estimate(
+            problem,
+            parameters.with_tensors({"images": parameters.images + h * direction}),
+            iteration,
+        ).loss
+        for h in (1e-6, -1e-6)
+    )
+    return (above - below).item() / 2e-6
 
 
 class StopAfter(Silent):

@@ -23,8 +23,8 @@ from trajmatch.storage.files import open_tensors, read_json, save_tensors, write
 from trajmatch.synthetic import SyntheticSet
 
 EXPERTS = f"experts --device cpu {tiny.NETWORK_WORDS} {tiny.EXPERT_WORDS}"
-DISTILL = f"distill --device cpu {tiny.DISTILL_WORDS} {tiny.JUDGE_WORDS}"
-SELECT = f"select --device cpu {tiny.JUDGE_WORDS}"
+DISTILL = f"distill --device cpu {tiny.DISTILL_WORDS} {tiny.SCORE_WORDS}"
+SELECT = f"select --device cpu {tiny.SCORE_WORDS}"
 EVALUATE = f"evaluate --device cpu {tiny.EVALUATE_WORDS}"
 
 

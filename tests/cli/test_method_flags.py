@@ -26,7 +26,7 @@ from trajmatch.storage.files import read_json
 from trajmatch.synthetic import SyntheticSet
 
 LOOP_WORDS = "--iterations 4 --eval-every 2 --checkpoint-every 1"
-DISTILL = f"distill --device cpu {tiny.JUDGE_WORDS}"
+DISTILL = f"distill --device cpu {tiny.SCORE_WORDS}"
 
 
 @pytest.fixture(autouse=True)
@@ -358,7 +358,7 @@ def test_a_method_of_ones_own_is_compared(own: str, capsys: pytest.CaptureFixtur
     Path("plain.toml").write_text('name = "plain"\n')
     words = (
         f"compare --methods random,{own} --experts {tiny.library().path} --out compared "
-        f"--config plain.toml --device cpu {tiny.JUDGE_WORDS} --distill.iterations 2"
+        f"--config plain.toml --device cpu {tiny.SCORE_WORDS} --distill.iterations 2"
     ).split()
     assert cli.main(words) == 0
     cells = read_json(Path("compared/result.json"))["cells"]

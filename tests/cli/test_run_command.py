@@ -36,7 +36,7 @@ EXPERT_WORDS = " ".join(
 )
 LOOP_WORDS = "--iterations 4 --eval-every 2 --checkpoint-every 1"
 SMALL = (
-    f"{tiny.NETWORK_WORDS} {EXPERT_WORDS} {LOOP_WORDS} {tiny.JUDGE_WORDS} --workers 1 --device cpu"
+    f"{tiny.NETWORK_WORDS} {EXPERT_WORDS} {LOOP_WORDS} {tiny.SCORE_WORDS} --workers 1 --device cpu"
 )
 TINY = f"{SMALL} {tiny.DISTILL_WORDS}"
 

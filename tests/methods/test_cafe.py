@@ -164,15 +164,7 @@ def test_by_finite_differences(augment: str, monkeypatch: pytest.MonkeyPatch) ->
         )
         with monkeypatch.context() as patched:
             patched.setattr(CAFE, "_network", lambda *_, vector=vector: vector)
-            losses = [
-                method.estimate(
-                    problem,
-                    parameters.with_tensors({"images": parameters.images + h * direction}),
-                    iteration,
-                ).loss
-                for h in (1e-6, -1e-6)
-            ]
-        slope = (losses[0] - losses[1]).item() / 2e-6
+            slope = tiny.slope(method, problem, parameters, direction, iteration)
         assert (found.images * direction).sum().item() == pytest.approx(slope, rel=1e-5)
 
 
@@ -379,7 +371,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
 def test_through_the_command_line(tmp_path: Path) -> None:
     words = (
         "distill --device cpu --method cafe --iterations 2 --batch-real 8 --eval-every 2 "
-        f"--lr-img 0.1 --out {tmp_path / 'run'} {tiny.NETWORK_WORDS} {tiny.JUDGE_WORDS}"
+        f"--lr-img 0.1 --out {tmp_path / 'run'} {tiny.NETWORK_WORDS} {tiny.SCORE_WORDS}"
     )
     assert cli.main(words.split()) == 0
     assert read_result(tmp_path / "run")["scores"][0]["method"] == "cafe"

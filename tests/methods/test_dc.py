@@ -128,15 +128,7 @@ def test_by_finite_differences(
         )
         with monkeypatch.context() as patched:
             patched.setattr(kind, "_network", lambda *_, vector=vector: vector)
-            losses = [
-                matching.estimate(
-                    problem,
-                    parameters.with_tensors({"images": parameters.images + h * direction}),
-                    iteration,
-                ).loss
-                for h in (1e-6, -1e-6)
-            ]
-        slope = (losses[0] - losses[1]).item() / 2e-6
+            slope = tiny.slope(matching, problem, parameters, direction, iteration)
         assert (found.images * direction).sum().item() == pytest.approx(slope, rel=1e-4)
         assert (found.labels, found.step_size) == (None, None)
         assert iteration == 0 or not torch.equal(before["network"], vector)
@@ -301,7 +293,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
 def test_through_the_command_line(tmp_path: Path, name: str) -> None:
     words = (
         f"distill --device cpu --method {name} --iterations 2 --batch-real 8 --eval-every 2 "
-        f"--lr-img 0.1 --out {tmp_path / 'run'} {tiny.NETWORK_WORDS} {tiny.JUDGE_WORDS}"
+        f"--lr-img 0.1 --out {tmp_path / 'run'} {tiny.NETWORK_WORDS} {tiny.SCORE_WORDS}"
     )
     assert cli.main(words.split()) == 0
     assert read_result(tmp_path / "run")["scores"][0]["method"] == name

@@ -272,7 +272,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
     assert whole.step_size == parts.step_size
 
 
-WORDS = f"{tiny.LOOP_WORDS} --syn-steps 3 --batch-real 32 {tiny.NETWORK_WORDS} {tiny.JUDGE_WORDS}"
+WORDS = f"{tiny.LOOP_WORDS} --syn-steps 3 --batch-real 32 {tiny.NETWORK_WORDS} {tiny.SCORE_WORDS}"
 
 
 @pytest.mark.parametrize("method", ["dd", "ld"])

@@ -89,15 +89,7 @@ def test_by_finite_differences(augment: str) -> None:
         direction = torch.randn(
             parameters.images.shape, generator=stream(iteration, "direction"), dtype=torch.float64
         )
-        losses = [
-            method.estimate(
-                problem,
-                parameters.with_tensors({"images": parameters.images + h * direction}),
-                iteration,
-            ).loss
-            for h in (1e-6, -1e-6)
-        ]
-        slope = (losses[0] - losses[1]).item() / 2e-6
+        slope = tiny.slope(method, problem, parameters, direction, iteration)
         assert (found.images * direction).sum().item() == pytest.approx(slope, rel=1e-5)
 
 
@@ -183,7 +175,7 @@ def test_through_the_pipeline(tmp_path: Path) -> None:
 def test_through_the_command_line(tmp_path: Path) -> None:
     words = (
         "distill --device cpu --method dm --iterations 2 --batch-real 8 --eval-every 2 "
-        f"--lr-img 1 --out {tmp_path / 'run'} {tiny.NETWORK_WORDS} {tiny.JUDGE_WORDS}"
+        f"--lr-img 1 --out {tmp_path / 'run'} {tiny.NETWORK_WORDS} {tiny.SCORE_WORDS}"
     )
     assert cli.main(words.split()) == 0
     assert read_result(tmp_path / "run")["scores"][0]["method"] == "dm"

@@ -227,7 +227,7 @@ def test_more_iterations_continue_to_the_same_bits(tmp_path: Path, soft_labels: 
 def test_the_command_needs_no_experts(tmp_path: Path) -> None:
     words = (
         "distill --device cpu --method kip --iterations 2 --eval-every 2 --lr-img 1 --batch-real 20"
-        f" --soft-labels --whitening normalize {tiny.NETWORK_WORDS} {tiny.JUDGE_WORDS}"
+        f" --soft-labels --whitening normalize {tiny.NETWORK_WORDS} {tiny.SCORE_WORDS}"
     )
     assert cli.main([*words.split(), "--out", str(tmp_path / "run")]) == 0
     scores = read_result(tmp_path / "run")["scores"]

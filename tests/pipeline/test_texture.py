@@ -413,7 +413,7 @@ def test_the_command_makes_textures(
 ) -> None:
     out = tmp_path / "run"
     words = (
-        f"distill --device cpu {tiny.DISTILL_WORDS} {tiny.JUDGE_WORDS} --experts {library.path} "
+        f"distill --device cpu {tiny.DISTILL_WORDS} {tiny.SCORE_WORDS} --experts {library.path} "
         f"--out {out} --texture --canvas 12 --samples 3"
     )
     assert cli.main(words.split()) == 0

@@ -143,7 +143,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     plain.write_text('name = "plain"\n', encoding="utf-8")
     words = (
         f"compare --methods random,mtt --ipc 1,2 --networks mlp --experts {tiny.library().path} "
-        f"--out {out} --config {plain} --device cpu {tiny.JUDGE_WORDS} "
+        f"--out {out} --config {plain} --device cpu {tiny.SCORE_WORDS} "
         "--distill.iterations 4 --distill.eval-every 2 --distill.checkpoint-every 1 "
         "--settings.syn-steps 3 --settings.expert-epochs 1 --settings.max-start-epoch 2 "
         "--settings.lr-img 10 --settings.lr-lr 1e-6"

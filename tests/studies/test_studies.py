@@ -795,7 +795,7 @@ def test_the_look_is_that_of_the_other_pages() -> None:
 
 COMMANDS = {"study": Command(command.Flags, command.run, "run it", "trajmatch study range")}
 TINY = (
-    f"{tiny.NETWORK_WORDS} {tiny.DISTILL_WORDS} {tiny.JUDGE_WORDS} --train.experts 2 "
+    f"{tiny.NETWORK_WORDS} {tiny.DISTILL_WORDS} {tiny.SCORE_WORDS} --train.experts 2 "
     "--train.epochs 3 --train.batch 128 --train.lr 0.05 --workers 1 --device cpu"
 )
 

@@ -89,10 +89,6 @@ class Checkpoint:
                 found.optimizer[name] = _shaped(file.read(name), like[name.rpartition(".")[2]])
         return found
 
-    def require_origin(self, origin: Mapping[str, Any], out: Path) -> None:
-        """Raises MismatchError, naming the first difference, for a run of another origin."""
-        _require_origin(self.values["origin"], origin, out)
-
 
 def checkpoint_iteration(out: Path) -> int:
     """Iterations that a run in `out` has done by its last checkpoint; 0 without one."""
