@@ -27,6 +27,7 @@ from trajmatch.networks import NetworkSpec
 from trajmatch.runtime.progress import SILENT, Silent
 from trajmatch.runtime.resources import Resources
 from trajmatch.storage.files import read_json, write_json
+from trajmatch.storage.folder import claim
 from trajmatch.storage.locks import lock
 
 SPEC = NetworkSpec("convnet", channels=1, classes=3, size=8, options={"depth": 1, "width": 4})
@@ -109,7 +110,7 @@ def test_what_a_library_says(made):
     library.verify()
     names = sorted(path.name for path in made.path.iterdir())
     experts = [f"expert_{i:05d}.safetensors" for i in range(3)]
-    assert names == [".lock", *experts, "library.json", "whitening.safetensors"]
+    assert names == [".lock", ".trajmatch.json", *experts, "library.json", "whitening.safetensors"]
 
 
 def test_experts_differ_and_learn_from_their_own_start(made):
@@ -244,24 +245,27 @@ from pathlib import Path
 sys.path[:0] = [{tests!r}, {tests!r} + "/experts"]
 from test_library import DATASET, WHITENING
 from trajmatch.experts.mapped_images import MappedImages
+from trajmatch.storage.folder import claim
 
-images = MappedImages.write(Path({path!r}), DATASET, WHITENING)
-print(images.path.name, flush=True)
-time.sleep(60)
+with claim(Path({path!r}), "experts", shared=True):
+    images = MappedImages.write(Path({path!r}), DATASET, WHITENING)
+    print(images.path.name, flush=True)
+    time.sleep(60)
 """
 
 
-def test_images_of_a_killed_writer_are_recognized_and_removed(tmp_path):
+def test_images_of_a_killed_writer_are_removed_by_the_next_and_those_of_a_living_one_stay(tmp_path):
     script = WRITER.format(tests=os.path.dirname(os.path.dirname(__file__)), path=str(tmp_path))
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     name = process.stdout.readline().strip()
-    MappedImages.remove_abandoned(tmp_path)
-    assert (tmp_path / name).exists()  # its writer lives
+    with claim(tmp_path, "experts", shared=True):
+        assert (tmp_path / name).exists()  # its writer lives
     process.kill()
     process.wait()
     process.stdout.close()
-    MappedImages.remove_abandoned(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    with claim(tmp_path, "experts", shared=True):
+        assert not (tmp_path / name).exists()
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", ".trajmatch.json"}
 
 
 def test_a_failed_writer_leaves_nothing(tmp_path, monkeypatch):
@@ -312,7 +316,7 @@ def test_several_commands_fill_one_library_and_train_each_expert_once(tmp_path, 
     for expert, matrix in rows(made).items():
         assert torch.equal(rows(library)[expert], matrix)
     left = sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith("expert_"))
-    assert left == [".lock", "library.json", "whitening.safetensors"]
+    assert left == [".lock", ".trajmatch.json", "library.json", "whitening.safetensors"]
     assert len(list(tmp_path.glob("expert_*"))) == 8
 
 
@@ -376,10 +380,8 @@ def test_what_another_process_trains_is_left_to_it_until_it_dies(tmp_path, made)
     assert torch.equal(library.trajectory(0).row(4), made.trajectory(0).row(4))
 
 
-def test_images_of_a_running_fill_are_not_removed(tmp_path):
+def test_images_stay_for_whoever_has_them_open(tmp_path):
     images = MappedImages.write(tmp_path, DATASET, WHITENING)
-    MappedImages.remove_abandoned(tmp_path)
-    assert images.path.exists()
     found = images.open()
     images.remove()
     images.remove()
@@ -396,7 +398,7 @@ def test_divergence_keeps_what_is_good_and_leaves_nothing_else(tmp_path):
     with pytest.raises(TrajmatchError, match="expert 0 diverged"):
         make(path, dataclasses.replace(CONFIG, lr=1e30))
     names = {p.name for p in path.iterdir()}
-    assert names == {".lock", "library.json", "whitening.safetensors"}
+    assert names == {".lock", ".trajmatch.json", "library.json", "whitening.safetensors"}
 
 
 @pytest.mark.parametrize(

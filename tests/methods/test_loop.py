@@ -37,12 +37,12 @@ from trajmatch.methods.checkpoint import (
     VERSION,
     Checkpoint,
     checkpoint_iteration,
-    lock_run,
 )
 from trajmatch.methods.loop import SKIPS_IN_A_ROW, SNAPSHOTS
 from trajmatch.runtime.progress import Progress, Silent
 from trajmatch.storage import read_log
 from trajmatch.storage.files import open_tensors, save_tensors
+from trajmatch.storage.locks import lock
 from trajmatch.synthetic import SyntheticSet
 
 CLASSES = torch.tensor([0, 1])
@@ -620,8 +620,8 @@ def test_a_checkpoint_of_other_settings_is_refused(
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     with (
-        lock_run(tmp_path),
-        pytest.raises(SettingError, match=r"another process is distilling into .*another --out"),
+        lock(tmp_path / ".lock"),
+        pytest.raises(SettingError, match=r"another process is writing to .*another --out"),
     ):
         run(tmp_path)
     run(tmp_path)  # free again

@@ -454,7 +454,7 @@ def test_two_distillations_into_one_folder_are_refused(
 ) -> None:
     distill(tmp_path / "run", library)
     with lock(tmp_path / "run" / ".lock"):
-        with pytest.raises(SettingError, match="another process is distilling into") as error:
+        with pytest.raises(SettingError, match="another process is writing to") as error:
             distill(tmp_path / "run", library)
         assert "\n" not in str(error.value)
 

@@ -61,7 +61,6 @@ def run(flags: Flags) -> None:
     from trajmatch import pipeline
     from trajmatch.cli import shown
     from trajmatch.evaluation.evaluator import network_of
-    from trajmatch.pipeline.checks import require_own_folder
     from trajmatch.runtime.resources import Resources
     from trajmatch.synthetic import load_distilled
 
@@ -69,7 +68,6 @@ def run(flags: Flags) -> None:
     flags = dataclasses.replace(flags, set=_set_of(flags.set))
     device = pick_device(flags.device)
     networks = networks_of(flags.networks or "")
-    require_own_folder(flags.out, "evaluate")
     distilled = load_distilled(flags.set)
     data = shown.load(flags.data)
     config = flags.settings

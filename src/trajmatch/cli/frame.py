@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import errno
@@ -13,10 +14,12 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from trajmatch._version import __version__
 from trajmatch.cli.flags import Common, parse
+from trajmatch.config import DataConfig
 from trajmatch.errors import TrajmatchError
 
 PROGRAM = "trajmatch"
@@ -50,6 +53,11 @@ class Command:
     """One line for the list of commands."""
     example: str = ""
     """A command line that works, shown in --help."""
+    claims: str = ""
+    """The command whose folder --out is (`storage.folder`), with fields of `flags` in braces; empty
+    where nothing is written there."""
+    shared: bool = False
+    """Whether several processes may write there at once."""
 
 
 def dispatch(commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> int:
@@ -74,7 +82,8 @@ def dispatch(commands: Mapping[str, Command], argv: Sequence[str] | None = None)
                     example=command.example,
                 )
                 if flags is not None:
-                    command.run(flags)
+                    with _claimed(command, flags):
+                        command.run(flags)
         finally:
             # Flushed here and not at the interpreter's exit, where a closed pipe is a traceback.
             sys.stdout.flush()
@@ -93,6 +102,21 @@ def dispatch(commands: Mapping[str, Command], argv: Sequence[str] | None = None)
         where = f"'{error.filename}': " if error.filename else ""
         return _refuse(speaker, f"{where}{_BROKEN_SETTINGS[error.errno]}; choose another --out")
     return 0
+
+
+def _claimed(command: Command, flags: Common) -> AbstractContextManager[None]:
+    """Holds --out while the command runs; a dry run looks only whether it could."""
+    if not command.claims:
+        return contextlib.nullcontext()
+    from trajmatch.pipeline.checks import data_folder
+    from trajmatch.storage.folder import claim, require_own_folder
+
+    name, data = command.claims.format(**vars(flags)), vars(flags).get("data")
+    images = data_folder(data) if isinstance(data, DataConfig) else None
+    if vars(flags).get("dry_run"):
+        require_own_folder(flags.out, name, data=images)
+        return contextlib.nullcontext()
+    return claim(flags.out, name, shared=command.shared, data=images)
 
 
 def _find(commands: Mapping[str, Command], word: str) -> Command:

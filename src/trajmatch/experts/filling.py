@@ -16,7 +16,7 @@ from typing import Any
 from trajmatch.config import ExpertConfig
 from trajmatch.data.dataset import ImageDataset
 from trajmatch.data.whiten import Whitening
-from trajmatch.errors import FileFormatError, SettingError
+from trajmatch.errors import FileFormatError
 from trajmatch.experts.founding import open_or_found
 from trajmatch.experts.library import ExpertLibrary, expert_path, present
 from trajmatch.experts.mapped_images import MappedImages
@@ -28,6 +28,7 @@ from trajmatch.runtime.compiling import log
 from trajmatch.runtime.executor import emit, run_tasks
 from trajmatch.runtime.progress import SILENT, Progress
 from trajmatch.runtime.resources import Resources
+from trajmatch.storage.folder import claim
 from trajmatch.storage.locks import ProcessLock, lock
 from trajmatch.types import Tensor
 
@@ -67,17 +68,17 @@ class LibraryFilling:
         Raises MismatchError when the folder holds experts made otherwise, TrajmatchError when one
         diverges (nothing of it is kept) or a worker is killed.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise SettingError(f"{self.path} is a file; give a folder for the library as --out")
+        with claim(self.path, "experts", shared=True):
+            return self._run(resources, progress)
+
+    def _run(self, resources: Resources, progress: Progress) -> ExpertLibrary:
         augment = augmentation_of(self.config)
         config = dataclasses.replace(self.config, augment=augment.strategy if augment else None)
         require_stateless(self.spec.build(seed=0))
-        self.path.mkdir(parents=True, exist_ok=True)
         with lock(self.path / ".lock"):
             library = open_or_found(
                 self.path, self.dataset, self.spec, self.whitening, config, self.seed
             )
-            MappedImages.remove_abandoned(self.path)
             finished = set(range(config.experts)) & set(library.experts)
             missing = config.experts - len(finished)
             if not missing:
@@ -185,8 +186,6 @@ def _train_missing(job: _Job, worker: int) -> None:
 def _train_one(job: _Job, index: int, splits: dict[str, tuple[Tensor, Tensor]]) -> None:
     """Train one expert, from the state that a killed process saved if there is one."""
     saved_state = job.path / f"expert_{index:05d}.partial.safetensors"
-    for unfinished in job.path.glob(f"expert_{index:05d}.*.partial"):
-        unfinished.unlink()  # its writer is dead: this process holds the expert's lock
     resume = state = None
     if saved_state.exists():
         try:

@@ -1,16 +1,14 @@
-"""The checkpoint of a run: one tensor file, and the lock of its folder."""
+"""The checkpoint of a run: one tensor file."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trajmatch.errors import MismatchError, SettingError
+from trajmatch.errors import MismatchError
 from trajmatch.storage.files import open_tensors, save_tensors
-from trajmatch.storage.locks import try_lock
 from trajmatch.types import Tensor
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -96,20 +94,6 @@ def checkpoint_iteration(out: Path) -> int:
     if not path.exists():
         return 0
     return int(open_tensors(path, kind=KIND, version=VERSION).metadata["iteration"])
-
-
-@contextlib.contextmanager
-def lock_run(out: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the end of the process frees, however it ends.
-
-    Raises SettingError when another process holds it.
-    """
-    with try_lock(out / ".lock") as free:
-        if not free:
-            raise SettingError(
-                f"another process is distilling into {out}; wait for it, or give another --out"
-            )
-        yield
 
 
 def _require_origin(found: Mapping[str, Any], origin: Mapping[str, Any], out: Path) -> None:

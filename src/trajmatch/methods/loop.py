@@ -19,12 +19,13 @@ from trajmatch.config import DistillConfig
 from trajmatch.errors import SettingError
 from trajmatch.evaluation import Score
 from trajmatch.methods.base import Method
-from trajmatch.methods.checkpoint import Checkpoint, lock_run
+from trajmatch.methods.checkpoint import Checkpoint
 from trajmatch.methods.parameters import SyntheticParameters
 from trajmatch.methods.problem import Problem
 from trajmatch.runtime.progress import SILENT, Progress
 from trajmatch.storage import JsonlTracker
 from trajmatch.storage.files import save_tensors
+from trajmatch.storage.folder import claim
 from trajmatch.synthetic import SyntheticSet
 from trajmatch.types import Tensor
 
@@ -96,10 +97,9 @@ def run_loop(run: Distillation, out: Path, *, progress: Progress = SILENT) -> Ou
     progress: an observer of iterations and validations beside `out`/log.jsonl.
 
     Raises MismatchError for a checkpoint of another origin, SettingError when 50 updates in a row
-    are skipped or another process is distilling into `out`.
+    are skipped or `out` cannot be claimed (`storage.folder`).
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with lock_run(out):
+    with claim(out, "distill"):
         return _run(run, out, progress)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from trajmatch.config import DataConfig, EvaluateConfig, NetworkConfig
 from trajmatch.data import ImageDataset, load_data
+from trajmatch.data.sources import HUB, SOURCES
 from trajmatch.data.whiten import Whitening
 from trajmatch.errors import MismatchError, SettingError
 from trajmatch.experts import ExpertLibrary
@@ -19,7 +20,6 @@ from trajmatch.methods.base import augmentation_of
 from trajmatch.networks import Network, NetworkSpec
 from trajmatch.networks.spec import network_for
 from trajmatch.pipeline.recipe import Recipe
-from trajmatch.storage import read_result
 from trajmatch.types import Tensor
 
 
@@ -33,6 +33,12 @@ def load(config: DataConfig, progress: Callable[[int, int], None] | None = None)
         data_root=config.data_root,
         classes=config.classes,
     )
+
+
+def data_folder(config: DataConfig) -> Path | None:
+    """The path of the images; None where the config names a data set."""
+    named = config.data in SOURCES or config.data.startswith(HUB)
+    return None if named else Path(config.data).expanduser()
 
 
 def require_fit(
@@ -122,22 +128,6 @@ def require_recipe(recipe: Recipe, data: ImageDataset, *, epochs: int | None = N
         whitening=recipe.data.whitening,
     )
     require_sound(recipe.method, conditions, init=recipe.distill.init, evaluation=recipe.evaluate)
-
-
-def require_own_folder(out: Path, command: str) -> None:
-    """Refuse a folder that another command has written to, or is still writing to."""
-    other = None
-    if (out / "result.json").is_file():
-        other = str(read_result(out).get("command"))
-    elif (out / "checkpoint.safetensors").is_file():
-        other = "distill"
-    elif (out / "library.json").is_file():
-        other = "experts"
-    if other not in (None, command):
-        raise SettingError(
-            f"--out is {out}, which holds the result of `trajmatch {other}`, and {command} "
-            "would write over it; give another --out"
-        )
 
 
 def _data_words(summary: Mapping[str, Any]) -> str:

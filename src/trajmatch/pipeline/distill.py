@@ -37,6 +37,7 @@ from trajmatch.runtime.display import shown_or
 from trajmatch.runtime.progress import Progress
 from trajmatch.runtime.resources import Resources
 from trajmatch.runtime.threads import limited_threads
+from trajmatch.storage.folder import claim
 from trajmatch.synthetic import SyntheticSet
 
 
@@ -86,13 +87,30 @@ def distill(
         where a person is looking.
 
     Raises MismatchError where data are not the experts', SettingError where settings do not fit the
-    data or the method lacks the experts it needs.
+    data, the method lacks the experts it needs, or `out` is another command's or in use.
 
     Examples:
         >>> data = trajmatch.load_data("digits")  # doctest: +SKIP
         >>> distill(data, MTT(syn_steps=20), "runs/experts", "runs/ipc1")  # doctest: +SKIP
     """
-    problem = _problem(data, experts, config, seed, resources.torch_device)
+    with claim(Path(out), "distill"):
+        run = _prepared(data, method, experts, config, evaluation, seed, resources.torch_device)
+        threads = resources.threads or method.threads(run.problem, run.initial)
+        with limited_threads(threads), shown_or(progress) as observer:
+            return run_loop(run, Path(out), progress=observer)
+
+
+def _prepared(
+    data: ImageDataset,
+    method: Method,
+    experts: str | Path | ExpertLibrary | Untrained,
+    config: DistillConfig,
+    evaluation: EvaluateConfig,
+    seed: int,
+    device: torch.device,
+) -> Distillation:
+    """The run, with everything checked that could fail in the middle of it."""
+    problem = _problem(data, experts, config, seed, device)
     conditions = conditions_of(
         data,
         problem.spec,
@@ -110,7 +128,7 @@ def distill(
     package = _Package(problem, method, config, initial)
     few = dataclasses.replace(evaluation, n=config.eval_networks)
     decided = _decided(few, config, package(initial, 0), problem.spec)
-    run = Distillation(
+    return Distillation(
         method,
         problem,
         initial.to(problem.device),
@@ -119,9 +137,6 @@ def distill(
         validate=_Validation(problem, method, decided),
         origin=_origin(problem, method, config, few),
     )
-    threads = resources.threads or method.threads(problem, initial)
-    with limited_threads(threads), shown_or(progress) as observer:
-        return run_loop(run, Path(out), progress=observer)
 
 
 def initial_parameters(

@@ -20,13 +20,14 @@ from trajmatch.methods import coresets
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.base import height_width
 from trajmatch.networks.spec import network_for
-from trajmatch.pipeline.checks import require_own_folder, shape_words, some_words
+from trajmatch.pipeline.checks import shape_words, some_words
 from trajmatch.pipeline.distill import Untrained
 from trajmatch.pipeline.experts import full_data_score
 from trajmatch.pipeline.select import select_coreset
 from trajmatch.runtime.display import shown_or
 from trajmatch.runtime.progress import Progress
 from trajmatch.runtime.resources import Resources
+from trajmatch.storage.folder import claim
 from trajmatch.synthetic import SyntheticSet, load_distilled
 
 QUICK_EPOCHS = 300
@@ -73,9 +74,12 @@ def evaluate(
     specs = _specs(distilled, data, networks)
     augmentation_of(config)  # refuses an unknown strategy before anything is trained
     folder = None if out is None else Path(out)
-    if folder is not None:
-        require_own_folder(folder, "evaluate")
-    with contextlib.closing(EvaluationLog(folder)) as log, shown_or(progress) as observer:
+    claimed = contextlib.nullcontext() if folder is None else claim(folder, "evaluate")
+    with (
+        claimed,
+        contextlib.closing(EvaluationLog(folder)) as log,
+        shown_or(progress) as observer,
+    ):
         evaluator = Evaluator(
             distilled,
             data,
@@ -199,7 +203,12 @@ def compare_on_test(
     sets = [TrainingSet.of(each, resources.torch_device) for each in (distilled, *baselines)]
     batch = EvaluationBatch("score", spec, config, sets, "test", seed)
     folder = None if out is None else Path(out)
-    with contextlib.closing(EvaluationLog(folder)) as log, shown_or(progress) as observer:
+    run = contextlib.nullcontext() if folder is None else claim(folder, "distill", also=["run"])
+    with (
+        run,
+        contextlib.closing(EvaluationLog(folder)) as log,
+        shown_or(progress) as observer,
+    ):
         evaluator = BatchEvaluator(
             data, distilled.whitening, log, resources=resources, progress=observer
         )

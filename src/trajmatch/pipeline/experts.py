@@ -18,6 +18,7 @@ from trajmatch.pipeline.checks import require_fit
 from trajmatch.runtime.display import shown_or
 from trajmatch.runtime.progress import Progress
 from trajmatch.runtime.resources import Resources
+from trajmatch.storage.folder import claim
 
 
 def train_experts(
@@ -40,18 +41,20 @@ def train_experts(
         `update("experts", epochs done, epochs in all, ...)` and `event("epoch", ...)` after every
         epoch of every expert trained here.
 
-    Raises MismatchError when `out` holds experts made otherwise.
+    Raises MismatchError when `out` holds experts made otherwise, SettingError when it is the folder
+    of another command.
     """
-    spec = network_for(data, network)
-    whitening = whitening or "normalize"
-    if (Path(out) / "library.json").exists():  # fitting a ZCA again would take half a minute
-        library = ExpertLibrary.open(out)
-        require_fit(library, data, whitening=whitening)
-        whitening = library.whitening
-    fitted = fit_whitening(whitening, data.train)
-    filling = LibraryFilling(Path(out), data, spec, fitted, config, seed)
-    with shown_or(progress) as observer:
-        return filling.run(resources=resources, progress=observer)
+    with claim(Path(out), "experts", shared=True):
+        spec = network_for(data, network)
+        whitening = whitening or "normalize"
+        if (Path(out) / "library.json").exists():  # fitting a ZCA again would take half a minute
+            library = ExpertLibrary.open(out)
+            require_fit(library, data, whitening=whitening)
+            whitening = library.whitening
+        fitted = fit_whitening(whitening, data.train)
+        filling = LibraryFilling(Path(out), data, spec, fitted, config, seed)
+        with shown_or(progress) as observer:
+            return filling.run(resources=resources, progress=observer)
 
 
 def full_data_score(library: ExpertLibrary) -> Score:

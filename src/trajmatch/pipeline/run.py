@@ -13,7 +13,7 @@ from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import Outcome
 from trajmatch.networks import NetworkSpec
-from trajmatch.pipeline.checks import load, require_recipe
+from trajmatch.pipeline.checks import data_folder, load, require_recipe
 from trajmatch.pipeline.distill import distill
 from trajmatch.pipeline.evaluate import compare_on_test
 from trajmatch.pipeline.experts import full_data_score, train_experts
@@ -22,6 +22,7 @@ from trajmatch.runtime.display import shown_or
 from trajmatch.runtime.progress import Progress
 from trajmatch.runtime.resources import Resources
 from trajmatch.storage import write_result
+from trajmatch.storage.folder import claim
 
 
 def run(
@@ -41,8 +42,10 @@ def run(
     data: those that `recipe.data` names, where they are loaded already. `cost.estimate` says
     beforehand what a run will take. progress: None shows a display where a person is looking.
     """
-    with shown_or(progress) as observer:
-        return _run(recipe, Path(out), data or load(recipe.data), resources, observer)
+    out = Path(out)
+    images = data_folder(recipe.data)
+    with claim(out, "run", data=images), shown_or(progress) as observer:
+        return _run(recipe, out, data or load(recipe.data), resources, observer)
 
 
 def _run(
@@ -121,22 +124,23 @@ class FinishedRun:
 def write_run(out: Path, run: FinishedRun) -> dict[str, Any]:
     """Write result.json of a distillation into the folder `out` and return its contents."""
     outcome = run.outcome
-    return write_result(
-        out,
-        command=run.command,
-        settings=run.settings,
-        seed=run.seed,
-        scores=[score.to_json() for score in run.scores],
-        data=run.data.summary(),
-        seconds=run.seconds,
-        device=run.device,
-        extra={
-            "network": NetworkSpec.from_json(outcome.best.info["network"]).describe(),
-            "library": None if run.library is None else run.library.summary(),
-            "best_iteration": outcome.best_iteration,
-            "best_validation": outcome.best_validation,
-            "last_iteration": outcome.iterations,
-            "distill_seconds": round(outcome.seconds, 3),
-            "resolved": outcome.resolved,
-        },
-    )
+    with claim(out, run.command):
+        return write_result(
+            out,
+            command=run.command,
+            settings=run.settings,
+            seed=run.seed,
+            scores=[score.to_json() for score in run.scores],
+            data=run.data.summary(),
+            seconds=run.seconds,
+            device=run.device,
+            extra={
+                "network": NetworkSpec.from_json(outcome.best.info["network"]).describe(),
+                "library": None if run.library is None else run.library.summary(),
+                "best_iteration": outcome.best_iteration,
+                "best_validation": outcome.best_validation,
+                "last_iteration": outcome.iterations,
+                "distill_seconds": round(outcome.seconds, 3),
+                "resolved": outcome.resolved,
+            },
+        )

@@ -52,8 +52,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         >>> folder.cleanup()
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Process ids repeat across containers that share a folder, hence the token.
-    partial = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    partial = partial_path(path)
     try:
         yield partial
         _sync(partial, os.O_RDWR)  # Windows syncs only what is open for writing
@@ -63,6 +62,18 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise
     with contextlib.suppress(OSError):  # some file systems cannot sync a folder
         _sync(path.parent, os.O_RDONLY)
+
+
+def partial_path(path: Path) -> Path:
+    """A new name beside `path`, for what will be renamed to it when it is complete. What a killed
+    process leaves under such a name is removed by `folder.sweep`.
+
+    Examples:
+        >>> partial_path(Path("run", "best")).match("run/best.*-*.partial")
+        True
+    """
+    # Process ids repeat across containers that share a folder, hence the token.
+    return path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
 
 
 def write_json(path: Path, obj: Any) -> None:

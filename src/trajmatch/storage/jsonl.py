@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from trajmatch.errors import FileFormatError
+from trajmatch.storage.files import atomic_write
 
 
 class JsonlTracker:
@@ -109,6 +109,5 @@ def _mend(path: Path, until: int | None) -> None:
     if complete == text:
         return
     # Written beside and renamed, so that a kill at this point does not damage the log.
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(complete)
-    os.replace(partial, path)
+    with atomic_write(path) as partial:
+        partial.write_bytes(complete)

@@ -18,6 +18,7 @@ from trajmatch.runtime.memory import added
 from trajmatch.runtime.progress import SILENT, Progress, Silent
 from trajmatch.runtime.resources import Resources
 from trajmatch.storage.files import read_json, write_json
+from trajmatch.storage.folder import claim
 from trajmatch.storage.jsonl import jsonable
 from trajmatch.studies.study import Row, Study, Subject, Variant, is_own
 from trajmatch.synthetic import SyntheticSet, load_distilled
@@ -75,13 +76,14 @@ class Cell:
         stored = self._stored() if own else None
         if stored is not None:
             return stored
-        began = time.perf_counter()
-        produced = self._produced(progress)
-        rows = self._measure(produced)
-        if produced.outcome is not None:
-            self._write_run(produced.outcome, rows, time.perf_counter() - began)
-        if own:
-            self.folder.mkdir(parents=True, exist_ok=True)
+        if not own:
+            return self._measure(self._produced(progress))
+        with claim(self.folder, "distill" if self.variant.source in METHODS else "select"):
+            began = time.perf_counter()
+            produced = self._produced(progress)
+            rows = self._measure(produced)
+            if produced.outcome is not None:
+                self._write_run(produced.outcome, rows, time.perf_counter() - began)
             write_json(self.folder / "cell.json", {"key": self._key(), "rows": rows})
         return rows
 

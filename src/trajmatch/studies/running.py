@@ -23,12 +23,13 @@ from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import METHODS
 from trajmatch.methods.coresets import CORESETS
-from trajmatch.pipeline.checks import require_recipe
+from trajmatch.pipeline.checks import data_folder, require_recipe
 from trajmatch.pipeline.recipe import Recipe
 from trajmatch.runtime.display import shown_or
 from trajmatch.runtime.progress import Progress, Silent
 from trajmatch.runtime.resources import Resources
 from trajmatch.storage import write_result
+from trajmatch.storage.folder import claim, study_command
 from trajmatch.studies.cell import Cell
 from trajmatch.studies.libraries import as_in, libraries_of
 from trajmatch.studies.study import Row, Study, Variant, is_own, reach
@@ -59,21 +60,23 @@ def run_study(
     {variant, at, settings (other than the base's), seed, mean, sd, n, values, ...} or, where it
     failed, {variant, at, settings, seed, error}.
 
-    Raises SettingError when the base itself cannot be run or no cell succeeded, and what training
-    the experts or loading a set raises.
+    Raises SettingError when the base itself cannot be run, no cell succeeded, or `out` is another
+    command's or in use, and what training the experts or loading a set raises.
 
     Examples:
         >>> run_study(STUDIES["init"], base, "runs/study-init", seeds=3)  # doctest: +SKIP
     """
     if seeds < 1:
         raise SettingError(f"seeds is {seeds}; it must be at least 1")
-    data = data or pipeline.load(base.data)
-    given = None
-    if experts is not None:
-        given = experts if isinstance(experts, ExpertLibrary) else ExpertLibrary.open(experts)
-        base = as_in(given, base, data)
-    with shown_or(progress) as observer:
-        return _run(study, base, Path(out), data, given, seeds, resources, observer)
+    out = Path(out)
+    with claim(out, study_command(study.name), data=data_folder(base.data)):
+        data = data or pipeline.load(base.data)
+        given = None
+        if experts is not None:
+            given = experts if isinstance(experts, ExpertLibrary) else ExpertLibrary.open(experts)
+            base = as_in(given, base, data)
+        with shown_or(progress) as observer:
+            return _run(study, base, out, data, given, seeds, resources, observer)
 
 
 def _run(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from trajmatch.errors import DataError
+from trajmatch.storage.files import partial_path
 
 TENSORS, DOCUMENT, WHITENING = "distilled.safetensors", "distilled.json", "whitening.safetensors"
 PICTURES = ("images", "textures")
@@ -29,7 +29,7 @@ def replace_set(folder: Path, write: Callable[[Path], None]) -> None:
     for place in (folder / name for name in PICTURES):
         if place.exists() and not holds_set:
             raise DataError(f"{place} is not a distilled set's; give another folder")
-    beside = folder.with_name(f"{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    beside = partial_path(folder)
     try:
         write(beside)
         _swap(beside, folder)

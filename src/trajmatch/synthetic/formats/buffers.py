@@ -26,7 +26,7 @@ from trajmatch.networks import NetworkSpec, require_stateless, split_vector
 from trajmatch.networks.base import height_width
 from trajmatch.runtime.progress import SILENT, Progress
 from trajmatch.storage.files import read_json
-from trajmatch.storage.locks import lock
+from trajmatch.storage.folder import claim
 from trajmatch.synthetic.formats.released import read_pt, require_absent, save_pt
 from trajmatch.types import Float, Tensor
 
@@ -102,11 +102,8 @@ def import_buffers(
     those of the network or the library is of other experts.
     """
     out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise SettingError(f"{out} is a file; give a folder for the library as --out")
     require_stateless(spec.build(seed=0))
-    out.mkdir(parents=True, exist_ok=True)
-    with lock(out / ".lock"):  # one import at a time
+    with claim(out, "import"):
         for file in files:
             buffer = read_buffer(file, spec)
             library, first = _enter(file, buffer, out, data, spec, whitening)
