@@ -33,6 +33,17 @@ class MissingExtraError(TrajmatchError, ImportError):
         super().__init__(f"{what} needs an optional dependency: pip install 'trajmatch[{extra}]'")
 
 
+def require_utf8(name: str) -> None:
+    """Refuse a name that is not UTF-8: results and logs, which name it, are."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = name.encode("utf-8", "backslashreplace").decode()
+        raise SettingError(
+            f"the name {shown} is not UTF-8, and files that record it are; rename it"
+        ) from None
+
+
 def suggest(word: str, choices: Iterable[str]) -> str:
     """`did you mean 'x'? ` when `word` is close to one of `choices`, then the choices themselves.
 

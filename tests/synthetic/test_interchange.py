@@ -361,7 +361,7 @@ def test_experts_that_were_not_made_alike_are_not_mixed(tmp_path: Path) -> None:
         with pytest.raises(MismatchError, match=said):
             take([file], out, **changes)
     own = Path(shutil.copytree(tiny.library().path, tmp_path / "own"))
-    with pytest.raises(MismatchError, match="were trained by trajmatch; give another --out"):
+    with pytest.raises(SettingError, match="a folder of `trajmatch experts`.*give another --out"):
         take([first], own)
     assert ExpertLibrary.open(out).experts == [0]
     assert ExpertLibrary.open(own).experts == [0, 1]
@@ -436,7 +436,7 @@ def test_import_and_distill(
     # But nobody can train more of them: how they were made is not known.
     before = sorted(p.name for p in out.iterdir())
     said = mistake(f"experts {tiny.NETWORK_WORDS} {tiny.EXPERT_WORDS} --experts 3 --out {out}")
-    assert "were imported and how they were trained is not known" in said
+    assert "is a folder of `trajmatch import`" in said
     assert sorted(p.name for p in out.iterdir()) == before
 
 

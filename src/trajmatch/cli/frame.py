@@ -11,16 +11,19 @@ import logging
 import os
 import select
 import shutil
+import signal
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from trajmatch._version import __version__
 from trajmatch.cli.flags import Common, parse
 from trajmatch.config import DataConfig
-from trajmatch.errors import TrajmatchError
+from trajmatch.errors import TrajmatchError, require_utf8
+from trajmatch.runtime.interruption import Interruption
 
 PROGRAM = "trajmatch"
 
@@ -30,15 +33,12 @@ network like the whole set. Experts are trained on the real images and recorded;
 are learned that lead a student along the same trajectories; fresh networks trained on them alone
 are tested on real images."""
 
-_BROKEN_SETTINGS = {
-    errno.EACCES: "no permission",
-    errno.EPERM: "not permitted",
-    errno.EROFS: "the file system is read-only",
-    errno.ENOSPC: "no space left on the device",
-    errno.ENOTDIR: "a part of the path is a file, not a folder",
-    errno.ENAMETOOLONG: "the name is too long",
+_CONDITIONS = {
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "EMFILE", "ENFILE")
+    if hasattr(errno, name)
 }
-"""Operating system errors a person can mend by another path or by making room."""
+"""Operating system errors that say something of the machine, whatever path they are about."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,45 +63,108 @@ class Command:
 def dispatch(commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> int:
     """Parse `argv` (None: the process's own), run the command it names, return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    speaker = PROGRAM
+    line = _Line(arguments)
     _show_notes()
     try:
         try:
-            if not arguments or arguments[0] in ("-h", "--help", "help"):
-                print(_overview(commands))
-            elif arguments[0] == "--version":
-                print(f"{PROGRAM} {__version__}")
-            else:
-                command = _find(commands, arguments[0])
-                speaker = f"{PROGRAM} {arguments[0]}"
-                flags = parse(
-                    command.flags,
-                    arguments[1:],
-                    program=speaker,
-                    description=_description(command),
-                    example=command.example,
-                )
-                if flags is not None:
-                    with _claimed(command, flags):
-                        command.run(flags)
+            line.run(commands)
         finally:
             # Flushed here and not at the interpreter's exit, where a closed pipe is a traceback.
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except TrajmatchError as error:
-        return _refuse(speaker, str(error))
-    except KeyboardInterrupt:
-        _say("interrupted; run the same command again to continue")
-        return 130
+        return _refuse(line.speaker, str(error))
+    except KeyboardInterrupt as stop:
+        found = stop if isinstance(stop, Interruption) else Interruption(signal.SIGINT)
+        _say(str(found))
+        return found.code
     except BrokenPipeError:
         if not _reader_is_gone():
             raise  # another pipe broke, such as one to a worker: a bug, shown as one
         return 141
     except OSError as error:
-        if error.errno not in _BROKEN_SETTINGS:
+        words = line.about(error)
+        if words is None:
             raise
-        where = f"'{error.filename}': " if error.filename else ""
-        return _refuse(speaker, f"{where}{_BROKEN_SETTINGS[error.errno]}; choose another --out")
+        return _refuse(line.speaker, words)
     return 0
+
+
+class _Line:
+    """One command line, and what is known of it when something fails."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.arguments = arguments
+        self.speaker = PROGRAM
+        self.flags: Common | None = None
+
+    def run(self, commands: Mapping[str, Command]) -> None:
+        """Print what is asked for, or run the command."""
+        arguments = self.arguments
+        for word in arguments:
+            require_utf8(word)
+        try:
+            Path.cwd()
+        except FileNotFoundError:
+            raise TrajmatchError("the current folder was removed; change to another") from None
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
+            print(_overview(commands))
+        elif arguments[0] == "--version":
+            print(f"{PROGRAM} {__version__}")
+        else:
+            command = _find(commands, arguments[0])
+            self.speaker = f"{PROGRAM} {arguments[0]}"
+            self.flags = parse(
+                command.flags,
+                arguments[1:],
+                program=self.speaker,
+                description=_description(command),
+                example=command.example,
+            )
+            if self.flags is not None:
+                with _claimed(command, self.flags):
+                    command.run(self.flags)
+
+    def about(self, error: OSError) -> str | None:
+        """One line for an error of the system that is no bug: about a path that the line names, the
+        machine, or stdout; None for any other."""
+        why = error.strerror or str(error)
+        if _stdout_fails():
+            return f"stdout cannot be written to: {why}"
+        out = None if self.flags is None else self.flags.out.resolve()
+        given = [Path(path).expanduser().resolve() for path in _paths(self.flags)]
+        for name in (error.filename, error.filename2):
+            if not isinstance(name, (str, bytes)):
+                continue
+            path = Path(os.fsdecode(name)).resolve()
+            if out is not None and _related(path, out):
+                return f"'{path}': {why}; see that {out} can be written, or give another --out"
+            if any(_related(path, one) for one in given):
+                return f"'{path}': {why}; see that it is there and can be read and written"
+        if error.errno not in _CONDITIONS:
+            return None
+        if error.filename is None:
+            return f"{why}; see that the disk of --out has room and can be written to"
+        return f"'{error.filename}': {why}; see that it can be read and written"
+
+
+def _related(path: Path, given: Path) -> bool:
+    """Whether one is the other, or lies in it."""
+    return path == given or given in path.parents or path in given.parents
+
+
+def _paths(value: Any) -> Iterator[str | Path]:
+    """Every path among flags, and the data that they name."""
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, DataConfig):
+        yield from (path for path in (value.data, value.data_root) if path is not None)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for part in vars(value).values():
+            yield from _paths(part)
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _paths(part)
 
 
 def _claimed(command: Command, flags: Common) -> AbstractContextManager[None]:
@@ -176,7 +239,19 @@ def _show_notes() -> None:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError):  # stderr is closed, or its terminal gone
+        print(line, file=sys.stderr, flush=True)
+
+
+def _stdout_fails() -> bool:
+    """Whether what is still to be written to stdout cannot be; it is then dropped."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        _drop_stdout()
+        return True
+    return False
 
 
 def _reader_is_gone() -> bool:
@@ -187,6 +262,10 @@ def _reader_is_gone() -> bool:
     watch.register(sys.stdout.fileno(), 0)
     if not any(state & (select.POLLERR | select.POLLHUP) for _, state in watch.poll(0)):
         return False
-    # What is still in the buffer would raise again at exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _drop_stdout()
     return True
+
+
+def _drop_stdout() -> None:
+    """What is still in its buffer would raise again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

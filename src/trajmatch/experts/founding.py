@@ -26,8 +26,8 @@ def open_or_found(
     """The library in the folder `path`, a new and empty one if there is none.
 
     The caller must hold the folder's lock. Raises MismatchError, with every difference and its
-    mend, when the library there was made with other data, network, whitening, settings or seed, or
-    was imported. How many experts it holds and how gradients were compiled may differ.
+    mend, when the library there was made with other data, network, whitening, settings or seed.
+    How many experts it holds and how gradients were compiled may differ.
     """
     settings = to_dict(config)
     del settings["experts"], settings["compile"]
@@ -42,11 +42,6 @@ def open_or_found(
             "data": dataset.summary(),
         }
         library = write_library(path, provenance, whitening)
-    if library.imported:
-        raise MismatchError(
-            f"the experts in {path} were imported and how they were trained is not known, so no "
-            "more can be trained like them; give another --out, or add some with `trajmatch import`"
-        )
     differences = _differences(library, dataset, spec, whitening, {**settings, "seed": seed})
     if differences:
         theirs, ours, mend = zip(*differences, strict=True)

@@ -41,7 +41,8 @@ class Checkpoint:
     """`Problem.state`."""
     average: Tensor
     values: dict[str, Any]
-    """origin, resolved, iteration, armed, skipped_in_a_row, best, seconds."""
+    """origin, resolved, iteration, armed, skipped_in_a_row, best, seconds,
+    scored."""
 
     def save(self, out: Path) -> None:
         """Write to the folder `out`, beside and renamed."""

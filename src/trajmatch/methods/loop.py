@@ -7,6 +7,7 @@ iteration), and a checkpoint holds the state of optimizer and method.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from trajmatch.methods.base import Method
 from trajmatch.methods.checkpoint import Checkpoint
 from trajmatch.methods.parameters import SyntheticParameters
 from trajmatch.methods.problem import Problem
+from trajmatch.runtime.interruption import immediate, pending, postponed, raise_pending
 from trajmatch.runtime.progress import SILENT, Progress
 from trajmatch.storage import JsonlTracker
 from trajmatch.storage.files import save_tensors
@@ -65,6 +67,8 @@ class State:
     best: dict[str, Any] = field(default_factory=dict)
     """Iteration and validation score of the best set."""
     seconds: float = 0.0
+    scored: bool = True
+    """False in a checkpoint that was saved when a validation was interrupted."""
 
     @staticmethod
     def begin(parameters: SyntheticParameters, config: DistillConfig) -> State:
@@ -111,25 +115,17 @@ def _run(run: Distillation, out: Path, progress: Progress) -> Outcome:
         _snapshot(out, run.package(state.averaged(), 0), 0)
     else:
         progress.update("distill", state.iteration, config.iterations)
-    stride = -(-config.iterations // SNAPSHOTS)
-    try:
+    with contextlib.closing(log), postponed():
+        if not state.scored:
+            _end_iteration(run, state, out, log, progress)
         while state.iteration < config.iterations:
             began = time.perf_counter()
             values = iterate(run, state)
             state.seconds += time.perf_counter() - began
             log.log(state.iteration, {**values, "seconds": time.perf_counter() - began})
-            last = state.iteration == config.iterations
-            due = last or state.iteration % config.eval_every == 0
-            if due:
-                _validate(run, state, out, log, progress)
-            if due or state.iteration % stride == 0:
-                package = run.package(state.averaged(), state.iteration)
-                _snapshot(out, package, state.iteration)
-            if due or state.iteration % config.checkpoint_every == 0:
-                _save(out, state, run)
+            _end_iteration(run, state, out, log, progress)
             progress.update("distill", state.iteration, config.iterations, **values)
-    finally:
-        log.close()
+            raise_pending()
     return Outcome(
         best=SyntheticSet.load(out / "best"),
         last=SyntheticSet.load(out / "last"),
@@ -139,6 +135,22 @@ def _run(run: Distillation, out: Path, progress: Progress) -> Outcome:
         seconds=state.seconds,
         resolved=dict(run.problem.resolved),
     )
+
+
+def _end_iteration(
+    run: Distillation, state: State, out: Path, log: JsonlTracker, progress: Progress
+) -> None:
+    """Validation, snapshot and checkpoint, where they are due."""
+    config, iteration = run.config, state.iteration
+    stride = -(-config.iterations // SNAPSHOTS)
+    due = iteration == config.iterations or iteration % config.eval_every == 0
+    if due:
+        _validate(run, state, out, log, progress)
+    state.scored = True
+    if due or iteration % stride == 0:
+        _snapshot(out, run.package(state.averaged(), iteration), iteration)
+    if due or iteration % config.checkpoint_every == 0 or pending():
+        _save(out, state, run)
 
 
 def iterate(run: Distillation, state: State) -> dict[str, float]:
@@ -206,7 +218,13 @@ def _validate(
 ) -> None:
     """Score the set on validation data; keep it as the last, and as the best if it is."""
     distilled = run.package(state.averaged(), state.iteration)
-    score = run.validate(distilled, state.iteration)
+    state.scored = False
+    try:
+        with immediate():  # it may take minutes
+            score = run.validate(distilled, state.iteration)
+    except KeyboardInterrupt:
+        _save(out, state, run)
+        raise
     values = {"val_mean": score.mean, "val_sd": score.sd, "val_n": score.n}
     log.log(state.iteration, values)
     progress.event("validation", iteration=state.iteration, **values)
@@ -245,6 +263,7 @@ def _save(out: Path, state: State, run: Distillation) -> None:
             "skipped_in_a_row": state.skipped_in_a_row,
             "best": state.best,
             "seconds": state.seconds,
+            "scored": state.scored,
         },
     ).save(out)
 
@@ -266,4 +285,5 @@ def _resumed(run: Distillation, out: Path) -> State:
         skipped_in_a_row=found.values["skipped_in_a_row"],
         best=found.values["best"],
         seconds=found.values["seconds"],
+        scored=found.values.get("scored", True),
     )

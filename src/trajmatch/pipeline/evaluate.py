@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trajmatch.config import EvaluateConfig, NetworkConfig
@@ -73,13 +73,7 @@ def evaluate(
     _require_split(distilled, data, split)
     specs = _specs(distilled, data, networks)
     augmentation_of(config)  # refuses an unknown strategy before anything is trained
-    folder = None if out is None else Path(out)
-    claimed = contextlib.nullcontext() if folder is None else claim(folder, "evaluate")
-    with (
-        claimed,
-        contextlib.closing(EvaluationLog(folder)) as log,
-        shown_or(progress) as observer,
-    ):
+    with _log_in(out, "evaluate") as log, shown_or(progress) as observer:
         evaluator = Evaluator(
             distilled,
             data,
@@ -97,6 +91,19 @@ def evaluate(
                     "the data have none; use data.with_validation(0.1), or set one with --lr (lr=)"
                 )
         return [evaluator.score(spec) for spec in specs]
+
+
+@contextlib.contextmanager
+def _log_in(
+    out: str | Path | None, command: str, *, also: Sequence[str] = ()
+) -> Iterator[EvaluationLog]:
+    """The log of the folder `out`, which is claimed as by `storage.folder.claim`; one in memory
+    where that is None."""
+    folder = None if out is None else Path(out)
+    with contextlib.ExitStack() as stack:
+        if folder is not None:
+            stack.enter_context(claim(folder, command, also=also))
+        yield stack.enter_context(contextlib.closing(EvaluationLog(folder)))
 
 
 def _require_split(distilled: SyntheticSet, data: ImageDataset, split: str) -> None:
@@ -202,13 +209,7 @@ def compare_on_test(
     ]
     sets = [TrainingSet.of(each, resources.torch_device) for each in (distilled, *baselines)]
     batch = EvaluationBatch("score", spec, config, sets, "test", seed)
-    folder = None if out is None else Path(out)
-    run = contextlib.nullcontext() if folder is None else claim(folder, "distill", also=["run"])
-    with (
-        run,
-        contextlib.closing(EvaluationLog(folder)) as log,
-        shown_or(progress) as observer,
-    ):
+    with _log_in(out, "distill", also=["run"]) as log, shown_or(progress) as observer:
         evaluator = BatchEvaluator(
             data, distilled.whitening, log, resources=resources, progress=observer
         )

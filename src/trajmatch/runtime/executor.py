@@ -24,13 +24,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 
 from trajmatch.errors import SettingError, TrajmatchError
+from trajmatch.runtime.interruption import NAMES
 from trajmatch.runtime.threads import limited_threads
 
 T = TypeVar("T")
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     Pipe = connection.Connection[Any, Any]
 else:
     Pipe = connection.Connection
+
+_INTERRUPTIONS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
 _listener: ContextVar[Callable[[Any], None] | None] = ContextVar("_listener", default=None)
 
@@ -197,7 +200,8 @@ def _started(count: int, threads: int) -> Iterator[dict[Pipe, SpawnProcess]]:
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs, threads), daemon=True)
             workers[ours] = process
-            process.start()
+            with _signals_blocked():
+                process.start()
             theirs.close()  # the worker has the only other end: its death closes the pipe
         yield workers
         for pipe in workers:
@@ -211,6 +215,21 @@ def _started(count: int, threads: int) -> Iterator[dict[Pipe, SpawnProcess]]:
                 process.kill()
                 process.join()
             process.close()
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """A process that is started in the block receives no interruption, of which a whole process
+    group may get one at once: this process handles it and ends the workers."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # started with a worker, it would unblock them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _send(pipe: Pipe, process: SpawnProcess, message: bytes) -> None:
@@ -244,8 +263,8 @@ def _death_error(process: SpawnProcess) -> TrajmatchError:
 
 def _work(pipe: Pipe, threads: int) -> None:
     """What a worker runs: it receives the function once, then tasks until the pipe is closed."""
-    # Ctrl-C goes to the whole process group; the parent handles it and ends the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _INTERRUPTIONS:  # handled by the parent
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
 

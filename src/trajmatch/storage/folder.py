@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from trajmatch.errors import FileFormatError, SettingError
+from trajmatch.errors import FileFormatError, SettingError, require_utf8
 from trajmatch.storage.files import read_json, write_json
 from trajmatch.storage.locks import ProcessLock
 
@@ -111,6 +111,7 @@ def require_own_folder(
     for a folder where the name of a file that will be written belongs to something else, and for a
     folder in the data, or with the data in a part that is written anew.
     """
+    require_utf8(str(out.resolve()))
     if out.exists() and not out.is_dir():
         raise SettingError(f"{out} is a file; give a folder as --out (out=)")
     _require_kinds(out, command)

@@ -250,8 +250,6 @@ def _require_same(
 ) -> None:
     """Refuse to mix experts whose epochs, data, network or whitening differ."""
     mend = "give another --out"
-    if library.imported is None:
-        raise MismatchError(f"the experts in {library.path} were trained by trajmatch; {mend}")
     few = Split(data.test.images[:8], data.test.labels[:8])
     pairs = {
         "epochs": (library.epochs, epochs),
