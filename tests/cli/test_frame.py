@@ -275,15 +275,42 @@ def test_a_commands_own_error_is_one_line_and_2(
     assert capsys.readouterr().err == "trajmatch make: ipc is 0; it must be at least 1\n"
 
 
+def test_a_name_that_is_not_utf_8_is_refused(mistake: Mistake) -> None:
+    told = mistake("make --out there/\udcff")
+    assert "the name there/\\udcff is not UTF-8, and files that record it are; rename it" in told
+
+
 def test_a_path_that_cannot_be_written_is_one_line(
     ran: Recorder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ran.error = PermissionError(13, "Permission denied", "/there/x")
-    assert cli.main(["make"]) == 2
-    assert capsys.readouterr().err.startswith("trajmatch make: '/there/x': no permission; ")
+    for error, said in (
+        (
+            PermissionError(13, "Permission denied", "/there/x"),
+            "'/there/x': Permission denied; see",
+        ),
+        (FileNotFoundError(2, "No such file", "runs/made/x"), "runs/made can be written, or give"),
+        (FileNotFoundError(2, "No such file", "photos/x.png"), "photos/x.png': No such file; see"),
+        (IsADirectoryError(21, "Is a directory", "a", None, "runs/made"), "': Is a directory; see"),
+        (OSError(28, "No space left on device"), "make: No space left on device; see that stdout"),
+        (OSError(5, "Input/output error"), "make: Input/output error; see that stdout"),
+    ):
+        ran.error = error
+        assert cli.main(["make", "--data", "photos"]) == 2
+        told = capsys.readouterr().err
+        assert said in told
+        assert told.count("\n") == 1
 
 
-@pytest.mark.parametrize("bug", [RuntimeError("a bug"), ValueError("a bug"), BrokenPipeError()])
+@pytest.mark.parametrize(
+    "bug",
+    [
+        RuntimeError("a bug"),
+        ValueError("a bug"),
+        BrokenPipeError(),
+        FileNotFoundError(2, "No such file", "/elsewhere/template.j2"),
+        ChildProcessError(10, "No child processes"),
+    ],
+)
 def test_a_bug_stays_a_traceback(ran: Recorder, bug: BaseException) -> None:
     ran.error = bug
     with pytest.raises(type(bug)):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -39,6 +40,7 @@ from trajmatch.methods.checkpoint import (
     checkpoint_iteration,
 )
 from trajmatch.methods.loop import SKIPS_IN_A_ROW, SNAPSHOTS
+from trajmatch.runtime import interruption
 from trajmatch.runtime.progress import Progress, Silent
 from trajmatch.storage import read_log
 from trajmatch.storage.files import open_tensors, save_tensors
@@ -743,3 +745,60 @@ def test_another_outer_optimizer_does_not_continue_a_run(
         tiny.distill(tmp_path, method, stop=1, **first)
     with pytest.raises(MismatchError, match=name):
         tiny.distill(tmp_path, method, **then)
+
+
+# -- signals -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _signals() -> Iterator[None]:
+    """As in the program."""
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    interruption.catch_signals()
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
+    interruption._State.number, interruption._State.postponed = None, False
+    interruption._State.exiting = False
+
+
+@pytest.mark.usefixtures("_signals")
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+@pytest.mark.parametrize("at", [2, 3])  # the fourth iteration is validated
+def test_a_signal_saves_at_the_end_of_the_iteration(
+    tmp_path: Path, name: str, code: int, at: int
+) -> None:
+    run(tmp_path / "undisturbed", eval_every=4, checkpoint_every=99)
+
+    def signaled(estimate: Estimate) -> Estimate:
+        signal.raise_signal(getattr(signal, name))
+        return estimate
+
+    with pytest.raises(interruption.Interruption, match="run the same command again") as stop:
+        run(tmp_path / "run", harm={at: signaled}, eval_every=4, checkpoint_every=99)
+    assert stop.value.code == code
+    assert checkpoint_iteration(tmp_path / "run") == at + 1
+    assert not (tmp_path / "run" / "best").exists()
+    run(tmp_path / "run", eval_every=4, checkpoint_every=99)
+    same_checkpoint(tmp_path / "run", tmp_path / "undisturbed")
+    assert without_clock(tmp_path / "run") == without_clock(tmp_path / "undisturbed")
+
+
+@pytest.mark.usefixtures("_signals")
+def test_a_signal_ends_a_validation_at_once_and_it_is_made_up_for(tmp_path: Path) -> None:
+    class Scores(dict[int, float]):
+        def get(self, iteration: int, default: float = 0.0) -> float:
+            if iteration == 4:
+                signal.raise_signal(signal.SIGTERM)
+            return default
+
+    run(tmp_path / "undisturbed")
+    with pytest.raises(interruption.Interruption):
+        run(tmp_path / "run", scores=Scores({99: 0.0}), checkpoint_every=99)
+    assert checkpoint_iteration(tmp_path / "run") == 4
+    assert run(tmp_path / "run").best_iteration == 6
+    same_checkpoint(tmp_path / "run", tmp_path / "undisturbed")
+    assert without_clock(tmp_path / "run") == without_clock(tmp_path / "undisturbed")
+    assert sorted(p.name for p in (tmp_path / "run" / "snapshots").iterdir()) == sorted(
+        p.name for p in (tmp_path / "undisturbed" / "snapshots").iterdir()
+    )

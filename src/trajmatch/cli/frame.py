@@ -129,8 +129,6 @@ class _Line:
         """One line for an error of the system that is no bug: about a path that the line names, the
         machine, or stdout; None for any other."""
         why = error.strerror or str(error)
-        if _stdout_fails():
-            return f"stdout cannot be written to: {why}"
         out = None if self.flags is None else self.flags.out.resolve()
         given = [Path(path).expanduser().resolve() for path in _paths(self.flags)]
         for name in (error.filename, error.filename2):
@@ -144,7 +142,8 @@ class _Line:
         if error.errno not in _CONDITIONS:
             return None
         if error.filename is None:
-            return f"{why}; see that the disk of --out has room and can be written to"
+            _drop_failing_stdout()
+            return f"{why}; see that stdout and the disk of --out have room and can be written to"
         return f"'{error.filename}': {why}; see that it can be read and written"
 
 
@@ -243,15 +242,12 @@ def _say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def _stdout_fails() -> bool:
-    """Whether what is still to be written to stdout cannot be; it is then dropped."""
+def _drop_failing_stdout() -> None:
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError:
         _drop_stdout()
-        return True
-    return False
 
 
 def _reader_is_gone() -> bool:

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from types import FrameType
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
-AGAIN = "run the same command again to continue"
 
 
 class Interruption(KeyboardInterrupt):
@@ -21,7 +20,7 @@ class Interruption(KeyboardInterrupt):
     the signal's number: 130, 143, 129."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"{_word(number)}; {AGAIN}")
+        super().__init__(f"{_word(number)}; run the same command again to continue")
         self.code = 128 + number
 
 
@@ -93,11 +92,11 @@ def _receive(number: int, frame: FrameType | None) -> None:
     _State.exiting = True
     if first and _State.postponed:
         _State.number = number
-        _write(f"{_word(number)}: stopping when this iteration is done; again: at once")
+        _write(f"{_word(number)}; stopping when this iteration is done; again: at once")
     elif first and not _importing(frame):
         raise Interruption(number)
     else:
-        _write(f"{_word(number)}; {AGAIN}")
+        _write(str(Interruption(number)))
         os._exit(128 + number)
 
 
@@ -110,7 +109,8 @@ def _importing(frame: FrameType | None) -> bool:
 
 
 def _word(number: int) -> str:
-    return "interrupted" if number == signal.SIGINT else signal.Signals(number).name
+    name = signal.Signals(number).name
+    return "interrupted" if name == "SIGINT" else f"interrupted by {name}"
 
 
 def _write(line: str) -> None:
