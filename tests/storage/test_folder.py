@@ -14,7 +14,7 @@ import pytest
 
 from trajmatch.errors import SettingError
 from trajmatch.storage.files import partial_path
-from trajmatch.storage.folder import LOCK, MARKER, claim, maker_of, require_own_folder, sweep
+from trajmatch.storage.folder import LOCK, MARKER, claim, commands_of, require_own_folder, sweep
 
 HOLDER = """
 import sys, time
@@ -65,12 +65,12 @@ def refusal(out: Path, command: str, **options: object) -> str:
 
 
 def test_a_folder_says_which_command_made_it(tmp_path: Path) -> None:
-    assert maker_of(tmp_path) == ()
+    assert commands_of(tmp_path) == ()
     with claim(tmp_path / "a" / "run", "distill"):
         write(tmp_path / "a" / "run" / "log.jsonl")
     run = tmp_path / "a" / "run"
     assert json.loads((run / MARKER).read_text()) == {"command": "distill"}
-    assert maker_of(run) == ("distill",)
+    assert commands_of(run) == ("distill",)
     said = refusal(run, "select")
     assert f"{run} is a folder of `trajmatch distill`" in said
     assert "`trajmatch select` would write over what it holds; give another --out (out=)" in said
@@ -78,7 +78,7 @@ def test_a_folder_says_which_command_made_it(tmp_path: Path) -> None:
         pass
     with claim(run, "run", also=["distill"]):
         pass
-    assert maker_of(run) == ("distill",)
+    assert commands_of(run) == ("distill",)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_folders_without_a_marker_are_known_by_their_files(
 ) -> None:
     for name, text in files.items():
         write(tmp_path / name, text)
-    assert maker_of(tmp_path) == commands
+    assert commands_of(tmp_path) == commands
     for command in ("distill", "run", "experts", "select", "study init", "compare", "import"):
         if not commands or command in commands or command.partition(" ")[0] in commands:
             require_own_folder(tmp_path, command)
@@ -214,7 +214,7 @@ def test_a_claim_in_a_claim_is_granted_and_one_of_another_thread_is_not(tmp_path
         with claim(tmp_path / "experts", "experts", shared=True):
             pass
     assert [said.partition(" to ")[0] for said in found] == ["another process is writing"] * 2
-    assert maker_of(tmp_path) == ("run",)
+    assert commands_of(tmp_path) == ("run",)
 
 
 def test_a_claim_that_fails_before_anything_is_written_leaves_nothing(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_a_claim_that_fails_before_anything_is_written_leaves_nothing(tmp_path: 
     assert list(mine.parent.iterdir()) == [mine]
     with pytest.raises(FileNotFoundError), claim(mine.parent, "distill"):
         write(mine.parent / "log.jsonl").rename(mine.parent / "absent" / "log.jsonl")
-    assert maker_of(mine.parent) == ("distill",)
+    assert commands_of(mine.parent) == ("distill",)
 
 
 # -- what a kill leaves ----------------------------------------------------------------------------

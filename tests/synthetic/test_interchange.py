@@ -794,6 +794,43 @@ def test_export_writes_over_nothing(tmp_path: Path, mistake: Mistake, to: str) -
     assert {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()} == files
 
 
+@pytest.mark.parametrize("to", [*export.FORMATS, "buffers"])
+def test_a_killed_export_is_repeated_and_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str
+) -> None:
+    def write(out: Path) -> dict[str, bytes]:
+        if to == "buffers":
+            export.export_buffers(tiny.library(), out)
+        else:
+            export.export_set(a_set(), to, out)
+        return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+    def killed(source: Path, target: Path) -> None:
+        if target.parent == out and len(list(out.iterdir())) > files:
+            raise KeyboardInterrupt
+        os.replace(source, target)
+
+    monkeypatch.setattr(export.buffers, "PER_FILE", 1)
+    whole = write(tmp_path / "whole")
+    for files in range(1, len({name.partition("/")[0] for name in whole})):
+        out = tmp_path / f"after-{files}"
+        with monkeypatch.context() as patch:
+            patch.setattr("os.rename", killed)
+            with pytest.raises(KeyboardInterrupt):
+                write(out)
+        assert len(list(out.iterdir())) == files
+        assert write(out) == whole
+
+
+@pytest.mark.parametrize("to", ["pt", "folder", "hub"])
+def test_a_file_of_other_contents_stays(tmp_path: Path, to: str) -> None:
+    name = {"pt": "labels_best.pt", "folder": "README.txt", "hub": "README.md"}[to]
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(DataError, match=f"{name} is there already; move it away"):
+        export.export_set(a_set(), to, tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "mine"}
+
+
 def test_refusals_of_export(tmp_path: Path, mistake: Mistake) -> None:
     a_set().save(tmp_path / "set")
     line = f"export {tmp_path}/set --out {tmp_path}/out"

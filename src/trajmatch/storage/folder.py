@@ -66,7 +66,7 @@ def claim(
         >>> import tempfile
         >>> folder = tempfile.TemporaryDirectory()
         >>> with claim(Path(folder.name, "run"), "distill"):
-        ...     maker_of(Path(folder.name, "run"))
+        ...     commands_of(Path(folder.name, "run"))
         ('distill',)
         >>> folder.cleanup()
     """
@@ -115,7 +115,7 @@ def require_own_folder(
     if out.exists() and not out.is_dir():
         raise SettingError(f"{out} is a file; give a folder as --out (out=)")
     _require_kinds(out, command)
-    found = maker_of(out)
+    found = commands_of(out)
     mine = {command, command.partition(" ")[0], *also}
     if found and not mine & {*found}:
         raise SettingError(
@@ -126,7 +126,7 @@ def require_own_folder(
         _require_apart(out, Path(data))
 
 
-def maker_of(folder: Path) -> tuple[str, ...]:
+def commands_of(folder: Path) -> tuple[str, ...]:
     """The commands that may have made `folder`, the likeliest first; () for none.
 
     Raises SettingError for a result.json that is not of this package.

@@ -25,7 +25,7 @@ from trajmatch.data.whiten import ZCA, Normalize, Whitening
 from trajmatch.errors import FileFormatError
 from trajmatch.storage.files import atomic_write
 from trajmatch.storage.jsonl import jsonable
-from trajmatch.synthetic.formats.released import require_absent
+from trajmatch.synthetic.formats.publish import require_absent
 from trajmatch.synthetic.set import SyntheticSet
 
 FILE = "distilled.npz"

@@ -27,7 +27,8 @@ from trajmatch.networks.base import height_width
 from trajmatch.runtime.progress import SILENT, Progress
 from trajmatch.storage.files import read_json
 from trajmatch.storage.folder import claim
-from trajmatch.synthetic.formats.released import read_pt, require_absent, save_pt
+from trajmatch.synthetic.formats.publish import publish
+from trajmatch.synthetic.formats.released import read_pt, save_pt
 from trajmatch.types import Float, Tensor
 
 ORIGIN = (
@@ -164,7 +165,7 @@ def export_buffers(library: ExpertLibrary, out: str | Path) -> list[str]:
     """Write a library as replay_buffer_0.pt, ... of ten experts each; returns the file names.
 
     Memory: ten experts in float32, also where the library stores bf16. Raises SettingError for a
-    library without experts, DataError when such a file exists.
+    library without experts, DataError when the files exist.
     """
     out, module = Path(out), library.spec.build(seed=0)
     if not library.experts:
@@ -173,13 +174,17 @@ def export_buffers(library: ExpertLibrary, out: str | Path) -> list[str]:
         )
     starts = range(0, len(library.experts), PER_FILE)
     names = [f"replay_buffer_{number}.pt" for number in range(len(starts))]
-    require_absent(out, names)
-    for name, start in zip(names, starts, strict=True):
-        buffer: list[Epochs] = []
-        for expert in library.experts[start : start + PER_FILE]:
-            rows = (library.trajectory(expert).row(epoch) for epoch in range(library.epochs + 1))
-            buffer.append([[p.clone() for p in split_vector(module, r).values()] for r in rows])
-        save_pt(out / name, buffer)
+
+    def write(folder: Path) -> None:
+        for name, start in zip(names, starts, strict=True):
+            buffer: list[Epochs] = []
+            for expert in library.experts[start : start + PER_FILE]:
+                trajectory = library.trajectory(expert)
+                rows = (trajectory.row(epoch) for epoch in range(library.epochs + 1))
+                buffer.append([[p.clone() for p in split_vector(module, r).values()] for r in rows])
+            save_pt(folder / name, buffer)
+
+    publish(out, names, write)
     return names
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from trajmatch.networks import NetworkSpec
-from trajmatch.storage.files import atomic_write
+from trajmatch.synthetic.folder import WHITENING
 from trajmatch.synthetic.formats.pictures import clipped_shares
-from trajmatch.synthetic.formats.released import require_absent
+from trajmatch.synthetic.formats.publish import publish
 from trajmatch.synthetic.pictures import folder_names
 from trajmatch.synthetic.set import SyntheticSet
 
@@ -26,17 +26,21 @@ CARD = "README.md"
 def write_hub(
     distilled: SyntheticSet, out: Path, *, title: str = "", accuracy: str = ""
 ) -> dict[str, Any]:
-    """Write the set and its card. Raises DataError when `out` has a card or a set already.
+    """Write the set and its card. Raises DataError when `out` has a card and a set already.
 
     A compact whitening is written in full, so that the code on the card can apply it.
     """
-    require_absent(out, [CARD, "distilled.json"])
     distilled = dataclasses.replace(distilled, whitening=distilled.whitening.full())
-    distilled.save(out)
-    with atomic_write(out / CARD) as partial:
-        partial.write_text(card(distilled, title=title, accuracy=accuracy), encoding="utf-8")
     textures = [] if distilled.canvases is None else ["textures"]
-    return {"files": [CARD, "distilled.json", "distilled.safetensors", "images", *textures]}
+    names = [CARD, "distilled.json", "distilled.safetensors", "images", *textures]
+
+    def write(folder: Path) -> None:
+        distilled.save(folder)
+        text = card(distilled, title=title, accuracy=accuracy)
+        (folder / CARD).write_text(text, encoding="utf-8")
+
+    publish(out, [*names, WHITENING], write)
+    return {"files": names}
 
 
 def card(distilled: SyntheticSet, *, title: str = "", accuracy: str = "") -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
-from trajmatch.storage.files import atomic_write
-from trajmatch.synthetic.formats.released import require_absent
+from trajmatch.synthetic.formats.publish import publish
 from trajmatch.synthetic.pictures import save_pictures
 from trajmatch.synthetic.set import SyntheticSet
 from trajmatch.types import Float, Tensor
@@ -19,17 +17,16 @@ def write_pictures(distilled: SyntheticSet, out: Path) -> dict[str, Any]:
     """Write train/<class>/*.png with whitening undone, and README.txt about what 8 bits lose.
 
     Returns the files, the number of images and the largest share of an image that was clipped.
-    Raises DataError when `out` has either already.
+    Raises DataError when `out` has both already.
     """
-    require_absent(out, [FOLDER, NOTE])
     largest = float(clipped_shares(distilled).max())
-    partial = out / f"{FOLDER}.partial"
-    shutil.rmtree(partial, ignore_errors=True)  # left by an interrupted export
-    out.mkdir(parents=True, exist_ok=True)
-    save_pictures(distilled.pixels(), distilled.hard_labels.tolist(), distilled.classes, partial)
-    partial.rename(out / FOLDER)
-    with atomic_write(out / NOTE) as note:
-        note.write_text(_note(distilled, largest), encoding="utf-8")
+
+    def write(folder: Path) -> None:
+        labels = distilled.hard_labels.tolist()
+        save_pictures(distilled.pixels(), labels, distilled.classes, folder / FOLDER)
+        (folder / NOTE).write_text(_note(distilled, largest), encoding="utf-8")
+
+    publish(out, [FOLDER, NOTE], write)
     return {"files": [FOLDER, NOTE], "images": len(distilled), "largest_clipped_share": largest}
 
 

@@ -24,6 +24,7 @@ from trajmatch.data.dataset import Split
 from trajmatch.data.whiten import Normalize, Whitening, fit_whitening
 from trajmatch.errors import DataError, FileFormatError, MismatchError, SettingError
 from trajmatch.storage.files import atomic_write
+from trajmatch.synthetic.formats.publish import publish
 from trajmatch.synthetic.set import SyntheticSet
 from trajmatch.types import Float, Int, Tensor
 
@@ -145,28 +146,25 @@ def read_released(
 def write_released(distilled: SyntheticSet, out: Path) -> dict[str, Any]:
     """Write images_best.pt, labels_best.pt and syn_lr.pt (a float64 scalar; only with a step size).
 
-    Raises DataError when one of them exists.
+    Raises DataError when they exist.
     """
     tensors = {IMAGES: distilled.images, LABELS: distilled.labels}
     if distilled.step_size is not None:
         tensors[STEP_SIZE] = torch.tensor(distilled.step_size, dtype=torch.float64)
-    require_absent(out, tensors)
-    for name, tensor in tensors.items():
-        save_pt(out / name, tensor.detach().cpu().contiguous())
+
+    def write(folder: Path) -> None:
+        for name, tensor in tensors.items():
+            save_pt(folder / name, tensor.detach().cpu().contiguous())
+
+    publish(out, sorted(tensors), write)
     return {"files": sorted(tensors)}
 
 
 def save_pt(path: Path, value: Any) -> None:
-    """`torch.save`, atomically."""
-    with atomic_write(path) as partial:
-        torch.save(value, partial)
-
-
-def require_absent(out: Path, names: Mapping[str, Any] | Sequence[str]) -> None:
-    """Refuse to overwrite existing files, which may be the originals of an export."""
-    for name in names:
-        if (out / name).exists():
-            raise DataError(f"{out / name} is there already; move it away or give another --out")
+    """`torch.save`, atomically. Equal values give equal bytes: given a path, torch would name the
+    archive's entries by it."""
+    with atomic_write(path) as partial, partial.open("wb") as file:
+        torch.save(value, file)
 
 
 def _given_statistics(
