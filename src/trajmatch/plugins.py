@@ -86,7 +86,7 @@ class Registry(Mapping[str, T], Generic[T]):
             pass
         mend = suggest(name, self)
         if ":" in name:
-            mend = f"it belongs to another package; give --{self.option} {name} to load it"
+            mend = f"it belongs to another package; give --{self.option}={name} to load it"
         raise SettingError(f"unknown {self.what} '{name}'; {mend}")
 
     def name_of(self, entry: T) -> str:

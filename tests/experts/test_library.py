@@ -124,7 +124,7 @@ def test_segments(made):
     assert torch.equal(start, made.trajectory(1).row(1))
     assert torch.equal(target, made.trajectory(1).row(3))
     for arguments in [(0, -1, 2), (0, 3, 2), (0, 0, 0), (0, 0, 5)]:
-        with pytest.raises(SettingError, match=r"4 epochs.*--max-start-epoch or --expert-epochs"):
+        with pytest.raises(SettingError, match=r"4 epochs.*max_start_epoch= or expert_epochs="):
             made.segment(*arguments)
     with pytest.raises(SettingError, match="no expert 7; it has 0-2"):
         made.segment(7, 0, 1)
@@ -463,7 +463,7 @@ def test_bf16_storage(tmp_path, made):
 
 
 def test_places_that_hold_no_library(tmp_path, copy):
-    with pytest.raises(FileFormatError, match=r"no expert library in .*give the --out of"):
+    with pytest.raises(FileFormatError, match=r"no expert library in .*give the out= of"):
         ExpertLibrary.open(tmp_path / "absent")
     with pytest.raises(SettingError, match="is a file"):
         make(copy / "library.json")

@@ -379,7 +379,7 @@ def test_it_checks_the_experts(method: Method) -> None:
     spec = tiny.bare_problem().spec
     method.check(Conditions(spec, ipc=2, expert_epochs=3))
     if method.needs_experts:
-        with pytest.raises(SettingError, match=rf"{method.name} matches experts; give --experts"):
+        with pytest.raises(SettingError, match=rf"{method.name} matches experts; give experts="):
             method.check(Conditions(spec, ipc=2))
     else:
         method.check(Conditions(spec, ipc=2))

@@ -321,7 +321,7 @@ def test_data_without_a_validation_split_are_refused(
     without = dataclasses.replace(digits, val=None)
     copy = ExpertLibrary.open(library.path)
     copy.data = without.summary()
-    with pytest.raises(SettingError, match=r"no validation split; use data\.with_validation"):
+    with pytest.raises(SettingError, match=r"no validation images, .*; use data\.with_validation"):
         pipeline.distill(without, tiny.METHOD, copy, tmp_path / "run", config=tiny.DISTILL)
 
 
@@ -413,7 +413,7 @@ def test_what_a_set_cannot_be_judged_on(ran: tuple[Path, dict], digits: ImageDat
     renamed = dataclasses.replace(digits, classes=tuple("abcdefghij"))
     with pytest.raises(MismatchError, match=r"classes 0, 1, 2, 3, \.\.\. \(10\).*a, b, c, d"):
         pipeline.evaluate(best, renamed)
-    with pytest.raises(MismatchError, match=r"1x8x8 and the data's 1x12x12.*--size"):
+    with pytest.raises(MismatchError, match=r"1x8x8 and the data's 1x12x12.*size="):
         pipeline.evaluate(best, digits.resized(12))
 
 
@@ -591,6 +591,6 @@ def test_a_method_that_matches_no_experts_needs_no_library(
         digits, DM(), untrained, tmp_path / "run", config=tiny.DISTILL, evaluation=tiny.EVALUATE
     )
     assert (outcome.iterations, outcome.best.step_size) == (4, None)
-    with pytest.raises(SettingError, match="mtt matches experts; give --experts a library"):
+    with pytest.raises(SettingError, match="mtt matches experts; give experts= a library"):
         pipeline.distill(digits, tiny.METHOD, untrained, tmp_path / "other", config=tiny.DISTILL)
     assert not (tmp_path / "other").exists()

@@ -361,7 +361,7 @@ def test_experts_that_were_not_made_alike_are_not_mixed(tmp_path: Path) -> None:
         with pytest.raises(MismatchError, match=said):
             take([file], out, **changes)
     own = Path(shutil.copytree(tiny.library().path, tmp_path / "own"))
-    with pytest.raises(MismatchError, match="were trained by trajmatch; give another --out"):
+    with pytest.raises(MismatchError, match="were trained by trajmatch; give another out="):
         take([first], own)
     assert ExpertLibrary.open(out).experts == [0]
     assert ExpertLibrary.open(own).experts == [0, 1]

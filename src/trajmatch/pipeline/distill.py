@@ -14,7 +14,6 @@ from trajmatch.config import Constant, DataConfig, DistillConfig, EvaluateConfig
 from trajmatch.data import ImageDataset
 from trajmatch.data.canvas import CropSampler
 from trajmatch.data.whiten import Whitening, fit_whitening
-from trajmatch.errors import SettingError
 from trajmatch.evaluation import Score, TestSet, TrainingSet, evaluate_sets, training_work
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import (
@@ -30,7 +29,13 @@ from trajmatch.methods import (
 )
 from trajmatch.networks import Network, NetworkSpec
 from trajmatch.networks.spec import network_for
-from trajmatch.pipeline.checks import conditions_of, require_experts, require_fit, require_sound
+from trajmatch.pipeline.checks import (
+    conditions_of,
+    require_experts,
+    require_fit,
+    require_sound,
+    require_validation,
+)
 from trajmatch.rng import derive, stream
 from trajmatch.runtime.compiling import wanted
 from trajmatch.runtime.display import shown_or
@@ -92,6 +97,7 @@ def distill(
         >>> data = trajmatch.load_data("digits")  # doctest: +SKIP
         >>> distill(data, MTT(syn_steps=20), "runs/experts", "runs/ipc1")  # doctest: +SKIP
     """
+    require_validation(data)
     problem = _problem(data, experts, config, seed, resources.torch_device)
     conditions = conditions_of(
         data,
@@ -101,8 +107,6 @@ def distill(
         whitening=problem.whitening.name,
     )
     require_sound(method, conditions, init=config.init, evaluation=evaluation)
-    if data.val is None:
-        raise SettingError("the data have no validation split; use data.with_validation(0.1)")
     initial = initial_parameters(data, problem.whitening, method, config, seed=seed)
     if method.labels_from_experts:
         logits = problem.teacher_logits(initial.images)

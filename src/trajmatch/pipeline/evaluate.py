@@ -90,7 +90,7 @@ def evaluate(
             if evaluator.selects_rate(spec) and data.val is None:
                 raise SettingError(
                     f"a learning rate for {spec.describe()} is chosen on validation images, and "
-                    "the data have none; use data.with_validation(0.1), or set one with --lr (lr=)"
+                    "the data have none; use data.with_validation(0.1), or give one with --lr"
                 )
         return [evaluator.score(spec) for spec in specs]
 
@@ -111,7 +111,7 @@ def _require_split(distilled: SyntheticSet, data: ImageDataset, split: str) -> N
         raise MismatchError(
             f"the set was made from data with fingerprint {recorded} and these have "
             f"{data.fingerprint}, so their validation images may be among those it was made from; "
-            "give the same --data, --size and --val-fraction, or --split test"
+            "give the same --data, --size and --val-fraction, or --split=test"
         )
 
 

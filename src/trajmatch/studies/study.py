@@ -90,7 +90,7 @@ def setting(base: Recipe, name: str) -> Any:
         if hasattr(part, name):
             return getattr(part, name)
     raise SettingError(
-        f"this study varies {name}, which {base.method.name} does not have; use --method mtt"
+        f"this study varies {name}, which {base.method.name} does not have; use --method=mtt"
     )
 
 

@@ -98,7 +98,7 @@ class Cost:
         if self.shortage:
             raise SettingError(
                 f"{self.shortage}; give another --out or fewer --experts.experts; "
-                "--experts.storage bf16 takes half of float32"
+                "--experts.storage=bf16 takes half of float32"
             )
 
     def lines(self) -> list[str]:
