@@ -21,7 +21,7 @@ class Flags(Common):
     Network and whitening are the experts', where there are any. The set that scores best on
     validation images is in OUT/best, the newest in OUT/last. Run the same command again to continue
     a killed run; a larger --iterations extends a finished one. At the end the best set is tested
-    once, beside random and herding images.
+    once, beside random and herding images, unless --no-test is given.
     """
 
     out: Path = Path("runs/distilled")
@@ -38,6 +38,10 @@ class Flags(Common):
     settings: Flat[MethodSettings] = MethodSettings()
     distill: Flat[DistillConfig] = DistillConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    test: bool = True
+    """Test the best set once, beside random and herding images. --no-test looks at no test image:
+    for choosing settings, the set is evaluated on validation images alone; the same command without
+    it tests the set then chosen. (Experts record their own test accuracy when they are trained.)"""
     threads: int | None = None
     """Threads of the distillation on a CPU. None: one for small work, else one per core."""
     track: Literal["none", "tensorboard", "wandb"] = "none"
@@ -74,11 +78,12 @@ def run(flags: Flags) -> None:
             progress=progress,
         )
         progress.message(shown.best_of(outcome))
-        scores = pipeline.compare_on_test(
+        scores = pipeline.final_scores(
             outcome.best,
             data,
             library,
             flags.evaluate,
+            test=flags.test,
             seed=flags.seed,
             out=flags.out,
             resources=resources,
@@ -97,6 +102,8 @@ def run(flags: Flags) -> None:
     )
     pipeline.write_run(flags.out, finished)
     shown.table(scores)
+    if not flags.test:
+        shown.say(shown.untested(flags.out))
     if outcome.best.canvases is not None:
         print(f"the textures are in {flags.out / 'best' / 'textures'}")
     print(f"the set is in {flags.out / 'best'}; `trajmatch report {flags.out}` draws its page")

@@ -61,6 +61,10 @@ class Flags(Common):
     settings: Flat[MethodSettings] = MethodSettings()
     distill: Flat[DistillConfig] = DistillConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    test: bool = True
+    """Test the best set once, beside random and herding images. --no-test looks at no test image:
+    for choosing settings, the set is evaluated on validation images alone; the same command without
+    it tests the set then chosen. (Experts record their own test accuracy when they are trained.)"""
     workers: int | None = None
     """Processes that train experts, one thread each. None: one per core on the CPU, one on a GPU.
     """
@@ -109,7 +113,7 @@ def run(flags: Flags) -> None:
     if flags.dry_run:
         say_cost(config, _shape(config), flags.out, resources)
     else:
-        carry_out(config, flags.out, resources, track=flags.track)
+        carry_out(config, flags.out, resources, track=flags.track, test=flags.test)
 
 
 def with_flags(recipe: Recipe, flags: Flags) -> Recipe:
@@ -141,7 +145,9 @@ def _say_method(config: Recipe, recipe: Recipe, name: str) -> None:
         )
 
 
-def carry_out(config: Recipe, out: Path, resources: Resources, *, track: str = "none") -> None:
+def carry_out(
+    config: Recipe, out: Path, resources: Resources, *, track: str = "none", test: bool = True
+) -> None:
     """Run `config` into `out`, with its cost, its progress, its table and its page."""
     import time
 
@@ -160,11 +166,14 @@ def carry_out(config: Recipe, out: Path, resources: Resources, *, track: str = "
             config,
             out,
             data=data,
+            test=test,
             resources=resources,
             progress=progress,
         )
     shown.records(result["scores"])
-    if config.published.accuracy is not None:
+    if not test:
+        shown.say(shown.untested(out))
+    elif config.published.accuracy is not None:
         print(f"published for these settings: {config.published.accuracy} % "
               f"({config.published.source})")  # fmt: skip
     try:

@@ -15,7 +15,7 @@ from trajmatch.methods import Outcome
 from trajmatch.networks import NetworkSpec
 from trajmatch.pipeline.checks import load, require_recipe
 from trajmatch.pipeline.distill import distill
-from trajmatch.pipeline.evaluate import compare_on_test
+from trajmatch.pipeline.evaluate import final_scores
 from trajmatch.pipeline.experts import full_data_score, train_experts
 from trajmatch.pipeline.recipe import Recipe
 from trajmatch.runtime.display import shown_or
@@ -29,6 +29,7 @@ def run(
     out: str | Path,
     *,
     data: ImageDataset | None = None,
+    test: bool = True,
     resources: Resources = Resources(),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -38,15 +39,22 @@ def run(
     where an earlier call stopped. Returns the contents of result.json. Experts are trained for a
     method that matches none as well: herding and the accuracy of the full data are theirs.
 
+    test: without it no test image is looked at, and the set is scored on validation images alone:
+        for choosing settings. A later call with it tests the set.
     data: those that `recipe.data` names, where they are loaded already. `cost.estimate` says
     beforehand what a run will take. progress: None shows a display where a person is looking.
     """
     with shown_or(progress) as observer:
-        return _run(recipe, Path(out), data or load(recipe.data), resources, observer)
+        return _run(recipe, Path(out), data or load(recipe.data), test, resources, observer)
 
 
 def _run(
-    recipe: Recipe, out: Path, data: ImageDataset, resources: Resources, progress: Progress
+    recipe: Recipe,
+    out: Path,
+    data: ImageDataset,
+    test: bool,
+    resources: Resources,
+    progress: Progress,
 ) -> dict[str, Any]:
     began = time.perf_counter()
     require_recipe(recipe, data)
@@ -61,9 +69,8 @@ def _run(
         progress=progress,
     )
     ceiling = full_data_score(library)
-    progress.message(
-        f"experts: {len(library.experts)} of {library.epochs} epochs, test accuracy {ceiling}"
-    )
+    reached = f", test accuracy {ceiling}" if test else ""
+    progress.message(f"experts: {len(library.experts)} of {library.epochs} epochs{reached}")
     outcome = distill(
         data,
         recipe.method,
@@ -76,11 +83,12 @@ def _run(
         progress=progress,
     )
     progress.message(f"distilled: {outcome.iterations} iterations, best {outcome.best_iteration}")
-    scores = compare_on_test(
+    scores = final_scores(
         outcome.best,
         data,
         library,
         recipe.evaluate,
+        test=test,
         seed=recipe.seed,
         out=out,
         resources=resources,
@@ -112,7 +120,7 @@ class FinishedRun:
     library: ExpertLibrary | None
     outcome: Outcome
     scores: Sequence[Score]
-    """On the test split."""
+    """On the test split; of a run that was not tested, of the set on the validation split."""
     seconds: float
     """Of the whole command; those of the outer loop are the outcome's."""
     device: str

@@ -76,6 +76,8 @@ def _networks(out: Path, recipe: Recipe) -> int:
         result = read_result(out)
         if result["command"] != "run" or result["last_iteration"] < recipe.distill.iterations:
             return 0
+        if not any(score["split"] == "test" for score in result["scores"]):
+            return 0
         before, now = result["settings"], jsonable(recipe.to_dict())
         if _determining(before, recipe.method) != _determining(now, recipe.method):
             return 0
