@@ -10,7 +10,10 @@ from trajmatch.cli.flags import Common, Flat, MethodSettings, pick_device
 from trajmatch.config import DataConfig, DistillConfig, EvaluateConfig, NetworkConfig
 
 if TYPE_CHECKING:
+    from trajmatch.data import ImageDataset
+    from trajmatch.experts import ExpertLibrary
     from trajmatch.methods import Method
+    from trajmatch.runtime.resources import Resources
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,8 @@ class Flags(Common):
     """Threads of the distillation on a CPU. None: one for small work, else one per core."""
     track: Literal["none", "tensorboard", "wandb"] = "none"
     """Where numbers go beside OUT/log.jsonl."""
+    dry_run: bool = False
+    """Say what it will cost in time and memory, and stop. Nothing is written to OUT."""
 
 
 def run(flags: Flags) -> None:
@@ -65,6 +70,9 @@ def run(flags: Flags) -> None:
     library = None if path is None else ExpertLibrary.open(path)
     data = shown.load(flags.data)
     experts = pipeline.experts_or_untrained(library, data, flags.network, flags.data)
+    if flags.dry_run:
+        _dry_run(flags, method, library, data, resources)
+        return
     with shown.progress_of(flags.out, track=flags.track) as progress:
         outcome = pipeline.distill(
             data,
@@ -117,3 +125,44 @@ def _settings(flags: Flags, method: Method) -> dict[str, Any]:
     settings = to_dict(flags)
     del settings["method"], settings["settings"]
     return {**settings, "distill": to_settings(flags.distill, method)}
+
+
+def _dry_run(
+    flags: Flags,
+    method: Method,
+    library: ExpertLibrary | None,
+    data: ImageDataset,
+    resources: Resources,
+) -> None:
+    """Print what distilling, or what is left of it in OUT, will cost; refuses as it would."""
+    from trajmatch.cli.cost import say_cost
+    from trajmatch.config import ExpertConfig
+    from trajmatch.methods.checkpoint import checkpoint_iteration
+    from trajmatch.pipeline.checks import conditions_of, require_sound
+    from trajmatch.pipeline.cost.done import Done
+    from trajmatch.pipeline.cost.shape import Shape
+    from trajmatch.pipeline.evaluate import baselines_beside
+    from trajmatch.pipeline.recipe import Recipe
+
+    recipe = Recipe(
+        data=flags.data,
+        network=flags.network,
+        experts=ExpertConfig(experts=1),
+        distill=flags.distill,
+        method=method,
+        evaluate=flags.evaluate,
+    )
+    recipe = recipe if library is None else recipe.with_library(library)
+    shape = Shape.of(data)
+    conditions = conditions_of(
+        data,
+        shape.network(recipe.network),
+        recipe.distill.ipc,
+        expert_epochs=None if library is None else library.epochs,
+        whitening=recipe.data.whitening,
+    )
+    require_sound(method, conditions, init=flags.distill.init, evaluation=flags.evaluate)
+    done = Done(0 if library is None else len(library.experts), checkpoint_iteration(flags.out))
+    compared = 1 + len(baselines_beside(library)) if flags.test else 1
+    stages = ("distillation", "evaluation")
+    say_cost(recipe, shape, done, resources, stages=stages, compared=compared)

@@ -202,7 +202,8 @@ def _options(kind: type[Any], prefix: str) -> Iterator[tuple[str, bool]]:
     hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         hint, markers = _bare(hints[field.name])
-        name = field.name.replace("_", "-")
+        named = (getattr(marker, "name", None) for marker in markers)  # tyro.conf.arg(name=...)
+        name = next(filter(None, named), field.name.replace("_", "-"))
         if _is_table(hint):
             yield from _options(hint, prefix if _FLAT in markers else f"{prefix}{name}.")
         elif _POSITIONAL not in markers:

@@ -90,6 +90,20 @@ def require_experts(library: ExpertLibrary) -> None:
         )
 
 
+def require_library(recipe: Recipe, data: ImageDataset, library: ExpertLibrary) -> None:
+    """Refuse a library whose experts are not those of the recipe's data, network and whitening, or
+    are fewer than the recipe takes."""
+    network = None if recipe.network == NetworkConfig() else recipe.network
+    require_fit(library, data, network=network, whitening=recipe.data.whitening)
+    require_experts(library)
+    if recipe.experts.experts > len(library.experts):
+        raise SettingError(
+            f"{recipe.experts.experts} experts are to be used and {library.path} holds "
+            f"{len(library.experts)} finished ones; use --experts.experts {len(library.experts)}, "
+            "or train more in it with `trajmatch experts`"
+        )
+
+
 def conditions_of(
     data: ImageDataset,
     spec: NetworkSpec,

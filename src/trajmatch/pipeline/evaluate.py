@@ -164,6 +164,15 @@ def _spec(
     return network_for(data, network)
 
 
+def baselines_beside(library: ExpertLibrary | None) -> list[str]:
+    """The coresets that a set is compared with; without experts there are no features for some."""
+    return [
+        name
+        for name in coresets.BASELINES
+        if library is not None or coresets.coreset_of(name).requires == "nothing"
+    ]
+
+
 def compare_on_test(
     distilled: SyntheticSet,
     data: ImageDataset,
@@ -192,8 +201,7 @@ def compare_on_test(
             library or Untrained(whitening=distilled.whitening),
             seed=seed,
         )
-        for name in coresets.BASELINES
-        if library is not None or coresets.coreset_of(name).requires == "nothing"
+        for name in baselines_beside(library)
     ]
     scores = _scores_of(
         [distilled, *baselines],

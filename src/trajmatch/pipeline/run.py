@@ -13,7 +13,7 @@ from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import Outcome
 from trajmatch.networks import NetworkSpec
-from trajmatch.pipeline.checks import load, require_recipe
+from trajmatch.pipeline.checks import load, require_library, require_recipe
 from trajmatch.pipeline.distill import distill
 from trajmatch.pipeline.evaluate import final_scores
 from trajmatch.pipeline.experts import full_data_score, train_experts
@@ -28,6 +28,7 @@ def run(
     recipe: Recipe,
     out: str | Path,
     *,
+    experts: str | Path | ExpertLibrary | None = None,
     data: ImageDataset | None = None,
     test: bool = True,
     resources: Resources = Resources(),
@@ -39,35 +40,47 @@ def run(
     where an earlier call stopped. Returns the contents of result.json. Experts are trained for a
     method that matches none as well: herding and the accuracy of the full data are theirs.
 
+    experts: a library to match, or its folder, which is not written to; the first
+        `recipe.experts.experts` of it are used. It must fit the recipe's network and whitening, as
+        those of `recipe.with_library(library)` do. None: trained in `out`/experts.
     test: without it no test image is looked at, and the set is scored on validation images alone:
         for choosing settings. A later call with it tests the set.
     data: those that `recipe.data` names, where they are loaded already. `cost.estimate` says
     beforehand what a run will take. progress: None shows a display where a person is looking.
     """
+    if experts is not None and not isinstance(experts, ExpertLibrary):
+        experts = ExpertLibrary.open(experts)
     with shown_or(progress) as observer:
-        return _run(recipe, Path(out), data or load(recipe.data), test, resources, observer)
+        data = data or load(recipe.data)
+        return _run(recipe, Path(out), experts, data, test, resources, observer)
 
 
 def _run(
     recipe: Recipe,
     out: Path,
+    given: ExpertLibrary | None,
     data: ImageDataset,
     test: bool,
     resources: Resources,
     progress: Progress,
 ) -> dict[str, Any]:
     began = time.perf_counter()
-    require_recipe(recipe, data)
-    library = train_experts(
-        data,
-        out / "experts",
-        network=recipe.network,
-        config=recipe.experts,
-        whitening=recipe.data.whitening,
-        seed=recipe.seed,
-        resources=resources,
-        progress=progress,
-    )
+    if given is not None:
+        require_library(recipe, data, given)
+    require_recipe(recipe, data, epochs=given.epochs if given else None)
+    if given is not None:
+        library = given.first(recipe.experts.experts)
+    else:
+        library = train_experts(
+            data,
+            out / "experts",
+            network=recipe.network,
+            config=recipe.experts,
+            whitening=recipe.data.whitening,
+            seed=recipe.seed,
+            resources=resources,
+            progress=progress,
+        )
     ceiling = full_data_score(library)
     reached = f", test accuracy {ceiling}" if test else ""
     progress.message(f"experts: {len(library.experts)} of {library.epochs} epochs{reached}")

@@ -38,9 +38,9 @@ class Room:
     """Bytes; None where the file system does not report them."""
 
     @classmethod
-    def of(cls, out: Path) -> Room:
-        """Of the folder `out`, which need not exist yet."""
-        library = (out / "experts").absolute()  # perhaps a link to another disk
+    def of(cls, out: Path, library: Path | None = None) -> Room:
+        """Of the folder `out`, which need not exist yet. library: its experts (None: in it)."""
+        library = (library or out / "experts").absolute()  # perhaps a link to another disk
         place = next(path for path in (library, *library.parents) if path.is_dir())
         total, _, free = shutil.disk_usage(place)
         stored = 0
@@ -60,6 +60,11 @@ class Done:
     """Networks that have tested each of the sets compared at the end."""
     room: Room | None = None
     """None: the disk is not checked."""
+
+    @classmethod
+    def of_experts(cls, out: Path) -> Done:
+        """What is in the library `out`, which need not exist yet."""
+        return cls(len(present(out)) if out.is_dir() else 0, room=Room.of(out, out))
 
     @classmethod
     def of(cls, out: Path, recipe: Recipe) -> Done:
