@@ -404,21 +404,21 @@ def test_divergence_keeps_what_is_good_and_leaves_nothing_else(tmp_path):
     [
         (
             {"config": dataclasses.replace(CONFIG, lr=0.02)},
-            r"was made with lr=0.05, this asks for lr=0.02; use --lr 0.05 or another --out",
+            r"was made with lr=0.05, this asks for lr=0.02; use lr=0.05 or another out=",
         ),
         (
             {"config": dataclasses.replace(CONFIG, epochs=3, weight_decay=0.1)},
             r"epochs=4, weight_decay=0.0, this asks for epochs=3, weight_decay=0.1; "
-            r"use --epochs 4, --weight-decay 0.0 or another --out",
+            r"use epochs=4, weight_decay=0.0 or another out=",
         ),
         ({"config": dataclasses.replace(CONFIG, augment=None)}, r"augment=color.*augment=none"),
-        ({"config": dataclasses.replace(CONFIG, storage="bf16")}, r"--storage float32"),
-        ({"seed": 4}, r"seed=3, this asks for seed=4; use --seed 3"),
+        ({"config": dataclasses.replace(CONFIG, storage="bf16")}, r"storage='float32'"),
+        ({"seed": 4}, r"seed=3, this asks for seed=4; use seed=3"),
         ({"dataset": make_dataset(1)}, r"data=arrays \(fingerprint .*use the same data"),
-        ({"whitening": fit_whitening("zca", DATASET.train)}, r"--whitening normalize"),
+        ({"whitening": fit_whitening("zca", DATASET.train)}, r"whitening='normalize'"),
         ({"whitening": Normalize(torch.zeros(1), torch.ones(1))}, r"the whitening saved in it"),
-        ({"spec": dataclasses.replace(SPEC, options={"width": 4, "depth": 2})}, r"--depth 1 or"),
-        ({"spec": dataclasses.replace(SPEC, name="mlp", options={})}, r"--network convnet"),
+        ({"spec": dataclasses.replace(SPEC, options={"width": 4, "depth": 2})}, r"depth=1 or"),
+        ({"spec": dataclasses.replace(SPEC, name="mlp", options={})}, r"network='convnet'"),
         ({"spec": dataclasses.replace(SPEC, classes=4)}, r"the same network"),
     ],
 )

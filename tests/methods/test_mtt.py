@@ -124,7 +124,7 @@ def test_experts_that_are_too_short_are_refused(
     assert "\n" not in message
     assert ("max_start_epoch=" in message) == (settings["expert_epochs"] <= 3)
     if settings["expert_epochs"] <= 3:  # the setting that is proposed is accepted, and is the most
-        fits = int(message.split("--max-start-epoch ")[1].split()[0])
+        fits = int(message.split("max_start_epoch=")[1].split()[0])
         check(mtt(**{**settings, "max_start_epoch": fits}), library)
         with pytest.raises(SettingError):
             check(mtt(**{**settings, "max_start_epoch": fits + 1}), library)

@@ -221,7 +221,7 @@ def test_a_finished_run_costs_nothing_and_nothing_is_measured() -> None:
     ("method", "ipc", "words"),
     [
         (DC(), 3, "published loops"),
-        (DSA(augment="none"), 1, "use --method dc"),
+        (DSA(augment="none"), 1, "use method='dc'"),
         (MTT(syn_steps=5, batch_syn=11), 1, "batch_syn is 11"),
     ],
 )

@@ -216,7 +216,7 @@ def test_a_run_that_keeps_another_set_judges_anew_only_that_one(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"method": {"max_start_epoch": 9}}, ["epoch 9", "have 3", "--epochs 9"]),
+        ({"method": {"max_start_epoch": 9}}, ["epoch 9", "have 3", "epochs=9"]),
         ({"method": {"batch_syn": 11}}, ["batch_syn is 11", "10 synthetic images", "1 to 10"]),
         ({"method": {"augment": "colour"}}, ["'colour'", "did you mean 'color'"]),
         ({"evaluate": {"augment": "colour"}}, ["'colour'", "did you mean 'color'"]),
@@ -506,14 +506,14 @@ def test_five_experts_are_asked_at_most(
 @pytest.mark.parametrize(
     ("method", "epochs", "words"),
     [
-        (mtt(init_labels="experts"), 3, "no labels are learned; add --soft-labels"),
-        (DD(init_labels="experts"), None, "no labels are learned; add --soft-labels"),
-        (DD(init_labels="experts", soft_labels=True), None, "dd has none; give --experts"),
-        (LD(init_labels="experts"), None, "ld has none; give --experts"),
+        (mtt(init_labels="experts"), 3, "no labels are learned; add soft_labels=True"),
+        (DD(init_labels="experts"), None, "no labels are learned; add soft_labels=True"),
+        (DD(init_labels="experts", soft_labels=True), None, "dd has none; give experts="),
+        (LD(init_labels="experts"), None, "ld has none; give experts="),
         (
             mtt(init_labels="experts", soft_labels=True, texture=True),
             3,
-            "leave it or --texture out",
+            "leave it or texture= out",
         ),
     ],
 )
