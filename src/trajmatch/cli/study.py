@@ -192,7 +192,7 @@ def _print_table(points: Sequence[Point], study: Study) -> None:
     print(f"{study.measured} (mean +- sd, n {study.counted} of one seed, or n seeds):")
     for point in points:
         place = ", ".join(f"{name} {value}" for name, value in point.at.items())
-        value = "failed"
+        value = point.absent
         if point.done:
             value = f"{point.mean:.3g}"
             value += "" if point.sample.sd is None else f" +- {point.sample.sd:.2g}"
