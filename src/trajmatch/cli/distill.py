@@ -112,9 +112,13 @@ def run(flags: Flags) -> None:
     shown.table(scores)
     if not flags.test:
         shown.say(shown.untested(flags.out))
-    if outcome.best.canvases is not None:
-        print(f"the textures are in {flags.out / 'best' / 'textures'}")
-    print(f"the set is in {flags.out / 'best'}; `trajmatch report {flags.out}` draws its page")
+    _say_places(flags.out, textures=outcome.best.canvases is not None)
+
+
+def _say_places(out: Path, *, textures: bool) -> None:
+    if textures:
+        print(f"the textures are in {out / 'best' / 'textures'}")
+    print(f"the set is in {out / 'best'}; `trajmatch report {out}` draws its page")
 
 
 def _settings(flags: Flags, method: Method) -> dict[str, Any]:

@@ -68,19 +68,7 @@ def _run(
     if given is not None:
         require_library(recipe, data, given)
     require_recipe(recipe, data, epochs=given.epochs if given else None)
-    if given is not None:
-        library = given.first(recipe.experts.experts)
-    else:
-        library = train_experts(
-            data,
-            out / "experts",
-            network=recipe.network,
-            config=recipe.experts,
-            whitening=recipe.data.whitening,
-            seed=recipe.seed,
-            resources=resources,
-            progress=progress,
-        )
+    library = _experts(recipe, out, given, data, resources, progress)
     ceiling = full_data_score(library)
     reached = f", test accuracy {ceiling}" if test else ""
     progress.message(f"experts: {len(library.experts)} of {library.epochs} epochs{reached}")
@@ -119,6 +107,29 @@ def _run(
         device=str(resources.device),
     )
     return write_run(out, finished)
+
+
+def _experts(
+    recipe: Recipe,
+    out: Path,
+    given: ExpertLibrary | None,
+    data: ImageDataset,
+    resources: Resources,
+    progress: Progress,
+) -> ExpertLibrary:
+    """The first of those given, or those trained in `out`/experts."""
+    if given is not None:
+        return given.first(recipe.experts.experts)
+    return train_experts(
+        data,
+        out / "experts",
+        network=recipe.network,
+        config=recipe.experts,
+        whitening=recipe.data.whitening,
+        seed=recipe.seed,
+        resources=resources,
+        progress=progress,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
