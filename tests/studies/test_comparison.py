@@ -337,3 +337,54 @@ def test_every_setting_is_tested_where_that_is_wanted() -> None:
     study = comparison(["mtt", "mtt-soft"], [1], test_all=True)
     assert running._swept(cells_of(study, study.variants(BASE))) == set()
     assert "Of several settings of one method, all are tested." in study.rule(BASE)
+
+
+# -- flags and tables ----------------------------------------------------------------------------
+
+
+def base_with(words: str, path: Path) -> Recipe:
+    path.write_text(
+        "[distill]\niterations = 7\n"
+        "[methods.dm]\nlr_img = 4.5\niterations = 9\n"
+        "[methods.mtt]\nlr_img = 3.0\n[methods.mtt.ipc10]\nlr_img = 30.0\neval_every = 5\n"
+        '[methods.soft]\nmethod = "mtt"\nsoft_labels = true\nlr_img = 6.0\n',
+        encoding="utf-8",
+    )
+    line = ["--config", str(path), *words.split()]
+    flags = parse(compare.Flags, line, program="trajmatch compare", description="")
+    assert flags is not None
+    return base_of(flags)
+
+
+def test_flags_win_over_tables(tmp_path: Path) -> None:
+    """Those of the loop for all methods, those of the base's method for its tables alone."""
+    base = base_with("--ipc 1,10", tmp_path / "mine.toml")
+    assert [base.by(name).method.lr_img for name in ("dm", "mtt", "soft")] == [4.5, 3.0, 6.0]
+    base = base_with(
+        "--ipc 1,10 --distill.iterations=7 --settings.lr-img 2 --settings.no-soft-labels",
+        tmp_path / "mine.toml",
+    )
+    assert [base.by(name).method.lr_img for name in ("dm", "mtt", "soft")] == [4.5, 2.0, 2.0]
+    assert base.by("mtt", ipc=10).method.lr_img == 2.0
+    assert base.by("mtt", ipc=10).distill.eval_every == 5
+    assert base.by("dm").distill.iterations == 7
+    assert not base.by("soft").method.soft_labels
+
+
+def test_the_bases_method_is_not_checked_where_it_is_not_compared(tmp_path: Path) -> None:
+    """mtt's segments reach beyond these experts; dm reads none."""
+    base = dataclasses.replace(
+        BASE, method=dataclasses.replace(tiny.METHOD, max_start_epoch=9), evaluate=tiny.EVALUATE
+    )
+    given = tiny.library()
+    study = comparison(["random", "dm"], [1])
+    assert [one.name for one in running._checked(study, base, tiny.digits(), given)] == [
+        "random-ipc1", "dm-ipc1",
+    ]  # fmt: skip
+    with pytest.raises(SettingError, match="these experts have 3"):
+        running._checked(comparison(["random", "mtt"], [1]), base, tiny.digits(), given)
+    colored = dataclasses.replace(
+        base, evaluate=dataclasses.replace(base.evaluate, augment="colour")
+    )
+    with pytest.raises(SettingError, match="did you mean 'color'"):
+        running._checked(study, colored, tiny.digits(), given)

@@ -22,8 +22,9 @@ class Flags(Variations):
     tested, so a sweep does not select on test images.
 
     Settings are the digits demo's unless --config names a recipe or a file; tables such as
-    [methods.dm] in it change some for one method, or give a method of other settings a name; for
-    that method they win over flags. Run the same command again to continue a killed comparison; a
+    [methods.dm] in it change some for one method, or give a method of other settings a name. What
+    the line gives wins over them: --distill.* for all methods, --settings.* for those tables that
+    are of the same method. Run the same command again to continue a killed comparison; a
     cell that failed is shown, and tried again then.
     """
 

@@ -43,6 +43,7 @@ F = TypeVar("F", bound="Common")
 
 _FLAT: Any = tyro.conf.OmitArgPrefixes
 _POSITIONAL: Any = tyro.conf.Positional
+_HIDDEN: Any = tyro.conf.Suppress
 
 Flat = Annotated[T, _FLAT]
 """`Flat[SomeConfig]`: the config's fields become flags without a prefix."""
@@ -202,6 +203,8 @@ def _options(kind: type[Any], prefix: str) -> Iterator[tuple[str, bool]]:
     hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         hint, markers = _bare(hints[field.name])
+        if _HIDDEN in markers:
+            continue
         named = (getattr(marker, "name", None) for marker in markers)  # tyro.conf.arg(name=...)
         name = next(filter(None, named), field.name.replace("_", "-"))
         if _is_table(hint):
@@ -289,8 +292,12 @@ def _with_method_settings(
 
 def _belongs_elsewhere(option: str) -> str | None:
     """What to say of an option that is another method's setting; None for any other."""
-    from trajmatch.methods.registry import owners
+    from trajmatch.methods.registry import owners, renamed
 
+    prefix, dot, word = option.removeprefix("--").rpartition(".")
+    if now := renamed(word.replace("-", "_")):
+        flag = f"--{prefix}{dot}{now.replace('_', '-')}"
+        return f"{option} is called {flag} now, a setting of {', '.join(owners(now))}"
     names = owners(option.removeprefix("--").replace("-", "_"))
     if not names:
         return None

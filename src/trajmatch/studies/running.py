@@ -25,8 +25,9 @@ from trajmatch.errors import SettingError, TrajmatchError
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import METHODS
+from trajmatch.methods.base import augmentation_of
 from trajmatch.methods.coresets import CORESETS
-from trajmatch.pipeline.checks import require_recipe
+from trajmatch.pipeline.checks import require_recipe, require_validation
 from trajmatch.pipeline.recipe import Recipe
 from trajmatch.runtime.display import shown_or
 from trajmatch.runtime.progress import Progress, Silent
@@ -120,8 +121,12 @@ def _checked(
     study: Study, base: Recipe, data: ImageDataset, given: ExpertLibrary | None
 ) -> list[Variant]:
     """The variants; raises, before experts are trained, for what no cell could be run with."""
-    require_recipe(base, data, epochs=given.epochs if given else reach(base))
     variants = study.variants(base)
+    if any(variant.source == base.method.name for variant in variants):
+        require_recipe(base, data, epochs=given.epochs if given else reach(base))
+    else:
+        require_validation(data)
+        augmentation_of(base.evaluate.augment)
     for variant in variants:
         if not is_own(variant.source):
             load_distilled(variant.source)
