@@ -107,6 +107,17 @@ class Registry(Mapping[str, T], Generic[T]):
         self.register(path, entry)
         return path
 
+    def require_own_name(self, name: str, entry: T, words: str) -> None:
+        """Refuse an entry that names itself like another one, as whose its results would count.
+
+        words: what the entry is called in the message. Raises SettingError.
+        """
+        if name in self and self[name] is not entry:
+            raise SettingError(
+                f"{words} has the name '{name}', which is another {self.what}'s; give the class a "
+                "name of its own"
+            )
+
     def __getitem__(self, name: str) -> T:
         if name not in self._entries:
             self._entries[name] = self._checked(name, self._declared()[name].load)

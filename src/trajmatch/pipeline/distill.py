@@ -17,6 +17,7 @@ from trajmatch.data.whiten import Whitening, fit_whitening
 from trajmatch.evaluation import Score, TestSet, TrainingSet, evaluate_sets, training_work
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import (
+    METHODS,
     MTT,
     Distillation,
     Method,
@@ -97,6 +98,7 @@ def distill(
         >>> data = trajmatch.load_data("digits")  # doctest: +SKIP
         >>> distill(data, MTT(syn_steps=20), "runs/experts", "runs/ipc1")  # doctest: +SKIP
     """
+    METHODS.require_own_name(method.name, type(method), type(method).__name__)
     require_validation(data)
     problem = _problem(data, experts, config, seed, resources.torch_device)
     conditions = conditions_of(
