@@ -293,7 +293,7 @@ def test_a_library_never_imports_by_a_path(
     named = r"'stripes_plugin.network:TinyNet'; it belongs to another package; give --network"
     with pytest.raises(FileFormatError, match=named):
         ExpertLibrary.open(by_path)
-    with pytest.raises(FileFormatError, match=r"give --whitening stripes_plugin.whitening:Halve"):
+    with pytest.raises(FileFormatError, match=r"give whitening='stripes_plugin.whitening:Halve'"):
         load_whitening(by_path / "whitening.safetensors")
     assert not [name for name in sys.modules if name.startswith("stripes_plugin")]
 
@@ -614,7 +614,7 @@ def test_an_object_has_the_name_it_is_registered_under(registry: Registry[type])
 
 
 def test_a_person_imports_by_a_path_and_a_file_does_not(registry: Registry[type]) -> None:
-    with pytest.raises(SettingError, match="it belongs to another package; give --error"):
+    with pytest.raises(SettingError, match="it belongs to another package; give error="):
         registry.known("builtins:OverflowError")
     assert registry.find("builtins:OverflowError") is OverflowError
     assert list(registry) == ["zero", "builtins:OverflowError"]

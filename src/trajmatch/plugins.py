@@ -86,7 +86,7 @@ class Registry(Mapping[str, T], Generic[T]):
             pass
         mend = suggest(name, self)
         if ":" in name:
-            mend = f"it belongs to another package; give --{self.option} {name} to load it"
+            mend = f"it belongs to another package; give --{self.option}={name} to load it"
         raise SettingError(f"unknown {self.what} '{name}'; {mend}")
 
     def name_of(self, entry: T) -> str:
@@ -106,6 +106,17 @@ class Registry(Mapping[str, T], Generic[T]):
                 path = name
         self.register(path, entry)
         return path
+
+    def require_own_name(self, name: str, entry: T, words: str) -> None:
+        """Refuse an entry that names itself like another one, as whose its results would count.
+
+        words: what the entry is called in the message. Raises SettingError.
+        """
+        if name in self and self[name] is not entry:
+            raise SettingError(
+                f"{words} has the name '{name}', which is another {self.what}'s; give the class a "
+                "name of its own"
+            )
 
     def __getitem__(self, name: str) -> T:
         if name not in self._entries:

@@ -482,7 +482,7 @@ def test_a_library_that_has_grown_is_another(
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("--norm batch", ["batch norm", "running statistics", "norm='instance'"]),
+        ("--norm batch", ["batch norm", "running statistics", "--norm instance"]),
         ("--lr 0.1 --out LIBRARY", ["lr=0.05", "lr=0.1", "--lr 0.05", "another --out"]),
         ("--width 8 --out LIBRARY", ["width=4", "width=8", "--width 4", "another --out"]),
         ("--seed 3 --out LIBRARY", ["seed=0", "seed=3", "--seed 0", "another --out"]),
@@ -513,7 +513,10 @@ def test_experts_refuses(
         ("--method k-mean", ["'k-mean'", "did you mean 'k-means'?"]),
         ("--method forgetting --epochs 0", ["epochs is 0", "at least 1"]),
         ("--method forgetting --lr 0", ["lr is 0", "above 0"]),
-        ("--method forgetting --network convnet --norm batch", ["running statistics", "norm="]),
+        (
+            "--method forgetting --network convnet --norm batch",
+            ["running statistics", "--norm instance"],
+        ),
         ("--method forgetting --epochs 1 --lr 1e30", ["diverged in epoch 1", "smaller --lr"]),
         ("--method forgetting --ipc 126", ["ipc is 126", "from 1 to 125"]),
         (

@@ -115,6 +115,14 @@ def test_a_misspelled_flag_is_still_a_misspelled_flag(mistake: Mistake) -> None:
     assert "unknown option --batch-reel; did you mean --batch-real?" in said
 
 
+def test_a_flag_of_an_earlier_version_says_its_name_now(mistake: Mistake, here: Path) -> None:
+    said = mistake(["distill", "--method", "dd", "--window", "3"])
+    assert "--window is called --bptt-steps now, a setting of dd, ld" in said
+    Path("mine.toml").write_text('[distill]\nmethod = "ld"\nwindow = 3\n')
+    said = mistake(["distill", "--config", "mine.toml"])
+    assert "distill.window is no setting of ld; it is called bptt_steps now" in said
+
+
 def test_an_unknown_method(mistake: Mistake) -> None:
     said = mistake(["distill", "--method", "dmm"])
     assert "unknown method 'dmm'; did you mean 'dm'?" in said

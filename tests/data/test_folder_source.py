@@ -466,7 +466,7 @@ def test_mixed_sizes_are_listed_with_the_mend(place):
         "test/cat/0.png": encoded(picture(1, size=(30, 20)))
     }  # fmt: skip
     path = place(contents)
-    refused(path, r"3 sizes, width x height: 8x8 \(11\), 8x9 \(10\), 30x20 \(1\); .*--size 64")
+    refused(path, r"3 sizes, width x height: 8x8 \(11\), 8x9 \(10\), 30x20 \(1\); .*size=64")
     assert load_data(path, size=8).size == 8
 
 

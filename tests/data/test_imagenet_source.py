@@ -228,7 +228,7 @@ def test_classes_by_number_where_all_1000_are(tmp_path):
 
 
 def test_what_is_missing_is_said(tmp_path):
-    refused("imagenette needs its files .*--data-root", IMAGENET["imagenette"].load, Request())
+    refused("imagenette needs its files .*data_root=", IMAGENET["imagenette"].load, Request())
     refused("no files of imagefruit .*imagenet/train.*ILSVRC 2012", load, "imagefruit", tmp_path)
     refused("no files of imagewoof2 .*fastai", load, "imagewoof2", tmp_path)
     write(tmp_path / "imagenet", pictures(NETTE))
@@ -400,4 +400,4 @@ def test_more_than_memory_holds_is_refused(pets, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(np, "empty", full)
-        refused(r"12 pictures of 12x8 need 0\.0 GB .*--size", load_folder, pets, cache=False)
+        refused(r"12 pictures of 12x8 need 0\.0 GB .*size=", load_folder, pets, cache=False)

@@ -511,7 +511,7 @@ def test_every_name_has_a_page():
 
 @pytest.mark.parametrize(("name", "page"), PAGES)
 def test_absent_files_are_told_with_the_page_to_get_them_from(tmp_path, name, page, monkeypatch):
-    with pytest.raises(DataError, match=f"{name} needs its files.*--data-root or TRAJMATCH_DATA"):
+    with pytest.raises(DataError, match=f"{name} needs its files.*data_root= or TRAJMATCH_DATA"):
         load_data(name)
     assert page in refused(name, tmp_path, f"no files of {name} under {tmp_path}")
     refused(name, tmp_path / "gone", f"there is no folder {tmp_path / 'gone'}")

@@ -234,7 +234,7 @@ def test_a_rate_cannot_be_chosen_without_validation_images(
         observer,
         tmp_path / "out",
         SettingError,
-        r"for MLP .* validation images.*have none; use data\.with_validation.* or .* --lr",
+        r"for MLP .* validation images.*have none; use data\.with_validation.* or .* lr=",
         data=dataclasses.replace(data(), val=None),
         networks=[OWN, OTHER],
     )

@@ -125,7 +125,7 @@ def test_segments(made):
     assert torch.equal(start, made.trajectory(1).row(1))
     assert torch.equal(target, made.trajectory(1).row(3))
     for arguments in [(0, -1, 2), (0, 3, 2), (0, 0, 0), (0, 0, 5)]:
-        with pytest.raises(SettingError, match=r"4 epochs.*--max-start-epoch or --expert-epochs"):
+        with pytest.raises(SettingError, match=r"4 epochs.*max_start_epoch= or expert_epochs="):
             made.segment(*arguments)
     with pytest.raises(SettingError, match="no expert 7; it has 0-2"):
         made.segment(7, 0, 1)
@@ -406,21 +406,21 @@ def test_divergence_keeps_what_is_good_and_leaves_nothing_else(tmp_path):
     [
         (
             {"config": dataclasses.replace(CONFIG, lr=0.02)},
-            r"was made with lr=0.05, this asks for lr=0.02; use --lr 0.05 or another --out",
+            r"was made with lr=0.05, this asks for lr=0.02; use lr=0.05 or another out=",
         ),
         (
             {"config": dataclasses.replace(CONFIG, epochs=3, weight_decay=0.1)},
             r"epochs=4, weight_decay=0.0, this asks for epochs=3, weight_decay=0.1; "
-            r"use --epochs 4, --weight-decay 0.0 or another --out",
+            r"use epochs=4, weight_decay=0.0 or another out=",
         ),
         ({"config": dataclasses.replace(CONFIG, augment=None)}, r"augment=color.*augment=none"),
-        ({"config": dataclasses.replace(CONFIG, storage="bf16")}, r"--storage float32"),
-        ({"seed": 4}, r"seed=3, this asks for seed=4; use --seed 3"),
+        ({"config": dataclasses.replace(CONFIG, storage="bf16")}, r"storage='float32'"),
+        ({"seed": 4}, r"seed=3, this asks for seed=4; use seed=3"),
         ({"dataset": make_dataset(1)}, r"data=arrays \(fingerprint .*use the same data"),
-        ({"whitening": fit_whitening("zca", DATASET.train)}, r"--whitening normalize"),
+        ({"whitening": fit_whitening("zca", DATASET.train)}, r"whitening='normalize'"),
         ({"whitening": Normalize(torch.zeros(1), torch.ones(1))}, r"the whitening saved in it"),
-        ({"spec": dataclasses.replace(SPEC, options={"width": 4, "depth": 2})}, r"--depth 1 or"),
-        ({"spec": dataclasses.replace(SPEC, name="mlp", options={})}, r"--network convnet"),
+        ({"spec": dataclasses.replace(SPEC, options={"width": 4, "depth": 2})}, r"depth=1 or"),
+        ({"spec": dataclasses.replace(SPEC, name="mlp", options={})}, r"network='convnet'"),
         ({"spec": dataclasses.replace(SPEC, classes=4)}, r"the same network"),
     ],
 )
@@ -465,7 +465,7 @@ def test_bf16_storage(tmp_path, made):
 
 
 def test_places_that_hold_no_library(tmp_path, copy):
-    with pytest.raises(FileFormatError, match=r"no expert library in .*give the --out of"):
+    with pytest.raises(FileFormatError, match=r"no expert library in .*give the out= of"):
         ExpertLibrary.open(tmp_path / "absent")
     with pytest.raises(SettingError, match="is a file"):
         make(copy / "library.json")

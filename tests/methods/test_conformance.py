@@ -41,7 +41,9 @@ from trajmatch.methods import (
     from_settings,
     to_settings,
 )
+from trajmatch.methods.coresets.random import Random
 from trajmatch.methods.registry import setting_names
+from trajmatch.pipeline import select_coreset
 from trajmatch.rng import stream
 from trajmatch.storage import read_log
 from trajmatch.storage.files import open_tensors
@@ -379,7 +381,7 @@ def test_it_checks_the_experts(method: Method) -> None:
     spec = tiny.bare_problem().spec
     method.check(Conditions(spec, ipc=2, expert_epochs=3))
     if method.needs_experts:
-        with pytest.raises(SettingError, match=rf"{method.name} matches experts; give --experts"):
+        with pytest.raises(SettingError, match=rf"{method.name} matches experts; give experts="):
             method.check(Conditions(spec, ipc=2))
     else:
         method.check(Conditions(spec, ipc=2))
@@ -390,3 +392,20 @@ def test_it_checks_the_experts(method: Method) -> None:
         message = "no labels are learned" if unlearned else f"{method.name} (has none|matches)"
         with pytest.raises(SettingError, match=message):
             wrong.check(Conditions(spec, ipc=2, expert_epochs=3 if unlearned else None))
+
+
+def test_an_object_may_not_have_the_name_of_another_method(tmp_path: Path) -> None:
+    """Its results would count as that method's."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Mine(DM):
+        pass
+
+    class Chosen(Random):
+        pass
+
+    with pytest.raises(SettingError, match="Mine has the name 'dm', which is another method's"):
+        tiny.distill(tmp_path / "out", Mine())
+    with pytest.raises(SettingError, match="Chosen has the name 'random', which is another corese"):
+        select_coreset(Chosen(), tiny.digits(), 1)
+    assert not (tmp_path / "out").exists()

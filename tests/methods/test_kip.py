@@ -240,7 +240,7 @@ def test_the_command_needs_no_experts(tmp_path: Path) -> None:
 def test_images_that_left_all_bounds_are_reported() -> None:
     parameters = make_parameters()
     beyond = dataclasses.replace(parameters, images=1e200 * parameters.images)
-    with pytest.raises(SettingError, match=r"cannot be inverted .*lower --lr-img"):
+    with pytest.raises(SettingError, match=r"cannot be inverted .*lower lr_img="):
         METHOD.estimate(make_problem(), beyond, 0)
 
 

@@ -292,7 +292,7 @@ def test_fifty_skips_in_a_row_end_the_run(tmp_path: Path) -> None:
     message = str(error.value)
     for part in ("50 updates in a row", "iteration 51", "loss 7.25", "skip_loss 1.5"):
         assert part in message
-    for mend in ("--lr-img (now 0.3)", "--step-size", "--skip-loss"):
+    for mend in ("lr_img= (now 0.3)", "step_size=", "skip_loss="):
         assert mend in message
     assert "\n" not in message
 
@@ -614,7 +614,7 @@ def test_a_checkpoint_of_other_settings_is_refused(
     message = str(error.value)
     assert f"{name}={ORIGIN.get(name)}" in message
     assert f"{name}={value}" in message
-    assert "another --out" in message
+    assert "another out=" in message
     assert "\n" not in message
     assert method.visited == {}
     assert contents(tmp_path) == before
@@ -623,7 +623,7 @@ def test_a_checkpoint_of_other_settings_is_refused(
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     with (
         lock(tmp_path / ".lock"),
-        pytest.raises(SettingError, match=r"another process is writing to .*another --out"),
+        pytest.raises(SettingError, match=r"another process is writing to .*another out="),
     ):
         run(tmp_path)
     run(tmp_path)  # free again

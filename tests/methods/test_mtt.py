@@ -102,15 +102,15 @@ def test_the_last_start_epoch_is_the_last_that_fits(library: ExpertLibrary) -> N
         (
             {"max_start_epoch": 6, "expert_epochs": 1},
             ["epoch 6", "max_start_epoch 6 - 1", "expert_epochs 1", "have 3",
-             "--max-start-epoch 3", "--epochs 6"],
+             "max_start_epoch=3", "epochs=6"],
         ),
         (
             {"max_start_epoch": 3, "expert_epochs": 2},
-            ["epoch 4", "have 3", "--max-start-epoch 2", "--epochs 4"],
+            ["epoch 4", "have 3", "max_start_epoch=2", "epochs=4"],
         ),
         (
             {"max_start_epoch": 1, "expert_epochs": 4},
-            ["epoch 4", "expert_epochs 4", "have 3", "train with --epochs 4"],
+            ["epoch 4", "expert_epochs 4", "have 3", "train with epochs=4"],
         ),
     ],
 )  # fmt: skip
@@ -122,16 +122,16 @@ def test_experts_that_are_too_short_are_refused(
     message = str(error.value)
     assert [word for word in words if word not in message] == []
     assert "\n" not in message
-    assert ("--max-start-epoch" in message) == (settings["expert_epochs"] <= 3)
+    assert ("max_start_epoch=" in message) == (settings["expert_epochs"] <= 3)
     if settings["expert_epochs"] <= 3:  # the setting that is proposed is accepted, and is the most
-        fits = int(message.split("--max-start-epoch ")[1].split()[0])
+        fits = int(message.split("max_start_epoch=")[1].split()[0])
         check(mtt(**{**settings, "max_start_epoch": fits}), library)
         with pytest.raises(SettingError):
             check(mtt(**{**settings, "max_start_epoch": fits + 1}), library)
 
 
 def test_a_problem_without_experts_is_refused(library: ExpertLibrary) -> None:
-    with pytest.raises(SettingError, match=r"mtt matches experts; give --experts a library"):
+    with pytest.raises(SettingError, match=r"mtt matches experts; give experts= a library"):
         METHOD.check(Conditions(library.spec, ipc=1))
     with pytest.raises(SettingError, match="matches experts"):
         METHOD.segment_at(tiny.bare_problem(), 0, 0)

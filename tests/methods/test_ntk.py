@@ -265,7 +265,7 @@ def test_targets_are_centered() -> None:
 
 @pytest.mark.parametrize("scale", [1e200, math.nan])
 def test_images_beyond_bounds_are_told(scale: float) -> None:
-    with pytest.raises(SettingError, match=r"kernel of 3 images .* lower --lr-img") as error:
+    with pytest.raises(SettingError, match=r"kernel of 3 images .* lower lr_img=") as error:
         Regression.fit(Dense(2), scale * images(3), torch.zeros(3, 2))
     assert "\n" not in str(error.value)
 

@@ -119,7 +119,7 @@ def test_experts_that_do_not_fit_on_the_disk_are_reported() -> None:
         f"the experts need {needed / 1e6:.2g} MB of disk and 0 MB are free in runs/x"
     )
     assert full.lines()[-1] == f"  warning: {full.shortage}"
-    with pytest.raises(SettingError, match="give another --out or fewer"):
+    with pytest.raises(SettingError, match="give another out= or fewer"):
         full.require_room()
 
 
@@ -221,7 +221,7 @@ def test_a_finished_run_costs_nothing_and_nothing_is_measured() -> None:
     ("method", "ipc", "words"),
     [
         (DC(), 3, "published loops"),
-        (DSA(augment="none"), 1, "use --method dc"),
+        (DSA(augment="none"), 1, "use method='dc'"),
         (MTT(syn_steps=5, batch_syn=11), 1, "batch_syn is 11"),
     ],
 )

@@ -216,7 +216,7 @@ def test_a_run_that_keeps_another_set_judges_anew_only_that_one(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"method": {"max_start_epoch": 9}}, ["epoch 9", "have 3", "--epochs 9"]),
+        ({"method": {"max_start_epoch": 9}}, ["epoch 9", "have 3", "epochs=9"]),
         ({"method": {"batch_syn": 11}}, ["batch_syn is 11", "10 synthetic images", "1 to 10"]),
         ({"method": {"augment": "colour"}}, ["'colour'", "did you mean 'color'"]),
         ({"evaluate": {"augment": "colour"}}, ["'colour'", "did you mean 'color'"]),
@@ -321,7 +321,7 @@ def test_data_without_a_validation_split_are_refused(
     without = dataclasses.replace(digits, val=None)
     copy = ExpertLibrary.open(library.path)
     copy.data = without.summary()
-    with pytest.raises(SettingError, match=r"no validation split; use data\.with_validation"):
+    with pytest.raises(SettingError, match=r"no validation images, .*; use data\.with_validation"):
         pipeline.distill(without, tiny.METHOD, copy, tmp_path / "run", config=tiny.DISTILL)
 
 
@@ -413,7 +413,7 @@ def test_what_a_set_cannot_be_judged_on(ran: tuple[Path, dict], digits: ImageDat
     renamed = dataclasses.replace(digits, classes=tuple("abcdefghij"))
     with pytest.raises(MismatchError, match=r"classes 0, 1, 2, 3, \.\.\. \(10\).*a, b, c, d"):
         pipeline.evaluate(best, renamed)
-    with pytest.raises(MismatchError, match=r"1x8x8 and the data's 1x12x12.*--size"):
+    with pytest.raises(MismatchError, match=r"1x8x8 and the data's 1x12x12.*size="):
         pipeline.evaluate(best, digits.resized(12))
 
 
@@ -506,14 +506,14 @@ def test_five_experts_are_asked_at_most(
 @pytest.mark.parametrize(
     ("method", "epochs", "words"),
     [
-        (mtt(init_labels="experts"), 3, "no labels are learned; add --soft-labels"),
-        (DD(init_labels="experts"), None, "no labels are learned; add --soft-labels"),
-        (DD(init_labels="experts", soft_labels=True), None, "dd has none; give --experts"),
-        (LD(init_labels="experts"), None, "ld has none; give --experts"),
+        (mtt(init_labels="experts"), 3, "no labels are learned; add soft_labels=True"),
+        (DD(init_labels="experts"), None, "no labels are learned; add soft_labels=True"),
+        (DD(init_labels="experts", soft_labels=True), None, "dd has none; give experts="),
+        (LD(init_labels="experts"), None, "ld has none; give experts="),
         (
             mtt(init_labels="experts", soft_labels=True, texture=True),
             3,
-            "leave it or --texture out",
+            "leave it or texture= out",
         ),
     ],
 )
@@ -591,6 +591,6 @@ def test_a_method_that_matches_no_experts_needs_no_library(
         digits, DM(), untrained, tmp_path / "run", config=tiny.DISTILL, evaluation=tiny.EVALUATE
     )
     assert (outcome.iterations, outcome.best.step_size) == (4, None)
-    with pytest.raises(SettingError, match="mtt matches experts; give --experts a library"):
+    with pytest.raises(SettingError, match="mtt matches experts; give experts= a library"):
         pipeline.distill(digits, tiny.METHOD, untrained, tmp_path / "other", config=tiny.DISTILL)
     assert not (tmp_path / "other").exists()

@@ -395,7 +395,7 @@ def test_zca_is_refused() -> None:
     whitened, plain = (
         Conditions(spec, ipc=1, expert_epochs=3, whitening=name) for name in ("zca", "normalize")
     )
-    with pytest.raises(SettingError, match=r"'zca'.*--whitening normalize"):
+    with pytest.raises(SettingError, match=r"'zca'.*whitening='normalize'"):
         TEXTURE.check(whitened)
     tiny.METHOD.check(whitened)
     TEXTURE.check(plain)
@@ -403,7 +403,7 @@ def test_zca_is_refused() -> None:
 
 @pytest.mark.parametrize("alone", [{"canvas": 16}, {"samples": 2}])
 def test_settings_of_textures_alone_are_refused(alone: dict[str, int]) -> None:
-    with pytest.raises(SettingError, match="without --texture"):
+    with pytest.raises(SettingError, match="without texture="):
         MTT(**alone)
     MTT(texture=True, **alone)
 

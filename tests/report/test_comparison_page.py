@@ -472,3 +472,45 @@ def test_many_lines_of_a_heat_map_are_low(tmp_path: Path) -> None:
     assert float(spreads[0].get("y")) == texts["50.0"]
     assert len(spreads) == 9
     assert "failed" in texts
+
+
+# -- validation ----------------------------------------------------------------------------------
+
+
+def untested(method: str, validated: float) -> dict:
+    """A cell whose method has better settings on validation images."""
+    known = cell(method, None)
+    del known["error"]
+    row = score(validated, split="val")
+    return {**known, "validated": row, "makes": True, "making_seconds": 3.0, "making_bytes": None}
+
+
+def test_what_is_best_is_said_by_validation(tmp_path: Path) -> None:
+    """On test images the other would be."""
+    cells = [
+        cell("dm", 50.0, validated=score(30.0, split="val")),
+        cell("mtt", 45.0, validated=score(40.0, split="val")),
+        untested("mtt-soft", 35.0),
+    ]
+    page = page_of(result_of(cells), tmp_path)
+    rows = {row[0]: row[1:] for row in table_of(page)}
+    assert rows["Method"][:2] == ["hard labels", "validation"]
+    assert rows["dm"][:2] == ["50.0 ± 1.4", "30.0 ± 1.4"]
+    assert rows["mtt-soft"] == ["not tested", "35.0 ± 1.4", "3 s", "–"]
+    assert re.findall(r"<strong>([\d.]+)</strong>", page) == ["40.0"]
+    lead = "Highest on validation images: with 1 image per class mtt (45.0 ± 1.4 % on test images)."
+    assert lead in Parsed(page).words.replace("\u00a0", " ")
+    assert "of several settings of one method, the one that was tested" in page
+    assert "Failed; the same command tries again" not in page
+    shown = markdown_table(study(cells))
+    assert "| mtt | 45.0 ± 1.4 | **40.0 ± 1.4** |" in shown
+    assert "| mtt-soft | not tested | 35.0 ± 1.4 | 3 s | – |" in shown
+    frame = {row["method"]: row for row in StandingsTable.of(study(cells)).frame()}
+    assert (frame["mtt-soft"]["validated_mean"], frame["mtt-soft"]["hard_mean"]) == (35.0, None)
+
+
+def test_results_without_validation_are_ranked_as_they_were(tmp_path: Path) -> None:
+    page = page_of(result_of([cell("dm", 50.0), cell("mtt", 45.0)]), tmp_path)
+    assert re.findall(r"<strong>([\d.]+)</strong>", page) == ["50.0"]
+    assert "Highest under hard labels: with 1 image per class dm" in Parsed(page).words
+    assert "validation</th>" not in page

@@ -698,7 +698,7 @@ def test_damage_is_reported_and_the_rest_shown(tmp_path, run):
 
 
 def test_what_is_no_run_folder_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"not a run folder: .*; pass the --out of a distill"):
+    with pytest.raises(DataError, match=r"not a run folder: .*; pass the out= of a distill"):
         write_report(tmp_path)
     with pytest.raises(DataError, match="not a run folder"):
         write_report(tmp_path / "absent")

@@ -13,13 +13,17 @@ from trajmatch.cli.flags import parse
 from trajmatch.cli.study import base_of
 from trajmatch.config import DistillConfig, NetworkConfig, read_toml
 from trajmatch.errors import SettingError
+from trajmatch.evaluation import batch
 from trajmatch.evaluation.ranking import augmentation_robust, label_robust
 from trajmatch.methods import DM, METHODS, MTT
 from trajmatch.methods.coresets import CORESETS
 from trajmatch.pipeline.recipe import Recipe, load_recipe
 from trajmatch.storage.files import read_json
+from trajmatch.studies import running
+from trajmatch.studies.cell import Cell
 from trajmatch.studies.comparison import comparison, known
 from trajmatch.studies.scores import add_ranking
+from trajmatch.studies.study import Study, Variant
 from trajmatch.studies.table import quick
 
 BASE = Recipe(
@@ -245,3 +249,142 @@ def test_scores_stand_beside_random_images_of_the_same_seed() -> None:
     }
     assert alone["ranking"] is None
     assert "ranking" not in failed
+
+
+# -- a sweep -------------------------------------------------------------------------------------
+
+
+def test_of_several_settings_validation_chooses_the_one_that_is_tested(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice; then another setting is better on validation images and takes the test."""
+    pytest.importorskip("jinja2")
+    looked_at: list[str] = []
+    original = batch.split_of
+
+    def spy(data: Any, name: str) -> Any:
+        looked_at.append(name)
+        return original(data, name)
+
+    monkeypatch.setattr(batch, "split_of", spy)
+    tables = "".join(
+        f'[methods.{name}]\nmethod = "dm"\nlr_img = {rate}\nbatch_real = 8\n'
+        for name, rate in (("low", 0.001), ("high", 1.0))
+    )
+    out, path = tmp_path / "out", tmp_path / "sweep.toml"
+    path.write_text(tables, encoding="utf-8")
+    words = (
+        f"compare --methods random,low,high --experts {tiny.library().path} --out {out} "
+        f"--config {path} --device cpu {tiny.SCORE_WORDS} --distill.iterations 2 "
+        "--distill.eval-every 1"
+    ).split()
+    assert main(words) == 0
+    # val: every set, and the chosen one once more; test: random in 4 ways and the chosen in 2
+    assert (looked_at.count("val"), looked_at.count("test")) == (4, 6)
+    result = read_json(out / "result.json")
+    random, *settings = result["cells"]
+    best = max(settings, key=lambda cell: cell["validated"]["mean"])
+    (other,) = [cell for cell in settings if cell is not best]
+    assert best["validated"]["split"] == random["validated"]["split"] == "val"
+    assert best["scores"]["hard"]["split"] == best["split"] == "test"
+    assert best["ranking"] is not None
+    assert other.keys().isdisjoint({"scores", "mean", "values", "protocol", "error", "ranking"})
+    assert other["making_seconds"] >= 0
+    assert [score["split"] for score in result["scores"]] == ["test", "test"]
+    (alone,) = read_json(out / other["variant"] / "seed0" / "result.json")["scores"]
+    assert (alone["split"], alone["mean"]) == ("val", other["validated"]["mean"])
+    table = capsys.readouterr().out
+    (line,) = [one for one in table.splitlines() if one.startswith(f"| {other['at']['method']} |")]
+    assert "| not tested |" in line
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "of several settings of one method, the one that was tested" in page
+    assert "Highest on validation images" in page
+
+    del looked_at[:]
+    assert main(words) == 0
+    assert looked_at == []
+    cells = read_json(out / "result.json")["cells"]
+    assert [{**cell, "making_seconds": 0} for cell in cells] == [
+        {**cell, "making_seconds": 0} for cell in result["cells"]
+    ]
+
+
+def cells_of(study: Study, variants: list[Variant]) -> list[Cell]:
+    return [Cell(study, one, 0, Path(), tiny.digits(), tiny.library()) for one in variants]
+
+
+def test_the_choice_is_by_the_mean_over_seeds() -> None:
+    variants = comparison(["mtt", "mtt-soft", "dm", "random"], [1]).variants(BASE)
+    cells = cells_of(comparison(["mtt"], [1]), variants)
+    swept = running._swept(cells)
+    assert swept == {"mtt-ipc1", "mtt-soft-ipc1"}
+
+    def rows(*means: float) -> list[list[dict[str, Any]]]:
+        return [[{"validated": {"mean": mean}}] for mean in means]
+
+    one, other = rows(50.0, 70.0), rows(62.0, 61.0)
+    found = {("mtt-ipc1", seed): one[seed] for seed in (0, 1)}
+    found |= {("mtt-soft-ipc1", seed): other[seed] for seed in (0, 1)}
+    assert running._chosen(variants, swept, found) == {"mtt-soft-ipc1"}
+    found["mtt-soft-ipc1", 0] = [{"error": "diverged"}]
+    assert running._chosen(variants, swept, found) == {"mtt-soft-ipc1"}
+    found["mtt-soft-ipc1", 1] = rows(60.0)[0]
+    assert running._chosen(variants, swept, found) == {"mtt-ipc1"}  # equal: the first
+    assert running._chosen(variants, swept, {key: [{"error": "x"}] for key in found}) == set()
+
+
+def test_every_setting_is_tested_where_that_is_wanted() -> None:
+    study = comparison(["mtt", "mtt-soft"], [1], test_all=True)
+    assert running._swept(cells_of(study, study.variants(BASE))) == set()
+    assert "Of several settings of one method, all are tested." in study.rule(BASE)
+
+
+# -- flags and tables ----------------------------------------------------------------------------
+
+
+def base_with(words: str, path: Path) -> Recipe:
+    path.write_text(
+        "[distill]\niterations = 7\n"
+        "[methods.dm]\nlr_img = 4.5\niterations = 9\n"
+        "[methods.mtt]\nlr_img = 3.0\n[methods.mtt.ipc10]\nlr_img = 30.0\neval_every = 5\n"
+        '[methods.soft]\nmethod = "mtt"\nsoft_labels = true\nlr_img = 6.0\n',
+        encoding="utf-8",
+    )
+    line = ["--config", str(path), *words.split()]
+    flags = parse(compare.Flags, line, program="trajmatch compare", description="")
+    assert flags is not None
+    return base_of(flags)
+
+
+def test_flags_win_over_tables(tmp_path: Path) -> None:
+    """Those of the loop for all methods, those of the base's method for its tables alone."""
+    base = base_with("--ipc 1,10", tmp_path / "mine.toml")
+    assert [base.by(name).method.lr_img for name in ("dm", "mtt", "soft")] == [4.5, 3.0, 6.0]
+    base = base_with(
+        "--ipc 1,10 --distill.iterations=7 --settings.lr-img 2 --settings.no-soft-labels",
+        tmp_path / "mine.toml",
+    )
+    assert [base.by(name).method.lr_img for name in ("dm", "mtt", "soft")] == [4.5, 2.0, 2.0]
+    assert base.by("mtt", ipc=10).method.lr_img == 2.0
+    assert base.by("mtt", ipc=10).distill.eval_every == 5
+    assert base.by("dm").distill.iterations == 7
+    assert not base.by("soft").method.soft_labels
+
+
+def test_the_bases_method_is_not_checked_where_it_is_not_compared(tmp_path: Path) -> None:
+    """mtt's segments reach beyond these experts; dm reads none."""
+    base = dataclasses.replace(
+        BASE, method=dataclasses.replace(tiny.METHOD, max_start_epoch=9), evaluate=tiny.EVALUATE
+    )
+    given = tiny.library()
+    study = comparison(["random", "dm"], [1])
+    assert [one.name for one in running._checked(study, base, tiny.digits(), given)] == [
+        "random-ipc1", "dm-ipc1",
+    ]  # fmt: skip
+    with pytest.raises(SettingError, match="these experts have 3"):
+        running._checked(comparison(["random", "mtt"], [1]), base, tiny.digits(), given)
+    colored = dataclasses.replace(
+        base, evaluate=dataclasses.replace(base.evaluate, augment="colour")
+    )
+    with pytest.raises(SettingError, match="did you mean 'color'"):
+        running._checked(study, colored, tiny.digits(), given)

@@ -247,7 +247,7 @@ def test_a_buffer_is_mapped_and_not_read(tmp_path: Path) -> None:
     ("options", "said"),
     [
         ({"width": 8}, r"expert 0, epoch 0: parameter 0 is 8x1x3x3, and features\.0\.weight of "
-         r"convnet \(.*width=4.*\) on images of 1x8x8 is 4x1x3x3; give the --network"),
+         r"convnet \(.*width=4.*\) on images of 1x8x8 is 4x1x3x3; give the network="),
         ({"depth": 1}, r"parameter 4 is 10x64, and features\.4\.weight .* is 4x4x3x3"),
         ({"depth": 3}, r"parameter 8 is 4x4x3x3, and classifier\.weight .* is 10x16"),
         ({"norm": "none"}, r"parameter 2 is 4x4x3x3, and features\.1\.weight .* is 4;"),
@@ -355,13 +355,13 @@ def test_experts_that_were_not_made_alike_are_not_mixed(tmp_path: Path) -> None:
         ("have data with fingerprint", first, {"data": tiny.digits().resized(9).resized(8)}),
         ("whitening normalize, not zca", first,
          {"whitening": fit_whitening("zca", tiny.digits().train)}),
-        ("--mean and --std of the first import", first, {"whitening": brighter}),
+        ("mean= and std= of the first import", first, {"whitening": brighter}),
     ]  # fmt: skip
     for said, file, changes in refusals:
         with pytest.raises(MismatchError, match=said):
             take([file], out, **changes)
     own = Path(shutil.copytree(tiny.library().path, tmp_path / "own"))
-    with pytest.raises(SettingError, match=r"a folder of `trajmatch experts`.*give another --out"):
+    with pytest.raises(SettingError, match=r"a folder of `trajmatch experts`.*give another out="):
         take([first], own)
     assert ExpertLibrary.open(out).experts == [0]
     assert ExpertLibrary.open(own).experts == [0, 1]
@@ -585,7 +585,7 @@ def test_the_whitening_of_released_files() -> None:
     given = export.fit_released_whitening(data, "normalize", mean=[0.25], std=[0.5])
     assert torch.equal(given.apply(torch.ones(1, 1, 8, 8)), torch.full((1, 1, 8, 8), 1.5))
     for name, mean, std, said in (
-        (None, None, None, "give --whitening zca"),
+        (None, None, None, "give whitening='zca'"),
         ("zca", [0.5], [0.5], "leave them out of zca"),
         (None, [0.5], None, "std is None for images of 1 channels"),
         (None, [0.5, 0.5], [0.5], "mean is .* for images of 1 channels"),
@@ -614,7 +614,7 @@ def test_an_imported_set_is_tested_but_not_judged_on_validation(tmp_path: Path) 
     ("images", "labels", "said"),
     [
         (torch.zeros(2, 3, 8, 8), torch.tensor([0, 1]), "are 3x8x8 and those of digits 1x8x8"),
-        (torch.zeros(2, 1, 9, 9), torch.tensor([0, 1]), "--size they were made from"),
+        (torch.zeros(2, 1, 9, 9), torch.tensor([0, 1]), "size= they were made from"),
         (torch.zeros(2, 64), torch.tensor([0, 1]), r"float32 of shape \[2, 64\]; give floats"),
         (torch.zeros(0, 1, 8, 8), torch.zeros(0).long(), "give floats"),
         (torch.zeros(2, 1, 8, 8).byte(), torch.tensor([0, 1]), "uint8 .*give floats"),

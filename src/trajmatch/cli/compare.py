@@ -17,9 +17,14 @@ class Flags(Variations):
     """Distill and choose images by several methods, at several numbers per class; evaluate them
     alike.
 
+    All are evaluated on validation images, which say what is best, and on test images to report it.
+    Of several settings of one method (tables of --config), the best on validation images alone is
+    tested, so a sweep does not select on test images.
+
     Settings are the digits demo's unless --config names a recipe or a file; tables such as
-    [methods.dm] in it change some for one method, or give a method of other settings a name; for
-    that method they win over flags. Run the same command again to continue a killed comparison; a
+    [methods.dm] in it change some for one method, or give a method of other settings a name. What
+    the line gives wins over them: --distill.* for all methods, --settings.* for those tables that
+    are of the same method. Run the same command again to continue a killed comparison; a
     cell that failed is shown, and tried again then.
     """
 
@@ -32,6 +37,9 @@ class Flags(Variations):
     settings: MethodSettings = MethodSettings()
     ipc: str = "1"
     """Images per class, one or more numbers separated by commas."""
+    test_all: bool = False
+    """Test every setting of a method, as in an ablation that was planned beforehand; what is chosen
+    by these numbers has to be tested on other images."""
     networks: str | None = None
     """Other networks that the first seed's images train as well, separated by commas, as for
     `trajmatch evaluate`."""
@@ -43,7 +51,8 @@ def run(flags: Flags) -> None:
     methods = [word.strip() for word in flags.methods.split(",") if word.strip()]
     if methods == ["all"]:
         methods = known(base_of(flags))
-    study = comparison(methods, _numbers(flags.ipc), networks_of(flags.networks or ""))
+    networks = networks_of(flags.networks or "")
+    study = comparison(methods, _numbers(flags.ipc), networks, test_all=flags.test_all)
     run_variations(study, flags)
 
 

@@ -10,7 +10,10 @@ from trajmatch.cli.flags import Common, Flat, MethodSettings, pick_device
 from trajmatch.config import DataConfig, DistillConfig, EvaluateConfig, NetworkConfig
 
 if TYPE_CHECKING:
+    from trajmatch.data import ImageDataset
+    from trajmatch.experts import ExpertLibrary
     from trajmatch.methods import Method
+    from trajmatch.runtime.resources import Resources
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,7 +24,7 @@ class Flags(Common):
     Network and whitening are the experts', where there are any. The set that scores best on
     validation images is in OUT/best, the newest in OUT/last. Run the same command again to continue
     a killed run; a larger --iterations extends a finished one. At the end the best set is tested
-    once, beside random and herding images.
+    once, beside random and herding images, unless --no-test is given.
     """
 
     out: Path = Path("runs/distilled")
@@ -38,10 +41,16 @@ class Flags(Common):
     settings: Flat[MethodSettings] = MethodSettings()
     distill: Flat[DistillConfig] = DistillConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    test: bool = True
+    """Test the best set once, beside random and herding images. --no-test looks at no test image:
+    for choosing settings, the set is evaluated on validation images alone; the same command without
+    it tests the set then chosen. (Experts record their own test accuracy when they are trained.)"""
     threads: int | None = None
     """Threads of the distillation on a CPU. None: one for small work, else one per core."""
     track: Literal["none", "tensorboard", "wandb"] = "none"
     """Where numbers go beside OUT/log.jsonl."""
+    dry_run: bool = False
+    """Say what it will cost in time and memory, and stop. Nothing is written to OUT."""
 
 
 def run(flags: Flags) -> None:
@@ -61,6 +70,9 @@ def run(flags: Flags) -> None:
     library = None if path is None else ExpertLibrary.open(path)
     data = shown.load(flags.data)
     experts = pipeline.experts_or_untrained(library, data, flags.network, flags.data)
+    if flags.dry_run:
+        _dry_run(flags, method, library, data, resources)
+        return
     with shown.progress_of(flags.out, track=flags.track) as progress:
         outcome = pipeline.distill(
             data,
@@ -74,11 +86,12 @@ def run(flags: Flags) -> None:
             progress=progress,
         )
         progress.message(shown.best_of(outcome))
-        scores = pipeline.compare_on_test(
+        scores = pipeline.final_scores(
             outcome.best,
             data,
             library,
             flags.evaluate,
+            test=flags.test,
             seed=flags.seed,
             out=flags.out,
             resources=resources,
@@ -97,9 +110,15 @@ def run(flags: Flags) -> None:
     )
     pipeline.write_run(flags.out, finished)
     shown.table(scores)
-    if outcome.best.canvases is not None:
-        print(f"the textures are in {flags.out / 'best' / 'textures'}")
-    print(f"the set is in {flags.out / 'best'}; `trajmatch report {flags.out}` draws its page")
+    if not flags.test:
+        shown.say(shown.untested(flags.out))
+    _say_places(flags.out, textures=outcome.best.canvases is not None)
+
+
+def _say_places(out: Path, *, textures: bool) -> None:
+    if textures:
+        print(f"the textures are in {out / 'best' / 'textures'}")
+    print(f"the set is in {out / 'best'}; `trajmatch report {out}` draws its page")
 
 
 def _settings(flags: Flags, method: Method) -> dict[str, Any]:
@@ -110,3 +129,44 @@ def _settings(flags: Flags, method: Method) -> dict[str, Any]:
     settings = to_dict(flags)
     del settings["method"], settings["settings"]
     return {**settings, "distill": to_settings(flags.distill, method)}
+
+
+def _dry_run(
+    flags: Flags,
+    method: Method,
+    library: ExpertLibrary | None,
+    data: ImageDataset,
+    resources: Resources,
+) -> None:
+    """Print what distilling, or what is left of it in OUT, will cost; refuses as it would."""
+    from trajmatch.cli.cost import say_cost
+    from trajmatch.config import ExpertConfig
+    from trajmatch.methods.checkpoint import checkpoint_iteration
+    from trajmatch.pipeline.checks import conditions_of, require_sound
+    from trajmatch.pipeline.cost.done import Done
+    from trajmatch.pipeline.cost.shape import Shape
+    from trajmatch.pipeline.evaluate import baselines_beside
+    from trajmatch.pipeline.recipe import Recipe
+
+    recipe = Recipe(
+        data=flags.data,
+        network=flags.network,
+        experts=ExpertConfig(experts=1),
+        distill=flags.distill,
+        method=method,
+        evaluate=flags.evaluate,
+    )
+    recipe = recipe if library is None else recipe.with_library(library)
+    shape = Shape.of(data)
+    conditions = conditions_of(
+        data,
+        shape.network(recipe.network),
+        recipe.distill.ipc,
+        expert_epochs=None if library is None else library.epochs,
+        whitening=recipe.data.whitening,
+    )
+    require_sound(method, conditions, init=flags.distill.init, evaluation=flags.evaluate)
+    done = Done(0 if library is None else len(library.experts), checkpoint_iteration(flags.out))
+    compared = 1 + len(baselines_beside(library)) if flags.test else 1
+    stages = ("distillation", "evaluation")
+    say_cost(recipe, shape, done, resources, stages=stages, compared=compared)

@@ -43,6 +43,7 @@ F = TypeVar("F", bound="Common")
 
 _FLAT: Any = tyro.conf.OmitArgPrefixes
 _POSITIONAL: Any = tyro.conf.Positional
+_HIDDEN: Any = tyro.conf.Suppress
 
 Flat = Annotated[T, _FLAT]
 """`Flat[SomeConfig]`: the config's fields become flags without a prefix."""
@@ -67,7 +68,8 @@ class Common:
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda, or cuda:1 for the second GPU."""
     config: Path | None = None
-    """TOML file with settings, such as a recipe; flags given here win over it."""
+    """Settings: a recipe by name (`trajmatch recipes`) or a TOML file; flags given here win over
+    them."""
 
     def __post_init__(self) -> None:
         if self.out.exists() and not self.out.is_dir():
@@ -201,7 +203,10 @@ def _options(kind: type[Any], prefix: str) -> Iterator[tuple[str, bool]]:
     hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         hint, markers = _bare(hints[field.name])
-        name = field.name.replace("_", "-")
+        if _HIDDEN in markers:
+            continue
+        named = (getattr(marker, "name", None) for marker in markers)  # tyro.conf.arg(name=...)
+        name = next(filter(None, named), field.name.replace("_", "-"))
         if _is_table(hint):
             yield from _options(hint, prefix if _FLAT in markers else f"{prefix}{name}.")
         elif _POSITIONAL not in markers:
@@ -227,9 +232,13 @@ def settings_of(kind: type[Common], recipe: Recipe, arguments: Sequence[str]) ->
     """The values that a recipe gives a dataclass of flags: its configs, method and seed.
 
     Where `arguments` name another network, the options of the recipe's are left out; where they
-    name another method, its settings are those of `Recipe.by`.
+    name another method, its settings are those of `Recipe.by`. A command without settings of
+    methods (`select`, whose --method is a coreset) takes nothing of the recipe's method but `ipc`.
     """
-    method = value_of("--method", arguments)
+    hints = get_type_hints(kind, include_extras=True)
+    wanted = {name: _bare(hint)[0] for name, hint in hints.items()}
+    distills = MethodSettings in wanted.values()
+    method = value_of("--method", arguments) if distills else None
     if method not in (None, recipe.method.name):
         assert method is not None
         ipc = value_of("--ipc", arguments) or ""
@@ -240,13 +249,13 @@ def settings_of(kind: type[Common], recipe: Recipe, arguments: Sequence[str]) ->
     parts: dict[Any, Any] = {
         type(part): part for part in vars(recipe).values() if dataclasses.is_dataclass(part)
     }
-    hints = get_type_hints(kind, include_extras=True)
-    wanted = {name: _bare(hint)[0] for name, hint in hints.items()}
     given = {name: parts[part] for name, part in wanted.items() if part in parts}
-    if MethodSettings in wanted.values():
+    if distills:
         given["settings"] = recipe.method
-    if "method" in wanted:
-        given["method"] = method or recipe.method.name
+        if "method" in wanted:
+            given["method"] = method or recipe.method.name
+    elif wanted.get("ipc") is int:
+        given["ipc"] = recipe.distill.ipc
     return {**given, "seed": recipe.seed}
 
 
@@ -283,8 +292,12 @@ def _with_method_settings(
 
 def _belongs_elsewhere(option: str) -> str | None:
     """What to say of an option that is another method's setting; None for any other."""
-    from trajmatch.methods.registry import owners
+    from trajmatch.methods.registry import owners, renamed
 
+    prefix, dot, word = option.removeprefix("--").rpartition(".")
+    if now := renamed(word.replace("-", "_")):
+        flag = f"--{prefix}{dot}{now.replace('_', '-')}"
+        return f"{option} is called {flag} now, a setting of {', '.join(owners(now))}"
     names = owners(option.removeprefix("--").replace("-", "_"))
     if not names:
         return None

@@ -22,7 +22,7 @@ from typing import Any
 from trajmatch._version import __version__
 from trajmatch.cli.flags import Common, parse
 from trajmatch.config import DataConfig
-from trajmatch.errors import TrajmatchError, require_utf8
+from trajmatch.errors import TrajmatchError, naming_flags, require_utf8
 from trajmatch.runtime.interruption import Interruption
 
 PROGRAM = "trajmatch"
@@ -62,7 +62,11 @@ class Command:
 
 def dispatch(commands: Mapping[str, Command], argv: Sequence[str] | None = None) -> int:
     """Parse `argv` (None: the process's own), run the command it names, return the exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    with naming_flags():
+        return _dispatch(commands, list(sys.argv[1:] if argv is None else argv))
+
+
+def _dispatch(commands: Mapping[str, Command], arguments: list[str]) -> int:
     line = _Line(arguments)
     _show_notes()
     try:

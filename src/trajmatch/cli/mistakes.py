@@ -13,6 +13,9 @@ from trajmatch.errors import TrajmatchError
 class UsageError(TrajmatchError):
     """The command line itself is wrong. Not a ValueError, which tyro would catch and reword."""
 
+    def __str__(self) -> str:
+        return self.text  # it quotes the line
+
 
 class Refusal:
     """Called by tyro with what it is about to reject; raises UsageError with one line for it."""

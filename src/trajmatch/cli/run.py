@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from trajmatch.cli.cost import say_cost, shape_of
 from trajmatch.cli.flags import (
     Common,
     Flat,
@@ -27,9 +28,10 @@ from trajmatch.config import (
     NetworkConfig,
     PublishedConfig,
 )
-from trajmatch.errors import DataError, MissingExtraError, SettingError
+from trajmatch.errors import MissingExtraError, SettingError
 
 if TYPE_CHECKING:
+    from trajmatch.experts import ExpertLibrary
     from trajmatch.pipeline.cost.estimate import Cost
     from trajmatch.pipeline.cost.shape import Shape
     from trajmatch.pipeline.recipe import Recipe
@@ -55,12 +57,20 @@ class Flags(Common):
     """Folder of the run; runs/RECIPE-METHOD for another method than the recipe's."""
     data: Flat[DataConfig] = DataConfig()
     network: Flat[NetworkConfig] = NetworkConfig()
+    library: Annotated[Path | None, tyro.conf.arg(name="experts")] = None
+    """Library to match, from `trajmatch experts`, which is not written to: its network and
+    whitening are used, and all its experts or the first --experts.experts. None: experts are
+    trained in OUT."""
     experts: ExpertConfig = ExpertConfig()
     method: str = "mtt"
     """As for `trajmatch distill`, or a name that the recipe's tables [methods.NAME] give."""
     settings: Flat[MethodSettings] = MethodSettings()
     distill: Flat[DistillConfig] = DistillConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    test: bool = True
+    """Test the best set once, beside random and herding images. --no-test looks at no test image:
+    for choosing settings, the set is evaluated on validation images alone; the same command without
+    it tests the set then chosen. (Experts record their own test accuracy when they are trained.)"""
     workers: int | None = None
     """Processes that train experts, one thread each. None: one per core on the CPU, one on a GPU.
     """
@@ -81,11 +91,14 @@ class Flags(Common):
         from trajmatch.pipeline.recipe import load_recipe
 
         recipe, folder = load_recipe(word), Path(word).stem
+        library = _library(value_of("--experts", arguments))
+        if library is not None:
+            recipe = recipe.with_library(library)
         named = value_of("--method", arguments)
         if named not in (None, recipe.method.name):
             assert named is not None
             folder = f"{folder}-{named.rpartition(':')[2]}"
-            if not recipe.by(named).method.needs_experts:
+            if library is None and not recipe.by(named).method.needs_experts:
                 few = min(recipe.experts.experts, recipe.evaluate.n)
                 experts = dataclasses.replace(recipe.experts, experts=few)
                 recipe = dataclasses.replace(recipe, experts=experts)
@@ -104,12 +117,40 @@ def run(flags: Flags) -> None:
         )
     recipe = load_recipe(flags.recipe)
     config = with_flags(recipe, flags)
+    library = _library(flags.library)
+    if library is not None:
+        _require_as_trained(config, recipe.with_library(library), library)
     resources = Resources(pick_device(flags.device), flags.workers, flags.threads)
-    _say_method(config, recipe, flags.method)
+    _say_method(config, recipe, flags.method, library)
     if flags.dry_run:
-        say_cost(config, _shape(config), flags.out, resources)
+        shape = shape_of(config, library)
+        _say_cost(config, shape, flags.out, library, resources, test=flags.test)
     else:
-        carry_out(config, flags.out, resources, track=flags.track)
+        carry_out(config, flags.out, resources, library, track=flags.track, test=flags.test)
+
+
+def _library(place: Path | str | None) -> ExpertLibrary | None:
+    """The library of --experts; None where it is not given. Refuses one without experts."""
+    if place is None:
+        return None
+    from trajmatch.experts import ExpertLibrary
+    from trajmatch.pipeline.checks import require_experts
+
+    library = ExpertLibrary.open(place)
+    require_experts(library)
+    return library
+
+
+def _require_as_trained(config: Recipe, trained: Recipe, library: ExpertLibrary) -> None:
+    """Refuse options of the line that say how experts are trained, where there are experts."""
+    for field in dataclasses.fields(ExpertConfig):
+        value, theirs = (getattr(one.experts, field.name) for one in (config, trained))
+        if field.name != "experts" and value != theirs:
+            flag = f"--experts.{field.name.replace('_', '-')}"
+            raise SettingError(
+                f"{flag} is {value} and the experts in {library.path} are trained already, with "
+                f"{theirs}; leave {flag} out, or leave --experts out to train others"
+            )
 
 
 def with_flags(recipe: Recipe, flags: Flags) -> Recipe:
@@ -124,7 +165,7 @@ def with_flags(recipe: Recipe, flags: Flags) -> Recipe:
     return dataclasses.replace(config, seed=flags.seed)
 
 
-def _say_method(config: Recipe, recipe: Recipe, name: str) -> None:
+def _say_method(config: Recipe, recipe: Recipe, name: str, library: ExpertLibrary | None) -> None:
     """Print what a person may not expect of another method than the recipe's."""
     from trajmatch.cli import shown
 
@@ -134,37 +175,54 @@ def _say_method(config: Recipe, recipe: Recipe, name: str) -> None:
             f"the recipe has no [methods.{name}]: what is not given here has {method.name}'s own "
             f"defaults, and {config.distill.iterations:,} iterations; see docs/methods.md"
         )
-    if not method.needs_experts:
+    if not method.needs_experts and library is None:
         shown.say(
             f"{method.name} matches no experts; {config.experts.experts} are trained for herding "
             "and the full data's accuracy"
         )
 
 
-def carry_out(config: Recipe, out: Path, resources: Resources, *, track: str = "none") -> None:
-    """Run `config` into `out`, with its cost, its progress, its table and its page."""
+def carry_out(
+    config: Recipe,
+    out: Path,
+    resources: Resources,
+    library: ExpertLibrary | None = None,
+    *,
+    track: str = "none",
+    test: bool = True,
+) -> None:
+    """Run `config` into `out`, with its cost, its progress, its table and its page.
+
+    library: experts that are there; None: they are trained in `out`.
+    """
     import time
 
     from trajmatch import pipeline
     from trajmatch.cli import shown
-    from trajmatch.pipeline.checks import require_recipe
+    from trajmatch.pipeline.checks import require_library, require_recipe
     from trajmatch.pipeline.cost.shape import Shape
     from trajmatch.report import write_report
 
     began = time.perf_counter()
     data = shown.load(config.data)
-    require_recipe(config, data)
-    say_cost(config, Shape.of(data), out, resources).require_room()
+    if library is not None:
+        require_library(config, data, library)
+    require_recipe(config, data, epochs=library.epochs if library else None)
+    _say_cost(config, Shape.of(data), out, library, resources, test=test).require_room()
     with shown.progress_of(out, track=track) as progress:
         result = pipeline.run(
             config,
             out,
+            experts=library,
             data=data,
+            test=test,
             resources=resources,
             progress=progress,
         )
     shown.records(result["scores"])
-    if config.published.accuracy is not None:
+    if not test:
+        shown.say(shown.untested(out))
+    elif config.published.accuracy is not None:
         print(f"published for these settings: {config.published.accuracy} % "
               f"({config.published.source})")  # fmt: skip
     try:
@@ -174,37 +232,19 @@ def carry_out(config: Recipe, out: Path, resources: Resources, *, track: str = "
     print(f"done in {time.perf_counter() - began:.0f} s; {page}")
 
 
-def say_cost(config: Recipe, shape: Shape, out: Path, resources: Resources) -> Cost:
+def _say_cost(
+    config: Recipe,
+    shape: Shape,
+    out: Path,
+    library: ExpertLibrary | None,
+    resources: Resources,
+    *,
+    test: bool,
+) -> Cost:
     """Print what the run, or what is left of it in `out`, will cost."""
-    from trajmatch.cli import shown
     from trajmatch.pipeline.cost.done import Done
-    from trajmatch.pipeline.cost.estimate import estimate
 
-    cost = estimate(config, shape, done=Done.of(out, config), resources=resources)
-    for line in cost.lines():
-        shown.say(line)
-    return cost
-
-
-def _shape(config: Recipe) -> Shape:
-    """Of the data, or of what is known of them where they are not there; refuses as a run would."""
-    from trajmatch.cli import shown
-    from trajmatch.pipeline.checks import require_recipe, require_sound
-    from trajmatch.pipeline.cost.shape import Shape
-
-    try:
-        data = shown.load(config.data)
-    except DataError as error:
-        known = Shape.known(config.data)
-        if known is None:
-            raise
-        shown.say(f"data not found: {error}")
-        require_sound(
-            config.method,
-            known.conditions(config),
-            init=config.distill.init,
-            evaluation=config.evaluate,
-        )
-        return known
-    require_recipe(config, data)
-    return Shape.of(data)
+    done = Done.of(out, config)
+    if library is not None:
+        done = dataclasses.replace(done, experts=config.experts.experts, room=None)
+    return say_cost(config, shape, done, resources, compared=None if test else 1)

@@ -126,6 +126,14 @@ def best_of(outcome: Outcome) -> str:
     )
 
 
+def untested(out: Path) -> str:
+    """What is said of a run with --no-test."""
+    return (
+        "not tested (--no-test): the accuracy is on validation images, by which the set was chosen "
+        f"as well; `trajmatch evaluate {out}` tests it"
+    )
+
+
 def table(scores: Sequence[Score]) -> None:
     """Scores as a table."""
     records([score.to_json() for score in scores])

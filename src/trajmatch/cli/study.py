@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +30,7 @@ from trajmatch.config import (
 from trajmatch.errors import MissingExtraError, SettingError, suggest
 
 if TYPE_CHECKING:
+    from trajmatch.methods import Method
     from trajmatch.pipeline.recipe import Recipe
     from trajmatch.report.figures.points import Point
     from trajmatch.studies import Study
@@ -62,6 +63,9 @@ class Variations(Common):
     threads: int | None = None
     """Threads of a distillation on a CPU. None: one for small work, else one per core."""
 
+    on_line: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """Settings of the loop and of the method that the line itself gives; filled by `base`."""
+
     @classmethod
     def base(cls, arguments: Sequence[str]) -> dict[str, Any]:
         """The settings of the recipe or of the demo, cut down by --quick."""
@@ -77,7 +81,17 @@ class Variations(Common):
             from trajmatch.studies.table import quick
 
             run = quick(run)
-        return settings_of(cls, run, arguments)
+        return {**settings_of(cls, run, arguments), "on_line": _on_line(arguments)}
+
+
+def _on_line(arguments: Sequence[str]) -> tuple[str, ...]:
+    """`("lr_img", "iterations")` of `--settings.lr-img 3 --distill.iterations=9`, or without the
+    prefixes."""
+    words = [word.partition("=")[0] for word in arguments if word.startswith("--")]
+    parts = [word[2:].replace("-", "_").rpartition(".") for word in words]
+    return tuple(
+        name.removeprefix("no_") for where, _, name in parts if where in ("", "distill", "settings")
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -172,8 +186,10 @@ def base_of(flags: Variations) -> Recipe:
         from trajmatch.studies.table import quick
 
         recipe = quick(recipe)
+    method = getattr(flags, "settings", recipe.method)
     return dataclasses.replace(
         recipe,
+        methods=_without(recipe, type(method), flags.on_line),
         name=flags.config.stem if flags.config is not None else DEMO,
         about="",
         published=PublishedConfig(),
@@ -182,9 +198,32 @@ def base_of(flags: Variations) -> Recipe:
         network=flags.network,
         experts=flags.train,
         distill=flags.distill,
-        method=getattr(flags, "settings", recipe.method),
+        method=method,
         evaluate=flags.evaluate,
     )
+
+
+def _without(
+    recipe: Recipe, kind: type[Method], on_line: Sequence[str]
+) -> dict[str, Mapping[str, Any]]:
+    """The recipe's tables of methods without what the line gives: settings of the outer loop for
+    all methods, those of a method for tables of the same method."""
+    from trajmatch.config import DistillConfig
+    from trajmatch.methods.registry import setting_names
+
+    loop, own = ({*setting_names(one)} & {*on_line} for one in (DistillConfig, kind))
+
+    def cut(table: Mapping[str, Any], given: set[str]) -> dict[str, Any]:
+        return {
+            key: cut(value, given) if isinstance(value, Mapping) else value
+            for key, value in table.items()
+            if key not in given or isinstance(value, Mapping)
+        }
+
+    return {
+        name: cut(table, loop | own if type(recipe.by(name).method) is kind else loop)
+        for name, table in recipe.methods.items()
+    }
 
 
 def _print_table(points: Sequence[Point], study: Study) -> None:
@@ -192,7 +231,7 @@ def _print_table(points: Sequence[Point], study: Study) -> None:
     print(f"{study.measured} (mean +- sd, n {study.counted} of one seed, or n seeds):")
     for point in points:
         place = ", ".join(f"{name} {value}" for name, value in point.at.items())
-        value = "failed"
+        value = point.absent
         if point.done:
             value = f"{point.mean:.3g}"
             value += "" if point.sample.sd is None else f" +- {point.sample.sd:.2g}"

@@ -18,6 +18,7 @@ import math
 from collections.abc import Sequence
 
 from trajmatch.config import EvaluateConfig
+from trajmatch.errors import spelled
 from trajmatch.evaluation.training_set import TrainingSet
 from trajmatch.storage.results import Score
 
@@ -66,11 +67,11 @@ def end_of_grid(lr: float) -> str | None:
 
     Examples:
         >>> end_of_grid(0.03)
-        'lr 0.03 is the largest tried; --lr sets another'
+        'lr 0.03 is the largest tried; lr= sets another'
         >>> end_of_grid(0.003) is None
         True
     """
     if lr not in (LR_GRID[0], LR_GRID[-1]):
         return None
     which = "smallest" if lr == LR_GRID[0] else "largest"
-    return f"lr {lr:g} is the {which} tried; --lr sets another"
+    return spelled(f"lr {lr:g} is the {which} tried; --lr sets another")

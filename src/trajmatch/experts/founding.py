@@ -69,7 +69,7 @@ def _differences(
         their_value = theirs.get(name, value)  # absent: an option of the other network only
         if their_value != value:
             their_value, value = ("none" if v is None else v for v in (their_value, value))
-            flag = f"--{name.replace('_', '-')} {their_value}"
+            flag = f"--{name.replace('_', '-')}={their_value}"
             differences.append((f"{name}={their_value}", f"{name}={value}", flag))
     if library.data["fingerprint"] != dataset.fingerprint:
         their_data = f"data={library.data['name']} (fingerprint {library.data['fingerprint']})"

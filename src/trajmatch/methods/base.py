@@ -99,11 +99,12 @@ class Method(ABC):
         """Raises SettingError where the settings do not fit what there is to work with."""
         if self.needs_experts and conditions.expert_epochs is None:
             raise SettingError(
-                f"{self.name} matches experts; give --experts a library of `trajmatch experts`"
+                f"{self.name} matches experts; give --experts a library of "
+                "`trajmatch experts` (train_experts)"
             )
         if self.labels_from_experts and not self.learns_labels:
             raise SettingError(
-                "init_labels is experts and no labels are learned; add --soft-labels"
+                "init_labels is experts and no labels are learned; add --soft-labels=true"
             )
         if self.labels_from_experts and conditions.expert_epochs is None:
             raise SettingError(

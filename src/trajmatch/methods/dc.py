@@ -124,7 +124,7 @@ class DSA(DC):
     def check(self, conditions: Conditions) -> None:
         super().check(conditions)
         if self.augmentation is None:
-            raise SettingError("augment is none, and dsa without it is dc; use --method dc")
+            raise SettingError("augment is none, and dsa without it is dc; use --method=dc")
 
 
 def layer_distance(

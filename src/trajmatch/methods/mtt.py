@@ -123,7 +123,7 @@ class MTT(SoftLabels, UnrolledMethod):
         if whitening is not None and not WHITENINGS.known(whitening).any_size:
             raise SettingError(
                 f"whitening is '{whitening}', which is fitted to images of one size, and --texture "
-                "learns larger canvases; match experts trained with --whitening normalize"
+                "learns larger canvases; match experts trained with --whitening=normalize"
             )
         if self.labels_from_experts:
             raise SettingError(

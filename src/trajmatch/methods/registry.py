@@ -24,6 +24,7 @@ def _is_method(entry: Any) -> bool:
 
 
 METHODS: Registry[type[Method]] = Registry("method", "trajmatch.methods", _is_method)
+_RENAMED = {"window": "bptt_steps"}
 for _method in (MTT, DM, DC, DSA, CAFE, DD, LD, KIP):
     METHODS.register(_method.name, _method)
 
@@ -39,11 +40,7 @@ def method_class(name: str) -> type[Method]:
     _require_complete(name, kind)
     if kind.name not in METHODS:
         METHODS.register(kind.name, kind)
-    if METHODS[kind.name] is not kind:
-        raise SettingError(
-            f"{name} has the name '{kind.name}', which is another method's; give the class a name "
-            "of its own"
-        )
+    METHODS.require_own_name(kind.name, kind, name)
     return kind
 
 
@@ -91,6 +88,11 @@ def to_settings(config: DistillConfig, method: Method) -> dict[str, Any]:
     return {"method": method.name, **to_dict(config), **to_dict(method)}
 
 
+def renamed(key: str) -> str:
+    """What a setting of an earlier version is called now; empty for any other word."""
+    return _RENAMED.get(key, "")
+
+
 def owners(key: str) -> list[str]:
     """The names of the methods that have a setting of this name."""
     return [
@@ -102,6 +104,9 @@ def owners(key: str) -> list[str]:
 
 def _mend(key: str, kind: type[Method]) -> str:
     """What to do about a setting that `kind` does not have."""
+    if now := renamed(key):
+        whose = ", ".join(owners(now))
+        return f"it is called {now} now, a setting of {whose}"
     others = owners(key)
     if others:
         which = f"of {', '.join(others)}"

@@ -93,7 +93,7 @@ class UnrolledMethod(Method):
         if self.gradient == "tesla" and not isinstance(self.inner, SGD):
             raise SettingError(
                 f"gradient is tesla, which is defined for plain SGD, and inner is {self.inner}; "
-                "use --inner sgd, or --gradient reverse"
+                "use --inner=sgd, or --gradient=reverse"
             )
         if self.batch_syn is not None and self.batch_syn > conditions.images:
             raise SettingError(

@@ -69,7 +69,7 @@ def require_stateless(module: nn.Module) -> None:
             raise SettingError(
                 f"layer '{name}' is a batch norm that keeps running statistics, so the network is "
                 "not a function of its parameters alone and cannot be an expert or a student; "
-                "use norm='instance', 'group', 'layer' or 'none' (batch norm works in evaluate)"
+                "use --norm=instance, group, layer or none (batch norm works in evaluate)"
             )
         if isinstance(part, nn.Dropout) and part.p > 0 and part.training:
             raise SettingError(

@@ -37,7 +37,7 @@ class GroupNorm(nn.GroupNorm):
         if channels % groups:
             raise SettingError(
                 f"group norm cannot split {channels} channels into {groups} equal groups; "
-                f"use a width that is a multiple of {groups}, or norm='instance'"
+                f"use a width that is a multiple of {groups}, or --norm=instance"
             )
         super().__init__(groups, channels)
 

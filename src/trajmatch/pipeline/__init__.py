@@ -15,7 +15,7 @@ from trajmatch.pipeline.distill import (
     experts_or_untrained,
     initial_parameters,
 )
-from trajmatch.pipeline.evaluate import QUICK_EPOCHS, compare_on_test, evaluate
+from trajmatch.pipeline.evaluate import QUICK_EPOCHS, compare_on_test, evaluate, final_scores
 from trajmatch.pipeline.experts import full_data_score, train_experts
 from trajmatch.pipeline.recipe import Recipe, load_recipe
 from trajmatch.pipeline.run import FinishedRun, run, write_run
@@ -31,6 +31,7 @@ __all__ = [
     "distill",
     "evaluate",
     "experts_or_untrained",
+    "final_scores",
     "full_data_score",
     "initial_parameters",
     "load",

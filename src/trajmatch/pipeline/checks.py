@@ -60,8 +60,8 @@ def require_fit(
     if name is not None and name != library.whitening.name:
         raise MismatchError(
             f"the experts in {library.path} were trained with whitening "
-            f"'{library.whitening.name}' and this asks for '{name}'; use --whitening "
-            f"{library.whitening.name}, or train experts with --whitening {name}"
+            f"'{library.whitening.name}' and this asks for '{name}'; use "
+            f"--whitening={library.whitening.name}, or train experts with --whitening={name}"
         )
     if isinstance(whitening, Whitening) and whitening.checksum != library.whitening.checksum:
         raise MismatchError(
@@ -78,12 +78,35 @@ def require_fit(
             )
 
 
+def require_validation(data: ImageDataset) -> None:
+    """Refuse data without the validation images that the best set is selected on."""
+    if data.val is None:
+        raise SettingError(
+            "the data have no validation images, by which the best set is selected and which the "
+            "experts must not see; use data.with_validation(0.1) for the experts and for all else"
+        )
+
+
 def require_experts(library: ExpertLibrary) -> None:
     """Refuse a library without a finished expert."""
     if not library.experts:
         raise SettingError(
             f"the library {library.path} holds 0 finished experts; run `trajmatch experts --out "
             f"{library.path}` again, with the settings it was begun with, to continue it"
+        )
+
+
+def require_library(recipe: Recipe, data: ImageDataset, library: ExpertLibrary) -> None:
+    """Refuse a library whose experts are not those of the recipe's data, network and whitening, or
+    are fewer than the recipe takes."""
+    network = None if recipe.network == NetworkConfig() else recipe.network
+    require_fit(library, data, network=network, whitening=recipe.data.whitening)
+    require_experts(library)
+    if recipe.experts.experts > len(library.experts):
+        raise SettingError(
+            f"{recipe.experts.experts} experts are to be used and {library.path} holds "
+            f"{len(library.experts)} finished ones; use --experts.experts {len(library.experts)}, "
+            "or train more in it with `trajmatch experts`"
         )
 
 
@@ -113,13 +136,14 @@ def require_sound(
         if init == "real" and conditions.ipc > count:
             raise SettingError(
                 f"ipc is {conditions.ipc} and class '{name}' has {count} training "
-                f"images; choose ipc from 1 to {count}, or begin with --init noise"
+                f"images; choose ipc from 1 to {count}, or begin with --init=noise"
             )
     augmentation_of(evaluation.augment)
 
 
 def require_recipe(recipe: Recipe, data: ImageDataset, *, epochs: int | None = None) -> None:
     """Refuse a recipe that does not fit the data. epochs: the experts' (None: the recipe's)."""
+    require_validation(data)
     conditions = conditions_of(
         data,
         network_for(data, recipe.network),

@@ -14,10 +14,10 @@ from trajmatch.config import Constant, DataConfig, DistillConfig, EvaluateConfig
 from trajmatch.data import ImageDataset
 from trajmatch.data.canvas import CropSampler
 from trajmatch.data.whiten import Whitening, fit_whitening
-from trajmatch.errors import SettingError
 from trajmatch.evaluation import Score, TestSet, TrainingSet, evaluate_sets, training_work
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import (
+    METHODS,
     MTT,
     Distillation,
     Method,
@@ -30,7 +30,13 @@ from trajmatch.methods import (
 )
 from trajmatch.networks import Network, NetworkSpec
 from trajmatch.networks.spec import network_for
-from trajmatch.pipeline.checks import conditions_of, require_experts, require_fit, require_sound
+from trajmatch.pipeline.checks import (
+    conditions_of,
+    require_experts,
+    require_fit,
+    require_sound,
+    require_validation,
+)
 from trajmatch.rng import derive, stream
 from trajmatch.runtime.compiling import wanted
 from trajmatch.runtime.display import shown_or
@@ -110,6 +116,8 @@ def _prepared(
     device: torch.device,
 ) -> Distillation:
     """The run, with everything checked that could fail in the middle of it."""
+    METHODS.require_own_name(method.name, type(method), type(method).__name__)
+    require_validation(data)
     problem = _problem(data, experts, config, seed, device)
     conditions = conditions_of(
         data,
@@ -119,8 +127,6 @@ def _prepared(
         whitening=problem.whitening.name,
     )
     require_sound(method, conditions, init=config.init, evaluation=evaluation)
-    if data.val is None:
-        raise SettingError("the data have no validation split; use data.with_validation(0.1)")
     initial = initial_parameters(data, problem.whitening, method, config, seed=seed)
     if method.labels_from_experts:
         logits = problem.teacher_logits(initial.images)

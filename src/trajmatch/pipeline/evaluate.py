@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from trajmatch.config import EvaluateConfig, NetworkConfig
 from trajmatch.data import ImageDataset
@@ -88,7 +89,7 @@ def evaluate(
             if evaluator.selects_rate(spec) and data.val is None:
                 raise SettingError(
                     f"a learning rate for {spec.describe()} is chosen on validation images, and "
-                    "the data have none; use data.with_validation(0.1), or set one with --lr (lr=)"
+                    "the data have none; use data.with_validation(0.1), or give one with --lr"
                 )
         return [evaluator.score(spec) for spec in specs]
 
@@ -122,7 +123,7 @@ def _require_split(distilled: SyntheticSet, data: ImageDataset, split: str) -> N
         raise MismatchError(
             f"the set was made from data with fingerprint {recorded} and these have "
             f"{data.fingerprint}, so their validation images may be among those it was made from; "
-            "give the same --data, --size and --val-fraction, or --split test"
+            "give the same --data, --size and --val-fraction, or --split=test"
         )
 
 
@@ -174,6 +175,15 @@ def _spec(
     return network_for(data, network)
 
 
+def baselines_beside(library: ExpertLibrary | None) -> list[str]:
+    """The coresets that a set is compared with; without experts there are no features for some."""
+    return [
+        name
+        for name in coresets.BASELINES
+        if library is not None or coresets.coreset_of(name).requires == "nothing"
+    ]
+
+
 def compare_on_test(
     distilled: SyntheticSet,
     data: ImageDataset,
@@ -194,8 +204,6 @@ def compare_on_test(
     out: the run's folder, whose log.jsonl receives the result of every network: a later call uses
     these and trains the others.
     """
-    spec = network_of(distilled)
-    assert spec is not None
     baselines = [
         select_coreset(
             name,
@@ -204,14 +212,61 @@ def compare_on_test(
             library or Untrained(whitening=distilled.whitening),
             seed=seed,
         )
-        for name in coresets.BASELINES
-        if library is not None or coresets.coreset_of(name).requires == "nothing"
+        for name in baselines_beside(library)
     ]
-    sets = [TrainingSet.of(each, resources.torch_device) for each in (distilled, *baselines)]
-    batch = EvaluationBatch("score", spec, config, sets, "test", seed)
+    scores = _scores_of(
+        [distilled, *baselines],
+        data,
+        config,
+        "test",
+        seed=seed,
+        out=out,
+        resources=resources,
+        progress=progress,
+    )
+    return scores if library is None else [*scores, full_data_score(library)]
+
+
+def final_scores(
+    distilled: SyntheticSet,
+    data: ImageDataset,
+    library: ExpertLibrary | None,
+    config: EvaluateConfig,
+    *,
+    test: bool = True,
+    seed: int,
+    out: str | Path | None = None,
+    **options: Any,
+) -> list[Score]:
+    """The scores at the end of a run: `compare_on_test`, or without `test` that of the set on
+    validation images alone, for which no test image is looked at.
+
+    options: `resources` and `progress`, as for `compare_on_test`.
+    """
+    if test:
+        return compare_on_test(distilled, data, library, config, seed=seed, out=out, **options)
+    return _scores_of([distilled], data, config, "val", seed=seed, out=out, **options)
+
+
+def _scores_of(
+    sets: Sequence[SyntheticSet],
+    data: ImageDataset,
+    config: EvaluateConfig,
+    split: str,
+    *,
+    seed: int,
+    out: str | Path | None,
+    resources: Resources = Resources(),
+    progress: Progress | None = None,
+) -> list[Score]:
+    """Of sets of one whitening, on the network of the first; with every network's result in the log
+    of `out`."""
+    spec = network_of(sets[0])
+    assert spec is not None
+    on_device = [TrainingSet.of(each, resources.torch_device) for each in sets]
+    batch = EvaluationBatch("score", spec, config, on_device, split, seed)
     with _log_in(out, "distill", also=["run"]) as log, shown_or(progress) as observer:
         evaluator = BatchEvaluator(
-            data, distilled.whitening, log, resources=resources, progress=observer
+            data, sets[0].whitening, log, resources=resources, progress=observer
         )
-        scores = evaluator.scores(batch)
-    return scores if library is None else [*scores, full_data_score(library)]
+        return evaluator.scores(batch)

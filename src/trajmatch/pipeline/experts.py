@@ -14,7 +14,7 @@ from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary, LibraryFilling
 from trajmatch.networks import Network, NetworkSpec
 from trajmatch.networks.spec import network_for
-from trajmatch.pipeline.checks import require_fit
+from trajmatch.pipeline.checks import require_fit, require_validation
 from trajmatch.runtime.display import shown_or
 from trajmatch.runtime.progress import Progress
 from trajmatch.runtime.resources import Resources
@@ -41,13 +41,21 @@ def train_experts(
         `update("experts", epochs done, epochs in all, ...)` and `event("epoch", ...)` after every
         epoch of every expert trained here.
 
-    Raises MismatchError when `out` holds experts made otherwise, SettingError when it is the folder
-    of another command.
+    Raises MismatchError when `out` holds experts made otherwise; SettingError when it is the folder
+    of another command, and for data without validation images, which these experts would have seen:
+    no distillation could use them.
+
+    Examples:
+        >>> data = trajmatch.load_data("digits")  # doctest: +SKIP
+        >>> train_experts(data, "runs/experts")  # doctest: +SKIP
     """
     with claim(Path(out), "experts", shared=True):
+        begun = (Path(out) / "library.json").exists()
+        if not begun:
+            require_validation(data)
         spec = network_for(data, network)
         whitening = whitening or "normalize"
-        if (Path(out) / "library.json").exists():  # fitting a ZCA again would take half a minute
+        if begun:  # fitting a ZCA again would take half a minute
             library = ExpertLibrary.open(out)
             require_fit(library, data, whitening=whitening)
             whitening = library.whitening

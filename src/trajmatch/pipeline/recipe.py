@@ -21,6 +21,7 @@ from trajmatch.config import (
 )
 from trajmatch.config.recipes import recipe_path
 from trajmatch.errors import SettingError, suggest
+from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import MTT, Method, from_settings, to_settings
 from trajmatch.methods.registry import method_class, require_settings, setting_names
 
@@ -110,6 +111,18 @@ class Recipe:
         except SettingError as error:
             given = "" if "method" in table else f'; give it one, such as method = "{MTT.name}"'
             raise SettingError(f"methods.{name}: {error}{given}") from error
+
+    def with_library(self, library: ExpertLibrary) -> Recipe:
+        """With the network, the whitening and all experts of a library in the place of its own."""
+        known = {field.name for field in dataclasses.fields(NetworkConfig)} - {"network"}
+        options = {key: value for key, value in library.spec.options.items() if key in known}
+        whitening: Any = library.whitening.name
+        return dataclasses.replace(
+            self,
+            data=dataclasses.replace(self.data, whitening=whitening),
+            network=NetworkConfig(network=library.spec.name, **options),
+            experts=dataclasses.replace(library.settings, experts=len(library.experts)),
+        )
 
     def with_method(self, **changes: Any) -> Recipe:
         """With other settings of the method or of the outer loop.

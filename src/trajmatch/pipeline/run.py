@@ -13,9 +13,9 @@ from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import Outcome
 from trajmatch.networks import NetworkSpec
-from trajmatch.pipeline.checks import data_folder, load, require_recipe
+from trajmatch.pipeline.checks import data_folder, load, require_library, require_recipe
 from trajmatch.pipeline.distill import distill
-from trajmatch.pipeline.evaluate import compare_on_test
+from trajmatch.pipeline.evaluate import final_scores
 from trajmatch.pipeline.experts import full_data_score, train_experts
 from trajmatch.pipeline.recipe import Recipe
 from trajmatch.runtime.display import shown_or
@@ -29,7 +29,9 @@ def run(
     recipe: Recipe,
     out: str | Path,
     *,
+    experts: str | Path | ExpertLibrary | None = None,
     data: ImageDataset | None = None,
+    test: bool = True,
     resources: Resources = Resources(),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -39,34 +41,40 @@ def run(
     where an earlier call stopped. Returns the contents of result.json. Experts are trained for a
     method that matches none as well: herding and the accuracy of the full data are theirs.
 
+    experts: a library to match, or its folder, which is not written to; the first
+        `recipe.experts.experts` of it are used. It must fit the recipe's network and whitening, as
+        those of `recipe.with_library(library)` do. None: trained in `out`/experts.
+    test: without it no test image is looked at, and the set is scored on validation images alone:
+        for choosing settings. A later call with it tests the set.
     data: those that `recipe.data` names, where they are loaded already. `cost.estimate` says
     beforehand what a run will take. progress: None shows a display where a person is looking.
     """
     out = Path(out)
     images = data_folder(recipe.data)
+    if experts is not None and not isinstance(experts, ExpertLibrary):
+        experts = ExpertLibrary.open(experts)
     with claim(out, "run", data=images), shown_or(progress) as observer:
-        return _run(recipe, out, data or load(recipe.data), resources, observer)
+        data = data or load(recipe.data)
+        return _run(recipe, out, experts, data, test, resources, observer)
 
 
 def _run(
-    recipe: Recipe, out: Path, data: ImageDataset, resources: Resources, progress: Progress
+    recipe: Recipe,
+    out: Path,
+    given: ExpertLibrary | None,
+    data: ImageDataset,
+    test: bool,
+    resources: Resources,
+    progress: Progress,
 ) -> dict[str, Any]:
     began = time.perf_counter()
-    require_recipe(recipe, data)
-    library = train_experts(
-        data,
-        out / "experts",
-        network=recipe.network,
-        config=recipe.experts,
-        whitening=recipe.data.whitening,
-        seed=recipe.seed,
-        resources=resources,
-        progress=progress,
-    )
+    if given is not None:
+        require_library(recipe, data, given)
+    require_recipe(recipe, data, epochs=given.epochs if given else None)
+    library = _experts(recipe, out, given, data, resources, progress)
     ceiling = full_data_score(library)
-    progress.message(
-        f"experts: {len(library.experts)} of {library.epochs} epochs, test accuracy {ceiling}"
-    )
+    reached = f", test accuracy {ceiling}" if test else ""
+    progress.message(f"experts: {len(library.experts)} of {library.epochs} epochs{reached}")
     outcome = distill(
         data,
         recipe.method,
@@ -79,11 +87,12 @@ def _run(
         progress=progress,
     )
     progress.message(f"distilled: {outcome.iterations} iterations, best {outcome.best_iteration}")
-    scores = compare_on_test(
+    scores = final_scores(
         outcome.best,
         data,
         library,
         recipe.evaluate,
+        test=test,
         seed=recipe.seed,
         out=out,
         resources=resources,
@@ -103,6 +112,29 @@ def _run(
     return write_run(out, finished)
 
 
+def _experts(
+    recipe: Recipe,
+    out: Path,
+    given: ExpertLibrary | None,
+    data: ImageDataset,
+    resources: Resources,
+    progress: Progress,
+) -> ExpertLibrary:
+    """The first of those given, or those trained in `out`/experts."""
+    if given is not None:
+        return given.first(recipe.experts.experts)
+    return train_experts(
+        data,
+        out / "experts",
+        network=recipe.network,
+        config=recipe.experts,
+        whitening=recipe.data.whitening,
+        seed=recipe.seed,
+        resources=resources,
+        progress=progress,
+    )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinishedRun:
     """A finished distillation and its test scores: what result.json of a run says."""
@@ -115,7 +147,7 @@ class FinishedRun:
     library: ExpertLibrary | None
     outcome: Outcome
     scores: Sequence[Score]
-    """On the test split."""
+    """On the test split; of a run that was not tested, of the set on the validation split."""
     seconds: float
     """Of the whole command; those of the outer loop are the outcome's."""
     device: str

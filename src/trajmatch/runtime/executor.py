@@ -296,7 +296,7 @@ def _portable(error: BaseException) -> BaseException | tuple[type[TrajmatchError
     """`error` with the worker's traceback as a note, or a RuntimeError of its text if it does not
     pickle; of a TrajmatchError type and message."""
     if isinstance(error, TrajmatchError):
-        return type(error), str(error)
+        return type(error), error.text
     note = "".join(traceback.format_exception(error))
     try:
         pickle.loads(pickle.dumps(error))

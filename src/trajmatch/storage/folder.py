@@ -113,14 +113,14 @@ def require_own_folder(
     """
     require_utf8(str(out.resolve()))
     if out.exists() and not out.is_dir():
-        raise SettingError(f"{out} is a file; give a folder as --out (out=)")
+        raise SettingError(f"{out} is a file; give a folder as --out")
     _require_kinds(out, command)
     found = commands_of(out)
     mine = {command, command.partition(" ")[0], *also}
     if found and not mine & {*found}:
         raise SettingError(
             f"{out} is a folder of `trajmatch {found[0]}`, and `trajmatch {command}` would write "
-            "over what it holds; give another --out (out=)"
+            "over what it holds; give another --out"
         )
     if data is not None:
         _require_apart(out, Path(data))
@@ -180,7 +180,7 @@ def _entered(
     while not gate.acquire():
         if not wait:
             raise SettingError(
-                f"another process is writing to {out}; wait for it, or give another --out (out=)"
+                f"another process is writing to {out}; wait for it, or give another --out"
             )
         require_own_folder(out, command, also=also)
         time.sleep(0.05)
@@ -232,7 +232,7 @@ def _recorded(file: Path) -> str | None:
             return None
         raise SettingError(
             f"{file} is not a result of trajmatch, or damaged, and would be written over; move it "
-            "away or give another --out (out=)"
+            "away or give another --out"
         ) from None
 
 
@@ -242,14 +242,14 @@ def _require_kinds(out: Path, command: str) -> None:
         if path.exists() and not path.is_file():
             raise SettingError(
                 f"{path} is not a regular file, and a file of that name is written there; remove "
-                "it or give another --out (out=)"
+                "it or give another --out"
             )
     for name in _FOLDERS.get(command.partition(" ")[0], ()):
         path = out / name
         if path.exists() and not path.is_dir():
             raise SettingError(
                 f"{path} is a file, and a folder of that name is made there; remove it or give "
-                "another --out (out=)"
+                "another --out"
             )
 
 
@@ -262,12 +262,12 @@ def _require_apart(out: Path, data: Path) -> None:
     if any(path.exists() and os.path.samefile(path, data) for path in (place, *place.parents)):
         raise SettingError(
             f"--out {out} is in the folder of the images, {data}, and what is written there would "
-            "become classes; give an --out (out=) outside of it"
+            "become classes; give an --out outside of it"
         )
     above = {data.resolve(), *data.resolve().parents}
     for name in _REWRITTEN:
         if place / name in above:
             raise SettingError(
                 f"the images {data} lie in {out / name}, which is replaced while the command runs; "
-                "give another --out (out=)"
+                "give another --out"
             )

@@ -61,6 +61,12 @@ class Cell:
     data: ImageDataset
     library: ExpertLibrary
     resources: Resources = Resources()
+    file: str = "cell.json"
+    """Where the rows are stored, in `folder`."""
+
+    def before_choice(self) -> Cell:
+        """The same cell, measured on validation images alone."""
+        return dataclasses.replace(self, study=self.study.before_choice(), file="validation.json")
 
     @property
     def folder(self) -> Path:
@@ -84,13 +90,13 @@ class Cell:
             rows = self._measure(produced)
             if produced.outcome is not None:
                 self._write_run(produced.outcome, rows, time.perf_counter() - began)
-            write_json(self.folder / "cell.json", {"key": self._key(), "rows": rows})
+            write_json(self.folder / self.file, {"key": self._key(), "rows": rows})
         return rows
 
     def _stored(self) -> list[Row] | None:
         """The rows of the same cell in the folder; None where there are none, or they are
         damaged."""
-        path = self.folder / "cell.json"
+        path = self.folder / self.file
         if not path.exists():
             return None
         try:
@@ -155,7 +161,7 @@ class Cell:
             data=self.data,
             library=self._matched(),
             outcome=outcome,
-            scores=[Score.from_json(row) for row in rows if "protocol" in row],
+            scores=_scores(rows),
             seconds=seconds,
             device=str(self.resources.device),
         )
@@ -213,3 +219,11 @@ class Cell:
             seed=self.seed,
             resources=self.resources,
         )
+
+
+def _scores(rows: list[Row]) -> list[Score]:
+    """Of rows of accuracies: on test images, else on validation images."""
+    tested = [row for row in rows if "protocol" in row]
+    return [
+        Score.from_json(row) for row in tested or [r["validated"] for r in rows if "validated" in r]
+    ]

@@ -3,14 +3,17 @@
 OUT/experts                     the experts of all variants that take the base's
 OUT/experts-<variant>           the experts of a variant that needs others
 OUT/<variant>/seed<k>           the distillation of a cell, a run like any other
-OUT/<variant>/seed<k>/cell.json what was measured, and of what
+OUT/<variant>/seed<k>/cell.json what was measured, and of what; validation.json: on validation
+                                images alone, where one of several settings is to be chosen
 OUT/result.json                 all of it
 """
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,9 @@ from trajmatch.errors import SettingError, TrajmatchError
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import METHODS
+from trajmatch.methods.base import augmentation_of
 from trajmatch.methods.coresets import CORESETS
-from trajmatch.pipeline.checks import data_folder, require_recipe
+from trajmatch.pipeline.checks import data_folder, require_recipe, require_validation
 from trajmatch.pipeline.recipe import Recipe
 from trajmatch.runtime.display import shown_or
 from trajmatch.runtime.progress import Progress, Silent
@@ -120,8 +124,12 @@ def _checked(
     study: Study, base: Recipe, data: ImageDataset, given: ExpertLibrary | None
 ) -> list[Variant]:
     """The variants; raises, before experts are trained, for what no cell could be run with."""
-    require_recipe(base, data, epochs=given.epochs if given else reach(base))
     variants = study.variants(base)
+    if any(variant.source == base.method.name for variant in variants):
+        require_recipe(base, data, epochs=given.epochs if given else reach(base))
+    else:
+        require_validation(data)
+        augmentation_of(base.evaluate.augment)
     for variant in variants:
         if not is_own(variant.source):
             load_distilled(variant.source)
@@ -140,28 +148,29 @@ class _Counted(Silent):
 
 
 def _measured(cells: Sequence[Cell], base: Recipe, progress: Progress) -> list[Row]:
-    """The rows of all cells; of a cell that fails, one with its error.
+    """The rows of all cells; of a cell that fails, one with its error. Where several variants are
+    of one choice, those that validation images do not choose have their validation score alone.
 
     Raises SettingError where every cell fails.
     """
-    rows: list[Row] = []
+    found: dict[tuple[str, int], list[Row]] = {}
+    swept = _swept(cells)
     before, total = 0, sum(_iterations(cell.variant) for cell in cells)
+
+    def measure(cell: Cell) -> None:
+        rows = _measured_cell(cell, base, _Counted(progress, before, total))
+        found[cell.variant.name, cell.seed] = rows
+        for row in rows:
+            progress.event("cell", **row)
+
     for cell in cells:
-        variant = cell.variant
-        known = {
-            "variant": variant.name,
-            "settings": _differences(base, variant.config),
-            "seed": cell.seed,
-        }
-        found: list[Row]
-        try:
-            found = cell.measured(_Counted(progress, before, total))
-        except (TrajmatchError, torch.OutOfMemoryError) as error:
-            found = [{"error": " ".join(str(error).split())}]
-        for row in found:
-            rows.append({**known, **row, "at": {**variant.at, **row.get("at", {})}})
-            progress.event("cell", **rows[-1])
-        before += _iterations(variant)
+        measure(cell.before_choice() if cell.variant.name in swept else cell)
+        before += _iterations(cell.variant)
+    chosen = _chosen([cell.variant for cell in cells], swept, found)
+    for cell in cells:
+        if cell.variant.name in chosen:
+            measure(cell)
+    rows = [row for part in found.values() for row in part]
     failed = [row for row in rows if "error" in row]
     if len(failed) == len(rows):
         raise SettingError(
@@ -169,6 +178,47 @@ def _measured(cells: Sequence[Cell], base: Recipe, progress: Progress) -> list[R
             f"{failed[0]['seed']}: {failed[0]['error']}"
         )
     return rows
+
+
+def _measured_cell(cell: Cell, base: Recipe, progress: Progress) -> list[Row]:
+    """The rows of one cell, with its variant; where it fails, one with the error."""
+    variant = cell.variant
+    known = {
+        "variant": variant.name,
+        "settings": _differences(base, variant.config),
+        "seed": cell.seed,
+    }
+    found: list[Row]
+    try:
+        found = cell.measured(progress)
+    except (TrajmatchError, torch.OutOfMemoryError) as error:
+        found = [{"error": " ".join(str(error).split())}]
+    return [{**known, **row, "at": {**variant.at, **row.get("at", {})}} for row in found]
+
+
+def _swept(cells: Sequence[Cell]) -> set[str]:
+    """The variants that have others of the same choice beside them."""
+    choices = {cell.variant.name: cell.variant.choice for cell in cells}
+    counts = Counter(choices.values())
+    return {name for name, choice in choices.items() if choice and counts[choice] > 1}
+
+
+def _chosen(
+    variants: Sequence[Variant], swept: set[str], found: Mapping[tuple[str, int], Sequence[Row]]
+) -> set[str]:
+    """Of each choice the variant of the highest validation accuracy, the mean over the seeds; of
+    equal ones the first. None where all failed."""
+    best: dict[str, tuple[float, str]] = {}
+    for variant in {one.name: one for one in variants if one.name in swept}.values():
+        means = [
+            row["validated"]["mean"]
+            for (name, _), rows in found.items()
+            for row in rows
+            if name == variant.name and "validated" in row
+        ]
+        if means and statistics.fmean(means) > best.get(variant.choice, (-1.0, ""))[0]:
+            best[variant.choice] = statistics.fmean(means), variant.name
+    return {name for _, name in best.values()}
 
 
 def _about(

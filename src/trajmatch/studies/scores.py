@@ -25,6 +25,7 @@ from trajmatch.synthetic import SyntheticSet
 def set_scores(subject: Subject, networks: Sequence[NetworkConfig]) -> list[Row]:
     """The row of a set: its accuracy with class labels, and
 
+    validated: its score on validation images, with its own labels
     scores: {"hard": with class labels, "soft": with the set's soft labels, or for real images with
         soft labels from experts (None for a distilled set without soft labels), "plain": without
         augmentation, and for real images "plain soft"}
@@ -50,7 +51,13 @@ def set_scores(subject: Subject, networks: Sequence[NetworkConfig]) -> list[Row]
     values = {name: None if score is None else score.to_json() for name, score in scores.items()}
     assert scores["hard"] is not None
     row = scores["hard"].to_json()
-    return [{**row, "own": own, "scores": values, "networks": [one.to_json() for one in others]}]
+    known = {"own": own, "scores": values, "networks": [one.to_json() for one in others]}
+    return [{**row, **known, **validation_score(subject)[0]}]
+
+
+def validation_score(subject: Subject) -> list[Row]:
+    """A row of the set's score on validation images alone, with its own labels."""
+    return [{"validated": _score(subject, subject.distilled, split="val").to_json()}]
 
 
 def _score(
@@ -59,6 +66,7 @@ def _score(
     *,
     augment: str | None = None,
     network: NetworkConfig | NetworkSpec | None = None,
+    split: str = "test",
 ) -> Score:
     config = subject.config.evaluate
     if augment is not None:
@@ -68,6 +76,7 @@ def _score(
         subject.data,
         networks=[network or subject.library.spec],
         config=config,
+        split=split,
         seed=subject.seed,
         resources=Resources(subject.device),
     )

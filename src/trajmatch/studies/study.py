@@ -37,6 +37,9 @@ class Variant:
     source: str = "mtt"
     """Where its images come from: a method that distills them, such as "mtt", a coreset that
     chooses real ones, such as "random"; anything else is the folder of a set."""
+    choice: str = ""
+    """Variants of one choice are settings of the same method: where there are several, validation
+    images choose which is measured. Empty: measured in any case."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +78,17 @@ class Study:
     """The kind of its page."""
     measure_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Plain values that determine what `measure` finds; a cell measured with others is stale."""
+    validate: Callable[[Subject], list[Row]] | None = None
+    """A row with "validated", the score on validation images, of a variant that has others of its
+    `choice` beside it, before one is chosen. None: the study has no choices."""
     relate: Callable[[list[Row], ExpertLibrary], None] | None = None
     """Adds to the cells, when all are measured, what follows from several of them."""
+
+    def before_choice(self) -> Study:
+        """The study that measures by `validate`."""
+        assert self.validate is not None
+        settings = {"scores": "validation"}
+        return dataclasses.replace(self, measure=self.validate, measure_settings=settings)
 
 
 def distilled_with(base: Recipe, **changes: Any) -> Recipe:
@@ -90,7 +102,7 @@ def setting(base: Recipe, name: str) -> Any:
         if hasattr(part, name):
             return getattr(part, name)
     raise SettingError(
-        f"this study varies {name}, which {base.method.name} does not have; use --method mtt"
+        f"this study varies {name}, which {base.method.name} does not have; use --method=mtt"
     )
 
 

@@ -134,7 +134,7 @@ def _load_ten(name: str, subset: str, path: Path, request: Request) -> ImageData
     if request.classes is not None:
         raise DataError(
             f"{name} has its own ten classes; leave --classes out, or choose from all of ImageNet "
-            "with --data imagenet"
+            "with --data=imagenet"
         )
     classes = [_CLASSES[number][0] for number in _SUBSETS[subset]]
     return _load(name, path, classes, request)

@@ -25,7 +25,8 @@ BASELINES = ("random", "herding")
 def coreset_of(method: str | Coreset) -> Coreset:
     """The coreset of a name; an object is returned as it is.
 
-    Raises SettingError for an unknown name, with the nearest known one.
+    Raises SettingError for an unknown name, with the nearest known one, and for an object of
+    another class that has the name of a registered one.
 
     Examples:
         >>> coreset_of("herding")
@@ -33,4 +34,7 @@ def coreset_of(method: str | Coreset) -> Coreset:
         >>> coreset_of("herding").requires
         'features'
     """
-    return method if isinstance(method, Coreset) else CORESETS.find(method)()
+    if not isinstance(method, Coreset):
+        return CORESETS.find(method)()
+    CORESETS.require_own_name(method.name, type(method), type(method).__name__)
+    return method

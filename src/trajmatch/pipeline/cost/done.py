@@ -38,9 +38,9 @@ class Room:
     """Bytes; None where the file system does not report them."""
 
     @classmethod
-    def of(cls, out: Path) -> Room:
-        """Of the folder `out`, which need not exist yet."""
-        library = (out / "experts").absolute()  # perhaps a link to another disk
+    def of(cls, out: Path, library: Path | None = None) -> Room:
+        """Of the folder `out`, which need not exist yet. library: its experts (None: in it)."""
+        library = (library or out / "experts").absolute()  # perhaps a link to another disk
         place = next(path for path in (library, *library.parents) if path.is_dir())
         total, _, free = shutil.disk_usage(place)
         stored = 0
@@ -62,6 +62,11 @@ class Done:
     """None: the disk is not checked."""
 
     @classmethod
+    def of_experts(cls, out: Path) -> Done:
+        """What is in the library `out`, which need not exist yet."""
+        return cls(len(present(out)) if out.is_dir() else 0, room=Room.of(out, out))
+
+    @classmethod
     def of(cls, out: Path, recipe: Recipe) -> Done:
         """What is in the folder `out` of a run of `recipe`. Raises FileFormatError for a damaged
         checkpoint."""
@@ -75,6 +80,8 @@ def _networks(out: Path, recipe: Recipe) -> int:
     try:
         result = read_result(out)
         if result["command"] != "run" or result["last_iteration"] < recipe.distill.iterations:
+            return 0
+        if not any(score["split"] == "test" for score in result["scores"]):
             return 0
         before, now = result["settings"], jsonable(recipe.to_dict())
         if _determining(before, recipe.method) != _determining(now, recipe.method):

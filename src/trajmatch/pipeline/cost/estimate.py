@@ -37,6 +37,8 @@ FIT_MATRICES = 7
 eigenvectors and the workspace of the decomposition."""
 HERDING_BATCH = 512
 """Images that herding embeds at a time."""
+COMPARED = 1 + len(BASELINES)
+"""Sets that a run evaluates at its end: the distilled one and the coresets beside it."""
 NOTHING = Done()
 STAGES = ("experts", "distillation", "evaluation")
 
@@ -70,10 +72,13 @@ class Cost:
     """What is estimated, and on which device."""
     room: Room | None = None
     """Where the experts go; None: not checked."""
+    only: Sequence[str] = STAGES
+    """The stages that are estimated."""
 
     @property
-    def stages(self) -> tuple[Stage, Stage, Stage]:
-        return self.experts, self.distillation, self.evaluation
+    def stages(self) -> tuple[Stage, ...]:
+        every = self.experts, self.distillation, self.evaluation
+        return tuple(stage for stage in every if stage.name in self.only)
 
     @property
     def seconds(self) -> float:
@@ -98,7 +103,7 @@ class Cost:
         if self.shortage:
             raise SettingError(
                 f"{self.shortage}; give another --out or fewer --experts.experts; "
-                "--experts.storage bf16 takes half of float32"
+                "--experts.storage=bf16 takes half of float32"
             )
 
     def lines(self) -> list[str]:
@@ -106,7 +111,9 @@ class Cost:
         the disk is too small. Of a finished run the heading alone."""
         if not any(stage.count for stage in self.stages):
             return [self.heading]
-        sizes = f"{byte_size(self.disk)} of disk for experts, {byte_size(self.memory)} of memory"
+        sizes = f"{byte_size(self.memory)} of memory"
+        if "experts" in self.only:
+            sizes = f"{byte_size(self.disk)} of disk for experts, {sizes}"
         total = Stage("in all", seconds=self.seconds, words=sizes)
         rows = [
             f"  {stage.name:<12}  {duration(stage.seconds):>12}  {stage.words}"
@@ -123,8 +130,13 @@ def estimate(
     done: Done = NOTHING,
     resources: Resources = Resources(),
     measure: Measure = measure,
+    stages: Sequence[str] = STAGES,
+    compared: int = COMPARED,
 ) -> Cost:
     """What is left of a run of `recipe` on data of `shape` will cost.
+
+    stages: those that are carried out; what the others need is left out.
+    compared: sets that are evaluated at the end.
 
     Takes some seconds of measuring, and nothing for a finished run.
 
@@ -132,37 +144,41 @@ def estimate(
     refuses.
     """
     spec = shape.network(recipe.network)
-    recipe.method.check(shape.conditions(recipe))
+    if distills := "distillation" in stages:
+        recipe.method.check(shape.conditions(recipe))
     disk = recipe.experts.experts * (recipe.experts.epochs + 1) * spec.parameters()
     disk *= 2 if recipe.experts.storage == "bf16" else 4
-    if finished(recipe, done):
-        heading = (
-            f"nothing is left to do: {done.experts:,} experts, {done.iterations:,} iterations and "
-            "the test are there"
-        )
+    if finished(recipe, done, stages):
+        there = f"{done.experts:,} experts"
+        if distills:
+            there += f", {done.iterations:,} iterations and the test"
+        heading = f"nothing is left to do: {there} are there"
         experts, distillation, evaluation = map(Stage, STAGES)
-        return Cost(experts, distillation, evaluation, disk, 0, heading, done.room)
-    speeds = measure(recipe, spec, shape, resources)
-    stages = compiled_stages(recipe, spec, shape.train, resources)
-    speedup = {name: COMPILER_SPEEDUP if name in (stages or ()) else 1.0 for name in STAGES}
+        return Cost(experts, distillation, evaluation, disk, 0, heading, done.room, stages)
+    speeds = measure(recipe, spec, shape, resources, distills)
+    compiled = compiled_stages(recipe, spec, shape.train, resources)
+    if compiled is not None:
+        compiled = [name for name in compiled if name in stages]
+    speedup = {name: COMPILER_SPEEDUP if name in (compiled or ()) else 1.0 for name in STAGES}
     workers = resources.worker_count(max(1, recipe.experts.experts - done.experts))
     return Cost(
         _experts(recipe, shape, done, workers, speeds.image / speedup["experts"]),
         _distillation(recipe, done, speeds, speedup["distillation"]),
-        _evaluation(recipe, shape, done, resources, speeds, speedup),
+        _evaluation(recipe, shape, done, resources, speeds, speedup, compared),
         disk,
         _memory(recipe, shape, speeds, resources),
-        _heading(recipe, done, resources, stages),
+        _heading(recipe, done, resources, compiled),
         done.room,
+        stages,
     )
 
 
-def finished(recipe: Recipe, done: Done) -> bool:
-    """Whether nothing of a run is left."""
-    return (
-        done.experts >= recipe.experts.experts
-        and done.iterations >= recipe.distill.iterations
-        and done.networks >= recipe.evaluate.n
+def finished(recipe: Recipe, done: Done, stages: Sequence[str] = STAGES) -> bool:
+    """Whether nothing of a run, or of these stages of it, is left."""
+    if done.experts < recipe.experts.experts and "experts" in stages:
+        return False
+    return "distillation" not in stages or (
+        done.iterations >= recipe.distill.iterations and done.networks >= recipe.evaluate.n
     )
 
 
@@ -189,6 +205,7 @@ def _evaluation(
     resources: Resources,
     speeds: Speeds,
     speedup: dict[str, float],
+    compared: int,
 ) -> Stage:
     """Fresh networks on validation images along the way, and on test images at the end."""
     config, distill = recipe.evaluate, recipe.distill
@@ -200,7 +217,7 @@ def _evaluation(
     if done.iterations < distill.iterations:
         every = distill.eval_every
         validations = math.ceil(distill.iterations / every) - done.iterations // every
-    final = (1 + len(BASELINES)) * max(0, config.n - done.networks)
+    final = compared * max(0, config.n - done.networks)
     validating = training + shape.val * forward
     each = training + shape.test * forward
     seconds = validations * math.ceil(distill.eval_networks / workers) * validating
@@ -222,7 +239,7 @@ def compiled_stages(
     experts, distill, evaluation = recipe.experts, recipe.distill, recipe.evaluate
     count = distill.ipc * spec.classes
     one = TrainingSet(torch.empty(count, 0, 0, 0), torch.empty(count, dtype=torch.int64))
-    compared = [one] * (1 + len(BASELINES))
+    compared = [one] * COMPARED
     stages = []
     if wanted(experts.compile, expert_work(module, experts, images, device)):
         stages.append("experts")

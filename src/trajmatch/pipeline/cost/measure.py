@@ -48,7 +48,7 @@ class Speeds:
     """Bytes that herding needs for each image it embeds at a time."""
 
 
-Measure = Callable[[Recipe, NetworkSpec, Shape, Resources], Speeds]
+Measure = Callable[[Recipe, NetworkSpec, Shape, Resources, bool], Speeds]
 
 
 def measure(
@@ -56,15 +56,21 @@ def measure(
     spec: NetworkSpec,
     shape: Shape,
     resources: Resources,
+    distills: bool = True,
     clock: Clock = time.perf_counter,
 ) -> Speeds:
-    """Do a little of each kind of work. Takes some seconds, more for large networks."""
+    """Do a little of each kind of work. Takes some seconds, more for large networks.
+
+    distills: without it only the work of experts, which takes less.
+    """
     device, config = resources.torch_device, recipe.evaluate
     module, augment = spec.build(seed=0).to(device), augmentation_of(config.augment)
     with limited_threads(1):
         images, labels = _batch(module, recipe.experts.batch)
         step = _expert_step(module, recipe, images, labels)
         image = timed(step, device, clock) / len(images)
+        if not distills:
+            return Speeds(image, evaluation=0.0, iteration=Iteration(0.0, 0, False, ""))
         size = min(config.batch, recipe.distill.ipc * spec.classes)
         few, labels = _batch(module, size)
         epochs = max(5, EVALUATION_IMAGES // len(few))

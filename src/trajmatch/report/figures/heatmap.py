@@ -108,7 +108,7 @@ class Heatmap(Figure):
 
         (x, y), high = corner, self._high
         outlined = point.variant in self.base
-        edge = INK if outlined else "none" if point.done else WARM
+        edge = INK if outlined else "none" if point.done else SOFT if point.untested else WARM
         box = FancyBboxPatch(
             (x + 1, y + 1),
             wide - 2,
@@ -121,11 +121,11 @@ class Heatmap(Figure):
             zorder=3 if outlined else 2,  # no neighbor covers the outline
         )
         kind = "heat base" if outlined else "heat"
-        axes.add_patch(tag(box, kind, f"{self._place(point)}: {accuracy_words(point.sample)}"))
+        axes.add_patch(tag(box, kind, f"{self._place(point)}: {point.words}"))
         middle, below = x + wide / 2, y + high / 2
         little = {"fontsize": 9, "color": INK, "zorder": 4}
         if not point.done:
-            axes.text(middle, below + 4, "failed", ha="center", **little)
+            axes.text(middle, below + 4, point.absent, ha="center", **little)
             return
         value = {"fontsize": 14, "fontweight": "bold", "color": INK, "zorder": 4}
         mean = f"{point.mean:.1f}"

@@ -24,12 +24,24 @@ class Point:
     """With a mean of None where nothing was measured."""
     failed: int = 0
     """Cells of the variant that failed."""
+    untested: bool = False
+    """Whether it was not to be measured: other settings of its method were chosen."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Those that differ from the base of the study."""
 
     @property
     def done(self) -> bool:
         return self.sample.mean is not None
+
+    @property
+    def words(self) -> str:
+        """`88.7 ± 1.2 %`, or why there is no accuracy."""
+        return accuracy_words(self.sample) if self.done else self.absent
+
+    @property
+    def absent(self) -> str:
+        """Why there is no number."""
+        return "not tested" if self.untested else "failed"
 
     @property
     def mean(self) -> float:

@@ -36,6 +36,7 @@ def comparison_context(folder: Path, result: StudyResult) -> dict[str, Any]:
     return {
         "meta": _meta(result, table),
         "lead": _lead(table),
+        "sweeps": table.sweeps,
         "standings": table,
         "groups": _groups(table),
         "full": None if table.full is None else _complete(table.full),
@@ -98,7 +99,7 @@ def _groups(table: StandingsTable) -> list[dict[str, Any]]:
                 for column in table.columns:
                     text = "–" if one is None else column.say(one)
                     apart = "" if one is None else table.apart(one, column)
-                    is_best = column.name == "hard" and one is not None and one.place in best
+                    is_best = column.name == table.ranked and one is not None and one.place in best
                     first = column is table.columns[0]
                     cells.append({"text": text, "apart": apart, "best": is_best, "first": first})
             rows.append({"method": method, "cells": cells})
@@ -114,6 +115,17 @@ def _explained(table: StandingsTable) -> list[str]:
     """What the columns mean, a sentence each."""
     said = {column.name for column in table.columns}
     parts = ["In bold: the highest accuracy under hard labels, which are the class alone."]
+    if "validated" in said:
+        parts = [
+            "Validation: accuracy on validation images, under the labels that the set itself has; "
+            "in bold the highest, which is what to choose by. All other accuracies are on test "
+            "images; hard labels are the class alone.",
+        ]
+    if table.sweeps:
+        parts.append(
+            "Of several settings of one method, that of the highest validation accuracy is tested, "
+            "and the others are not."
+        )
     parts += [_SOFT] * ("soft" in said)
     parts += [_LRS] * ("lrs" in said)
     parts += [_ARS] * ("ars" in said)
@@ -177,6 +189,8 @@ def _meta(result: StudyResult, table: StandingsTable) -> str:
 
 def _lead(table: StandingsTable) -> str:
     """The best methods for each number of images: `with 1 image per class dm, 62.1 ± 0.8 %`."""
+    if table.ranked == "validated":
+        return _validated_lead(table)
     parts = []
     for ipc in table.ipcs:
         best = [one for one in table.standings if one.place in table.best and one.ipc == ipc]
@@ -184,6 +198,21 @@ def _lead(table: StandingsTable) -> str:
             names = " and ".join(one.method for one in best)
             parts.append(f"with {per_class(ipc)} {names}, {accuracy_words(best[0].hard)}")
     return f"Highest under hard labels: {'; '.join(parts)}."
+
+
+def _validated_lead(table: StandingsTable) -> str:
+    """The best methods on validation images, with what they reach on test images."""
+    parts = []
+    for ipc in table.ipcs:
+        best = [one for one in table.standings if one.place in table.best and one.ipc == ipc]
+        if best:
+            names = " and ".join(
+                one.method
+                + ("" if one.hard.mean is None else f" ({accuracy_words(one.hard)} on test images)")
+                for one in best
+            )
+            parts.append(f"with {per_class(ipc)} {names}")
+    return f"Highest on validation images: {'; '.join(parts)}."
 
 
 def _line(name: str, cells: list[str]) -> str:

@@ -20,7 +20,7 @@ def lead(run: RunFolder, curves: Sequence[Curve]) -> dict[str, str]:
     labels_alone = method_facts(main.method).labels_alone
     kind = "real" if is_chosen(main.method) or labels_alone else "synthetic"
     count = len(run.distilled) if run.distilled is not None else None
-    label = f"{main.split} accuracy of "
+    label = f"{'validation' if main.split == 'val' else main.split} accuracy of "
     label += f"{main.n} fresh networks, each" if main.n > 1 else "one fresh network"
     images = _all_images(run) if main.method == FULL_DATA else _these(count, kind)
     label += f" trained on {images}"
@@ -28,9 +28,17 @@ def lead(run: RunFolder, curves: Sequence[Curve]) -> dict[str, str]:
     spread = "mean ± standard deviation" if main.sd is not None else "no spread: one network"
     return {
         "lead": percent(main.mean, main.sd),
-        "lead_label": f"{label} ({spread}).",
+        "lead_label": f"{label} ({spread}).{_UNTESTED if untested(run) else ''}",
         "beside": _beside(run, main, count),
     }
+
+
+_UNTESTED = " Not tested: the test images have not been looked at."
+
+
+def untested(run: RunFolder) -> bool:
+    """Whether the run chose its set on validation images and tested it on no others."""
+    return run.distills and run.main is not None and run.main.split == "val"
 
 
 def _by_validation(curves: Sequence[Curve]) -> dict[str, str]:

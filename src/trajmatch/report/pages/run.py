@@ -23,7 +23,7 @@ from trajmatch.report.figures.pictures import (
 from trajmatch.report.folder import RunFolder
 from trajmatch.report.methods import COMPARED, method_facts, method_title
 from trajmatch.report.pages.curves import run_curves
-from trajmatch.report.pages.lead import lead
+from trajmatch.report.pages.lead import lead, untested
 from trajmatch.report.pages.study import write_study_report
 from trajmatch.report.tables.evaluations import Evaluations
 from trajmatch.report.tables.networks import network_tables
@@ -143,6 +143,11 @@ def _missing(run: RunFolder, curves: list[Curve], moving: bool) -> list[str]:
             notes.append("No evaluation on the validation split has been logged.")
     if run.finished and not run.scores:
         notes.append("No accuracy has been measured; trajmatch evaluate does that.")
+    elif untested(run):
+        notes.append(
+            "The set has not been tested (--no-test), nor have images beside it: trajmatch "
+            f"evaluate {run.folder} tests it, once settings are chosen."
+        )
     elif run.finished and run.command not in ("select", "experts"):
         absent = [name for name in COMPARED if run.score(name) is None]
         if absent:

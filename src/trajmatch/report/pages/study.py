@@ -157,7 +157,7 @@ def _row(point: Point, plan: StudyPlan, axes: Sequence[str]) -> dict[str, Any]:
         "variant": point.variant,
         "base": point.variant in plan.base,
         "at": [say(point.at.get(axis, "–")) for axis in axes],
-        "mean": digits(point.sample.mean, "failed"),
+        "mean": digits(point.sample.mean, point.absent),
         "sd": digits(point.sample.sd, "–", 2),
         "n": point.sample.n,
         "settings": ", ".join(changed) or "nothing",

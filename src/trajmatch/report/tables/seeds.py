@@ -14,7 +14,7 @@ def pooled(result: StudyResult) -> list[Point]:
     Of several seeds: mean and sd of the seeds' means, n seeds. Of one seed: the sample of its cell.
     """
     several = result.seeds > 1
-    broken = [cell.variant for cell in result.cells if cell.sample is None]
+    broken = [cell.variant for cell in result.cells if cell.sample is None and not cell.untested]
     points = [
         Point(
             variant=cells[0].variant,
@@ -22,6 +22,7 @@ def pooled(result: StudyResult) -> list[Point]:
             settings=cells[0].settings,
             sample=over_seeds([cell.sample for cell in cells if cell.sample is not None], several),
             failed=broken.count(cells[0].variant),
+            untested=any(cell.untested for cell in cells),
         )
         for cells in by_place(result.cells)
     ]

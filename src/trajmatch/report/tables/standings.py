@@ -26,8 +26,10 @@ class Standing:
     variant: str
     makes: bool
     """Whether its images are made; else they are real ones that were chosen."""
+    validated: Sample
+    """Accuracy in percent on validation images, under the set's own labels."""
     hard: Sample
-    """Accuracy in percent under class labels."""
+    """Accuracy in percent under class labels, on test images as all that follow."""
     soft: Sample
     """Accuracy under soft labels."""
     lrs: Sample
@@ -44,9 +46,20 @@ class Standing:
         return self.method, self.ipc
 
     @property
+    def absent(self) -> str:
+        """Why it has no accuracy on test images."""
+        return "failed" if self.validated.mean is None else "not tested"
+
+    @property
     def samples(self) -> dict[str, Sample]:
         """By the name of the column."""
-        return {"hard": self.hard, "soft": self.soft, "lrs": self.lrs, "ars": self.ars}
+        return {
+            "hard": self.hard,
+            "validated": self.validated,
+            "soft": self.soft,
+            "lrs": self.lrs,
+            "ars": self.ars,
+        }
 
     def has(self, column: str) -> bool:
         """Whether there is a number for `column`."""
@@ -66,7 +79,8 @@ class Column:
 
 
 _COLUMNS = (
-    Column("hard", "hard labels", lambda one: accuracy(one.hard, "failed")),
+    Column("hard", "hard labels", lambda one: accuracy(one.hard, one.absent)),
+    Column("validated", "validation", lambda one: accuracy(one.validated)),
     Column("soft", "soft labels", lambda one: accuracy(one.soft)),
     Column("lrs", "LRS", lambda one: accuracy(one.lrs)),
     Column("ars", "ARS", lambda one: accuracy(one.ars)),
@@ -131,16 +145,26 @@ class StandingsTable:
         return groups
 
     @property
+    def sweeps(self) -> bool:
+        """Whether some settings were not tested, because others of the same method were chosen."""
+        return any(one.hard.mean is None and one.has("validated") for one in self.standings)
+
+    @property
+    def ranked(self) -> str:
+        """The column that says which is best: accuracy on validation images, or in results of
+        earlier versions, which have none, on test images under hard labels."""
+        return "validated" if any(one.has("validated") for one in self.standings) else "hard"
+
+    @property
     def best(self) -> set[tuple[str, Place]]:
-        """(method, ipc) of the highest accuracy under hard labels of each ipc; all that are equal
-        to it as it is written."""
+        """(method, ipc) of the highest accuracy of each ipc in the column `ranked`; all that are
+        equal to it as it is written."""
         chosen = set()
         for ipc in self.ipcs:
-            written = {
-                one.place: round(one.hard.mean, 1)
-                for one in self.standings
-                if one.ipc == ipc and one.hard.mean is not None
+            means = {
+                one.place: one.samples[self.ranked].mean for one in self.standings if one.ipc == ipc
             }
+            written = {place: round(mean, 1) for place, mean in means.items() if mean is not None}
             most = max(written.values(), default=None)
             chosen |= {place for place, mean in written.items() if mean == most}
         return chosen
@@ -151,14 +175,14 @@ class StandingsTable:
         counts = Counter(
             one.samples[name].n
             for one in self.standings
-            for name in ("hard", "soft")
+            for name in ("hard", "validated", "soft")
             if one.has(name)
         )
         return counts.most_common(1)[0][0] if counts else None
 
     def apart(self, one: Standing, column: Column) -> str:
         """`n = 2`, where that is not the number in the table's caption; else empty."""
-        seeded = ("hard", "soft", "lrs", "ars") if self.several else ("hard", "soft")
+        seeded = ("hard", "validated", "soft", *(("lrs", "ars") if self.several else ()))
         if column.name not in seeded or not one.has(column.name):
             return ""
         n = one.samples[column.name].n
@@ -215,16 +239,19 @@ class StandingsTable:
 def _standing(cells: Sequence[Cell], several: bool) -> Standing:
     """Of the cells of all seeds at one place."""
     done = [(cell, cell.sample) for cell in cells if cell.sample is not None]
-    seconds = [cell.making_seconds for cell, _ in done if cell.making_seconds is not None]
-    memory = [cell.making_bytes for cell, _ in done if cell.making_bytes is not None]
+    there = [cell for cell in cells if cell.sample is not None or cell.untested]
+    seconds = [cell.making_seconds for cell in there if cell.making_seconds is not None]
+    memory = [cell.making_bytes for cell in there if cell.making_bytes is not None]
+    validated = [cell.validated for cell in there if cell.validated is not None]
     method = str(cells[0].at.get("method"))
     soft = [cell.scores["soft"] for cell, _ in done if "soft" in cell.scores]
-    makes = [cell.makes for cell, _ in done if cell.makes is not None]
+    makes = [cell.makes for cell in there if cell.makes is not None]
     return Standing(
         method=method,
         ipc=cells[0].at.get("ipc"),
         variant=cells[0].variant,
         makes=makes[0] if makes else not is_chosen(method),
+        validated=over_seeds(validated, several),
         hard=over_seeds([cell.scores.get("hard") or sample for cell, sample in done], several),
         soft=over_seeds(soft, several),
         lrs=Sample.of([cell.lrs for cell, _ in done if cell.lrs is not None]),

@@ -107,6 +107,9 @@ class Cell:
     error: str = ""
     sample: Sample | None = None
     """The measured value over fresh networks (or over experts and start epochs); None: failed."""
+    validated: Score | None = None
+    """In a comparison: on validation images, with the set's own labels; None in results of earlier
+    versions."""
     scores: Mapping[str, Score] = field(default_factory=dict)
     """In a comparison: accuracy with `hard` and `soft` labels, and without augmentation."""
     own: str = "hard"
@@ -136,7 +139,7 @@ class Cell:
         """As `from_json`."""
         scores, ranking = _scores(values), values.inner("ranking")
         error, sample = values.text("error"), Sample.read(values)
-        hard = scores.get("hard")
+        hard, validated = scores.get("hard"), values.inner("validated")
         if sample is None and hard is not None and not error:  # abridged results repeat nothing
             sample = Sample(hard.mean, hard.sd, hard.n, hard.values)
         return cls(
@@ -146,6 +149,7 @@ class Cell:
             settings=values.tree("settings"),
             error=error,
             sample=sample,
+            validated=None if validated is None else Score.read(validated),
             scores=scores,
             own=values.text("own", "hard"),
             networks=tuple(map(Score.read, values.inners("networks"))),
@@ -155,6 +159,11 @@ class Cell:
             making_seconds=values.number("making_seconds", 0),
             making_bytes=values.count("making_bytes"),
         )
+
+    @property
+    def untested(self) -> bool:
+        """Whether validation images chose other settings of its method, and it was not tested."""
+        return self.sample is None and self.validated is not None
 
     @property
     def own_score(self) -> Score | None:

@@ -18,7 +18,7 @@ import torch
 from trajmatch.data import ImageDataset
 from trajmatch.data.dataset import Split
 from trajmatch.data.whiten import Whitening
-from trajmatch.errors import FileFormatError, MismatchError, SettingError
+from trajmatch.errors import FileFormatError, MismatchError, SettingError, spelled
 from trajmatch.experts import ExpertLibrary, TrainingState, save_trajectory
 from trajmatch.experts.library import expert_path, write_library
 from trajmatch.experts.train import expert_accuracy
@@ -77,7 +77,7 @@ class Imported:
                 f"warning: hardly better than chance ({self.chance:.1f} %); --data, --whitening "
                 "(or --mean, --std) or the network are probably not those of these experts"
             )
-        return lines
+        return [spelled(line) for line in lines]
 
 
 def import_buffers(

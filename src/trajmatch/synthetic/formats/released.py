@@ -103,8 +103,8 @@ def fit_released_whitening(
         return _given_statistics(data, mean, std)
     if name is None:
         raise SettingError(
-            "these files do not say which whitening they were made with; give --whitening zca, "
-            "--whitening normalize, or --mean and --std"
+            "these files do not say which whitening they were made with; give --whitening=zca, "
+            "--whitening=normalize, or --mean and --std"
         )
     return fit_whitening(name, _all_training_images(data))
 
