@@ -121,7 +121,7 @@ def test_experts(tmp_path: Path, library: Path, capsys: pytest.CaptureFixture[st
     assert "2 experts in" in capsys.readouterr().out
     result = result_of(out, "experts")
     (score,) = result["scores"]
-    assert (score["method"], score["n"], score["ipc"]) == ("full data", 2, None)
+    assert (score["method"], score["n"], score["ipc"]) == ("experts", 2, None)
     assert result["library"]["experts"] == 2
     assert result["settings"]["network"]["width"] == 4
     made, same = ExpertLibrary.open(out), ExpertLibrary.open(library)
@@ -142,7 +142,7 @@ def test_experts(tmp_path: Path, library: Path, capsys: pytest.CaptureFixture[st
 
 def test_distill(run: Path) -> None:
     result = result_of(run, "distill")
-    assert [s["method"] for s in result["scores"]] == ["mtt", "random", "herding", "full data"]
+    assert [s["method"] for s in result["scores"]] == ["mtt", "random", "herding", "experts"]
     assert [s["split"] for s in result["scores"]] == ["test"] * 4
     assert result["settings"]["distill"]["method"] == "mtt"
     assert result["settings"]["distill"]["syn_steps"] == 3

@@ -96,7 +96,7 @@ def test_a_run_says_what_it_found(ran: tuple[Path, dict], digits: ImageDataset) 
     out, result = ran
     assert read_result(out) == result
     assert [score["method"] for score in result["scores"]] == [
-        "mtt", "random", "herding", "full data",
+        "mtt", "random", "herding", "experts",
     ]  # fmt: skip
     for score in result["scores"]:
         assert score["split"] == "test"
@@ -104,7 +104,7 @@ def test_a_run_says_what_it_found(ran: tuple[Path, dict], digits: ImageDataset) 
         assert score["n"] == len(score["values"]) == 2
         assert score["mean"] == pytest.approx(sum(score["values"]) / 2)
         assert score["sd"] == pytest.approx(torch.tensor(score["values"]).std().item(), rel=1e-4)
-        assert score["ipc"] == (None if score["method"] == "full data" else 1)
+        assert score["ipc"] == (None if score["method"] == "experts" else 1)
     assert result["data"] == json.loads(json.dumps(digits.summary()))
     assert result["settings"]["distill"]["iterations"] == result["last_iteration"] == 4
     assert result["library"]["experts"] == 2
@@ -418,9 +418,9 @@ def test_what_a_set_cannot_be_judged_on(ran: tuple[Path, dict], digits: ImageDat
 
 
 def test_the_ceiling_is_the_experts_own(library: ExpertLibrary) -> None:
-    score = pipeline.full_data_score(library)
+    score = pipeline.experts_score(library, tiny.digits())
     assert list(score.values) == list(library.accuracy("test").values())
-    assert (score.n, score.method, score.ipc) == (2, "full data", None)
+    assert (score.n, score.method, score.ipc) == (2, "experts", None)
     assert "3 epochs on all training images, lr 0.05, batch 128" in score.protocol
 
 

@@ -42,8 +42,8 @@ class Flags(Common):
     with the settings of a recipe (`trajmatch recipes` lists them) or of a TOML file of your own.
     Options given here win over it; with --data it runs on any data set. --method NAME takes what
     the recipe's table [methods.NAME] changes, where it has one. A method that matches no experts
-    has --evaluate.n of the recipe trained, unless --experts.experts says how many: herding and the
-    accuracy of the full data come from them.
+    has --evaluate.n of the recipe trained, unless --experts.experts says how many: herding needs
+    them, and their accuracy stands beside.
 
     It begins with what it will cost on this machine; --dry-run stops there. Run the same command
     again to continue a killed run.
@@ -137,7 +137,7 @@ def _say_method(config: Recipe, recipe: Recipe, name: str) -> None:
     if not method.needs_experts:
         shown.say(
             f"{method.name} matches no experts; {config.experts.experts} are trained for herding "
-            "and the full data's accuracy"
+            "and to compare with"
         )
 
 
@@ -150,6 +150,7 @@ def carry_out(config: Recipe, out: Path, resources: Resources, *, track: str = "
     from trajmatch.pipeline.checks import require_recipe
     from trajmatch.pipeline.cost.shape import Shape
     from trajmatch.report import write_report
+    from trajmatch.storage.results import Score
 
     began = time.perf_counter()
     data = shown.load(config.data)
@@ -163,7 +164,7 @@ def carry_out(config: Recipe, out: Path, resources: Resources, *, track: str = "
             resources=resources,
             progress=progress,
         )
-    shown.records(result["scores"])
+    shown.table([Score.from_json(score) for score in result["scores"]])
     if config.published.accuracy is not None:
         print(f"published for these settings: {config.published.accuracy} % "
               f"({config.published.source})")  # fmt: skip

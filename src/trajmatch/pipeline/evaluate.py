@@ -22,7 +22,7 @@ from trajmatch.networks.base import height_width
 from trajmatch.networks.spec import network_for
 from trajmatch.pipeline.checks import require_own_folder, shape_words, some_words
 from trajmatch.pipeline.distill import Untrained
-from trajmatch.pipeline.experts import full_data_score
+from trajmatch.pipeline.experts import experts_score
 from trajmatch.pipeline.select import select_coreset
 from trajmatch.runtime.display import shown_or
 from trajmatch.runtime.progress import Progress
@@ -70,7 +70,7 @@ def evaluate(
     if not isinstance(distilled, SyntheticSet):
         distilled = load_distilled(distilled)
     _require_split(distilled, data, split)
-    specs = _specs(distilled, data, networks)
+    specs = networks_for(distilled, data, networks)
     augmentation_of(config)  # refuses an unknown strategy before anything is trained
     folder = None if out is None else Path(out)
     if folder is not None:
@@ -115,12 +115,18 @@ def _require_split(distilled: SyntheticSet, data: ImageDataset, split: str) -> N
         )
 
 
-def _specs(
+def networks_for(
     distilled: SyntheticSet,
     data: ImageDataset,
-    networks: Sequence[NetworkConfig | NetworkSpec] | None,
+    networks: Sequence[NetworkConfig | NetworkSpec] | None = None,
 ) -> list[NetworkSpec]:
-    """The networks to train; refused where they or the set do not fit the images of `data`."""
+    """The networks that `evaluate` trains; None: the one the set was distilled with.
+
+    Raises MismatchError where they or the set do not fit the images of `data`.
+
+    Examples:
+        >>> networks_for(load_distilled("cifar10-ipc1"), data)  # doctest: +SKIP
+    """
     if networks is None:
         networks = [network_of(distilled) or NetworkConfig()]
     specs = [_spec(distilled, data, network) for network in networks]
@@ -174,11 +180,11 @@ def compare_on_test(
     resources: Resources = Resources(),
     progress: Progress | None = None,
 ) -> list[Score]:
-    """Test accuracy of a distilled set, random and herding images of the same number, and the full
-    data, under one protocol.
+    """Test accuracy of a distilled set, and of random and herding images of the same number, under
+    one protocol; and that of the experts.
 
-    Without experts there are no features for herding and no networks trained on the full data, so
-    both are left out. Each score is a message of `progress` as soon as it is known.
+    Without experts there are no features for herding either, so both are left out. Each
+    score is a message of `progress` as soon as it is known.
 
     out: the run's folder, whose log.jsonl receives the result of every network: a later call uses
     these and trains the others.
@@ -204,4 +210,4 @@ def compare_on_test(
             data, distilled.whitening, log, resources=resources, progress=observer
         )
         scores = evaluator.scores(batch)
-    return scores if library is None else [*scores, full_data_score(library)]
+    return scores if library is None else [*scores, experts_score(library, data)]

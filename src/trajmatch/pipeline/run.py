@@ -16,7 +16,7 @@ from trajmatch.networks import NetworkSpec
 from trajmatch.pipeline.checks import load, require_recipe
 from trajmatch.pipeline.distill import distill
 from trajmatch.pipeline.evaluate import compare_on_test
-from trajmatch.pipeline.experts import full_data_score, train_experts
+from trajmatch.pipeline.experts import experts_score, train_experts
 from trajmatch.pipeline.recipe import Recipe
 from trajmatch.runtime.display import shown_or
 from trajmatch.runtime.progress import Progress
@@ -36,7 +36,7 @@ def run(
 
     `out`/experts is the library; `out` itself is the run that `report` draws. Every stage continues
     where an earlier call stopped. Returns the contents of result.json. Experts are trained for a
-    method that matches none as well: herding and the accuracy of the full data are theirs.
+    method that matches none as well: herding needs them, and their accuracy stands beside.
 
     data: those that `recipe.data` names, where they are loaded already. `cost.estimate` says
     beforehand what a run will take. progress: None shows a display where a person is looking.
@@ -60,9 +60,9 @@ def _run(
         resources=resources,
         progress=progress,
     )
-    ceiling = full_data_score(library)
+    reached = experts_score(library, data)
     progress.message(
-        f"experts: {len(library.experts)} of {library.epochs} epochs, test accuracy {ceiling}"
+        f"experts: {len(library.experts)} of {library.epochs} epochs, test accuracy {reached}"
     )
     outcome = distill(
         data,
@@ -127,7 +127,7 @@ def write_run(out: Path, run: FinishedRun) -> dict[str, Any]:
         settings=run.settings,
         seed=run.seed,
         scores=[score.to_json() for score in run.scores],
-        data=run.data.summary(),
+        data=run.data.summary(counts=True),
         seconds=run.seconds,
         device=run.device,
         extra={
