@@ -78,10 +78,7 @@ def run(flags: Flags) -> None:
     device = pick_device(flags.device)
     networks_of(flags.networks or "")  # refuses unknown ones before anything is loaded
     require_own_folder(flags.out, "evaluate")
-    if flags.ceiling_epochs is not None and not flags.ceiling:
-        raise SettingError(
-            f"ceiling-epochs is {flags.ceiling_epochs} and no ceiling is asked for; add --ceiling"
-        )
+    _check_ceiling(flags)
     distilled = load_distilled(flags.set)
     data = shown.load(flags.data)
     scores = _scores(flags, distilled, data, Resources(device))
@@ -102,6 +99,15 @@ def run(flags: Flags) -> None:
     run = _run_of(flags.set)
     inside = run is not None and run.resolve() == flags.out.resolve().parent
     print(f"results in {flags.out}; `trajmatch report {run if inside else flags.out}` draws it")
+
+
+def _check_ceiling(flags: Flags) -> None:
+    """Refuse epochs of no ceiling, and none of one."""
+    epochs = flags.ceiling_epochs
+    if epochs is not None and not flags.ceiling:
+        raise SettingError(f"ceiling-epochs is {epochs} and there is no --ceiling; add it")
+    if epochs is not None and epochs < 1:
+        raise SettingError(f"ceiling-epochs is {epochs}; it must be at least 1")
 
 
 def _scores(

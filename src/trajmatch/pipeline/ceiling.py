@@ -16,7 +16,7 @@ from trajmatch.evaluation.resume import EvaluationLog
 from trajmatch.evaluation.train import augmentation_of
 from trajmatch.experts import ExpertLibrary
 from trajmatch.networks.spec import network_for
-from trajmatch.pipeline.checks import require_fit, require_own_folder
+from trajmatch.pipeline.checks import require_fit, require_own_folder, require_split
 from trajmatch.pipeline.distill import Untrained
 from trajmatch.runtime.display import shown_or
 from trajmatch.runtime.progress import Progress
@@ -52,8 +52,8 @@ def ceiling(
     Cost: n * epochs passes over the training images, forward and backward; at the defaults at
     least 50 epochs and 2,000 steps a network. The whitened images are held in memory.
 
-    Raises MismatchError for a library of other data, SettingError where `out` belongs to another
-    command.
+    Raises MismatchError for a library of other data, SettingError for a split that is not there and
+    where `out` belongs to another command.
 
     Examples:
         >>> data = trajmatch.load_data("digits")  # doctest: +SKIP
@@ -66,6 +66,7 @@ def ceiling(
     else:
         spec = network_for(data, network.network)
         whitening = fit_whitening(network.whitening, data.train)
+    require_split(data, split)
     config = config or ceiling_config(EvaluateConfig(), len(data.train))
     augmentation_of(config)  # refuses an unknown strategy before anything is trained
     folder = None if out is None else Path(out)

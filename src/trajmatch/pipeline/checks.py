@@ -13,6 +13,7 @@ from trajmatch.config import DataConfig, EvaluateConfig, NetworkConfig
 from trajmatch.data import ImageDataset, load_data
 from trajmatch.data.whiten import Whitening
 from trajmatch.errors import MismatchError, SettingError
+from trajmatch.evaluation.batch import split_of
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import Conditions, Method
 from trajmatch.methods.base import augmentation_of
@@ -138,6 +139,12 @@ def require_own_folder(out: Path, command: str) -> None:
             f"--out is {out}, which holds the result of `trajmatch {other}`, and {command} "
             "would write over it; give another --out"
         )
+
+
+def require_split(data: ImageDataset, split: str) -> None:
+    """Refuse a split that the data do not have."""
+    if split_of(data, split) is None:
+        raise SettingError(f"unknown split '{split}'; use test or val")
 
 
 def _data_words(summary: Mapping[str, Any]) -> str:

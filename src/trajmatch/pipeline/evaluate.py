@@ -11,7 +11,7 @@ from trajmatch.config import EvaluateConfig, NetworkConfig
 from trajmatch.data import ImageDataset
 from trajmatch.errors import MismatchError, SettingError
 from trajmatch.evaluation import Score, TrainingSet
-from trajmatch.evaluation.batch import BatchEvaluator, EvaluationBatch, split_of
+from trajmatch.evaluation.batch import BatchEvaluator, EvaluationBatch
 from trajmatch.evaluation.evaluator import Evaluator, network_of
 from trajmatch.evaluation.resume import EvaluationLog
 from trajmatch.evaluation.train import augmentation_of
@@ -20,7 +20,12 @@ from trajmatch.methods import coresets
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.base import height_width
 from trajmatch.networks.spec import network_for
-from trajmatch.pipeline.checks import require_own_folder, shape_words, some_words
+from trajmatch.pipeline.checks import (
+    require_own_folder,
+    require_split,
+    shape_words,
+    some_words,
+)
 from trajmatch.pipeline.distill import Untrained
 from trajmatch.pipeline.experts import experts_score
 from trajmatch.pipeline.select import select_coreset
@@ -104,8 +109,7 @@ def _require_split(distilled: SyntheticSet, data: ImageDataset, split: str) -> N
             f"{some_words(data.classes)}; give the --data the set was made from"
             + (f" ({distilled.info['data']['name']})" if "data" in distilled.info else "")
         )
-    if split_of(data, split) is None:
-        raise SettingError(f"unknown split '{split}'; use test or val")
+    require_split(data, split)
     recorded = distilled.info.get("data", {}).get("fingerprint", data.fingerprint)
     if split == "val" and recorded != data.fingerprint:
         raise MismatchError(

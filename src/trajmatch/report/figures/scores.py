@@ -81,7 +81,7 @@ class ScorePlot(Figure):
 
         Examples:
             >>> ScorePlot(("a", "b"), (Sample(0.8, 0.1, 5), Sample(1.2, 0.2, 5)), chance=0.5).end
-            2
+            1.5
         """
         drawn = [self.chance or 0.0]
         for one in self.samples:
