@@ -121,7 +121,7 @@ def test_experts(tmp_path: Path, library: Path, capsys: pytest.CaptureFixture[st
     assert "2 experts in" in capsys.readouterr().out
     result = result_of(out, "experts")
     (score,) = result["scores"]
-    assert (score["method"], score["n"], score["ipc"]) == ("full data", 2, None)
+    assert (score["method"], score["n"], score["ipc"]) == ("experts", 2, None)
     assert result["library"]["experts"] == 2
     assert result["settings"]["network"]["width"] == 4
     made, same = ExpertLibrary.open(out), ExpertLibrary.open(library)
@@ -142,7 +142,7 @@ def test_experts(tmp_path: Path, library: Path, capsys: pytest.CaptureFixture[st
 
 def test_distill(run: Path) -> None:
     result = result_of(run, "distill")
-    assert [s["method"] for s in result["scores"]] == ["mtt", "random", "herding", "full data"]
+    assert [s["method"] for s in result["scores"]] == ["mtt", "random", "herding", "experts"]
     assert [s["split"] for s in result["scores"]] == ["test"] * 4
     assert result["settings"]["distill"]["method"] == "mtt"
     assert result["settings"]["distill"]["syn_steps"] == 3
@@ -354,6 +354,75 @@ def test_a_run_that_holds_its_experts_is_inspected_whole(
     assert "2 experts, every row" not in told
 
 
+def test_evaluate_with_a_ceiling(
+    tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Networks trained on all images beside those of the set: resumed, and on the run's page."""
+    out = Path(shutil.copytree(run, tmp_path / "run"))
+    line = f"{EVALUATE} {out} --n 1 --ceiling --ceiling-epochs 1"
+    succeed(line)
+    own, ceiling = result_of(out / "evaluated", "evaluate")["scores"]
+    assert (own["method"], ceiling["method"], ceiling["ipc"]) == ("mtt", "ceiling", None)
+    assert ceiling["protocol"].startswith("1 epochs, lr 0.01, momentum 0.9")
+    assert sum(ceiling["tests"]) == len(tiny.digits().test)
+    told = capsys.readouterr().out
+    holds(told, f"{own['model']}, all training images  ", "all training images, test split: norm")
+    succeed(line)
+    assert len(events(out / "evaluated", "network")) == 2  # found, not trained again
+    succeed(f"report {out}")
+    reached = f"{ceiling['mean']:.1f}\N{NO-BREAK SPACE}% (n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}1)"
+    count = f"{len(tiny.digits().train):,}"
+    holds(
+        page_of(out), f"networks trained to the end on all {count} training images reach {reached}"
+    )
+
+
+# -- classes of very different size, or without images to test on --------------------------------
+
+
+def test_classes_that_differ_are_told_of(
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At the start, beside the scores, and in result.json."""
+    root = Path(shutil.copytree(pictures, tmp_path / "uneven"))
+    for number in range(3, 12):
+        (root / "train" / "red" / f"{number}.png").unlink()
+    shutil.rmtree(root / "test" / "green")
+    for number in range(1, 4):
+        (root / "test" / "red" / f"{number}.png").unlink()
+    out = tmp_path / "selected"
+    succeed(f"{SELECT} --data {root} --network mlp --out {out}")
+    told = capsys.readouterr().out
+    holds(
+        told,
+        "warning: imbalanced classes: 11 training images of blue and 2 of red; the largest class "
+        "is 45.8 % of them, so see the balanced accuracy",
+        "warning: test images of 2 of 3 classes; none of green",
+        "note: test images of 2 of 3 classes\n",
+        "note: largest class 80.0 % of the test images\n",
+    )
+    result = read_result(out)
+    (score,) = result["scores"]
+    assert score["tests"] == [4, 0, 1]
+    assert result["data"]["counts"] == {"train": [11, 11, 2], "val": [1, 1, 1], "test": [4, 0, 1]}
+    blue, green, red = score["per_class"]
+    assert green is None
+    assert score["balanced"] == pytest.approx((blue + red) / 2)
+    assert score["mean"] == pytest.approx((4 * blue + red) / 5)
+    heads, row = (re.split("  +", line) for line in told.splitlines()[-5:-3])
+    assert dict(zip(heads, row, strict=True))["balanced %"] == (
+        f"{score['balanced']:.1f} +- {score['balanced_sd']:.1f}"
+    )
+
+
+def test_of_even_classes_nothing_is_told(
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    succeed(f"{SELECT} --data {pictures} --network mlp --out {tmp_path}/selected")
+    told = capsys.readouterr().out
+    assert [word for word in ("warning", "note:", "balanced") if word in told] == []
+
+
 # -- pictures of one's own, in color, whitened ---------------------------------------------------
 
 
@@ -545,6 +614,8 @@ def test_select_refuses(
         ("RUN/best --networks mlp:", ["--networks has 'mlp:'", "NAME or NAME:NORM"]),
         ("RUN/best --networks convnet:batsh", ["'batsh'", "did you mean 'batch'?"]),
         ("RUN/best --split tests", ["--split is 'tests'", "did you mean 'test'?"]),
+        ("RUN/best --ceiling-epochs 5", ["ceiling-epochs is 5", "no --ceiling; add it"]),
+        ("RUN/best --ceiling --ceiling-epochs 0", ["ceiling-epochs is 0", "at least 1"]),
         ("RUN/best --size 12", ["1x8x8", "1x12x12", "--size"]),
         ("RUN/best --augment colour", ["'colour'", "did you mean 'color'?"]),
         ("no/set", ["no/set", "is not a distilled set", "give a folder"]),

@@ -185,7 +185,7 @@ def test_a_methods_table_for_a_number_of_images(tmp_path: Path) -> None:
 
 
 def test_without_a_walk_beside_them_few_experts_are_trained() -> None:
-    """Herding and the full data's accuracy need as many as networks judge, not mtt's library."""
+    """Herding and the experts' accuracy need as many as networks judge, not mtt's library."""
     recipe = load_recipe("cifar10-ipc1")
     assert recipe.experts.experts > recipe.evaluate.n
     run = settings("cifar10-ipc1 --method dm")
@@ -252,7 +252,7 @@ def test_a_dry_run_refuses_what_is_known_of_the_data_alone(mistake: Callable[[st
 
 
 def test_a_method_is_told_of_and_its_own_iteration_counted(succeed: Line) -> None:
-    told = "dm matches no experts; 5 are trained for herding and the full data's accuracy"
+    told = "dm matches no experts; 5 are trained for herding and to compare with"
     said = succeed("run digits-ipc1 --method dm --dry-run --device cpu")
     assert said[0] == told
     assert "200 iterations, 0.5 s each; dm's own, timed on noise, 25 % of one" in said[4]
@@ -293,7 +293,7 @@ def test_a_run_goes_all_the_way_and_continues(succeed: Line, tmp_path: Path) -> 
     out = tmp_path / "out"
     result = read_result(out)
     assert [score["method"] for score in result["scores"]] == [
-        "mtt", "random", "herding", "full data",
+        "mtt", "random", "herding", "experts",
     ]  # fmt: skip
     assert (result["command"], result["seed"]) == ("run", 2)
     assert result["settings"]["name"] == "digits-ipc1"
@@ -327,7 +327,7 @@ def test_every_method_goes_all_the_way(method: str, succeed: Line, tmp_path: Pat
     out = tmp_path / "out"
     result = read_result(out)
     assert [score["method"] for score in result["scores"]] == [
-        method, "random", "herding", "full data",
+        method, "random", "herding", "experts",
     ]  # fmt: skip
     assert (result["last_iteration"], result["library"]["experts"]) == (4, 2)
     page = (out / "report.html").read_text()

@@ -96,7 +96,7 @@ def test_a_run_says_what_it_found(ran: tuple[Path, dict], digits: ImageDataset) 
     out, result = ran
     assert read_result(out) == result
     assert [score["method"] for score in result["scores"]] == [
-        "mtt", "random", "herding", "full data",
+        "mtt", "random", "herding", "experts",
     ]  # fmt: skip
     for score in result["scores"]:
         assert score["split"] == "test"
@@ -104,8 +104,8 @@ def test_a_run_says_what_it_found(ran: tuple[Path, dict], digits: ImageDataset) 
         assert score["n"] == len(score["values"]) == 2
         assert score["mean"] == pytest.approx(sum(score["values"]) / 2)
         assert score["sd"] == pytest.approx(torch.tensor(score["values"]).std().item(), rel=1e-4)
-        assert score["ipc"] == (None if score["method"] == "full data" else 1)
-    assert result["data"] == json.loads(json.dumps(digits.summary()))
+        assert score["ipc"] == (None if score["method"] == "experts" else 1)
+    assert result["data"] == json.loads(json.dumps(digits.summary(counts=True)))
     assert result["settings"]["distill"]["iterations"] == result["last_iteration"] == 4
     assert result["library"]["experts"] == 2
     assert (out / "experts" / "library.json").exists()
@@ -417,11 +417,27 @@ def test_what_a_set_cannot_be_judged_on(ran: tuple[Path, dict], digits: ImageDat
         pipeline.evaluate(best, digits.resized(12))
 
 
-def test_the_ceiling_is_the_experts_own(library: ExpertLibrary) -> None:
-    score = pipeline.full_data_score(library)
+def test_the_experts_score_is_their_own(library: ExpertLibrary, digits: ImageDataset) -> None:
+    score = pipeline.experts_score(library, digits)
     assert list(score.values) == list(library.accuracy("test").values())
-    assert (score.n, score.method, score.ipc) == (2, "full data", None)
+    assert (score.n, score.method, score.ipc) == (2, "experts", None)
     assert "3 epochs on all training images, lr 0.05, batch 128" in score.protocol
+    assert score.label == "experts (3 epochs)"
+    assert score.tests == digits.class_counts()["test"]
+
+
+def test_a_ceiling_takes_the_experts_network_and_refuses_other_data(
+    library: ExpertLibrary, digits: ImageDataset
+) -> None:
+    once = dataclasses.replace(tiny.EVALUATE, n=1, epochs=1)
+    score = pipeline.ceiling(digits, library, config=once)
+    assert (score.model, score.n) == (library.spec.describe(), 1)
+    with pytest.raises(MismatchError, match="give the same --data"):
+        pipeline.ceiling(digits.resized(12), library, config=once)
+    with pytest.raises(SettingError, match="holds the result of `trajmatch experts`"):
+        pipeline.ceiling(digits, library, config=once, out=library.path)
+    with pytest.raises(SettingError, match="unknown split 'tests'; use test or val"):
+        pipeline.ceiling(digits, library, config=once, split="tests")
 
 
 def test_a_network_named_as_the_sets_own_is_the_sets_own(

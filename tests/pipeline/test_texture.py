@@ -419,7 +419,7 @@ def test_the_command_makes_textures(
     assert cli.main(words.split()) == 0
     assert f"the textures are in {out / 'best' / 'textures'}" in capsys.readouterr().out
     assert {s["method"]: s["ipc"] for s in read_result(out)["scores"]} == {
-        "mtt": 4, "random": 4, "herding": 4, "full data": None,
+        "mtt": 4, "random": 4, "herding": 4, "experts": None,
     }  # fmt: skip
     assert SyntheticSet.load(out / "best").canvases.shape == (10, 1, 12, 12)
 

@@ -143,11 +143,11 @@ def test_mean_and_spread_are_over_the_seeds_means(tmp_path: Path) -> None:
         # stdev of 60, 64, 68 is 4; of 30, 31, 35 it is the root of (4 + 1 + 9) / 2.
         ["mtt", "64.0 ± 4.0", "71.0 ± 1.0", "32.0 ± 2.6", "41.0 ± 1.0", "30 s", "70",
          "81.0 ± 1.4 n = 2", "–", "–", "–", "12 s", "30"],
-        ["all training images", "97.0 ± 1.4", "", "97.0 ± 1.4", ""],
+        ["experts (300 epochs)", "97.0 ± 1.4", "", "97.0 ± 1.4", ""],
     ]  # fmt: skip
     words = Parsed(page).words
     assert "over n = 3 seeds unless it is said, each the mean of 2 fresh networks." in words
-    assert "The last row, all training images, is over n = 2 networks (300 epochs)." in words
+    assert "The last row, experts (300 epochs), is over n = 2 networks (300 epochs)." in words
     assert re.findall(r"<strong>(\d\d\.\d)</strong>", page) == ["90.0", "64.0"]
     lead = "with 1 image per class mtt, 64.0 ± 4.0 %; with 10 images per class random, 90.0"
     assert lead in words
@@ -194,7 +194,7 @@ def test_numbers_of_the_table_as_csv(tmp_path: Path) -> None:
     assert [(r["method"], r["ipc"], r["hard_mean"], r["hard_n"], r["soft_mean"]) for r in rows] == [
         ("random", "1", "41", "3", "45"), ("mtt", "1", "64", "3", "71"),
         ("random", "10", "90", "3", ""), ("mtt", "10", "81", "2", ""),
-        ("all training images", "", "97", "2", ""),
+        ("experts (300 epochs)", "", "97", "2", ""),
     ]  # fmt: skip
     assert rows[1]["lrs_sd"] == f"{7**0.5:.6g}"
     assert (rows[1]["making_seconds"], rows[1]["making_bytes"]) == ("30", "70000000")
@@ -223,11 +223,11 @@ def test_the_table_as_markdown() -> None:
     rows = {row[0].strip(): [text.strip() for text in row[1:]] for row in table}
     assert rows["mtt"][:4] == ["**64.0 ± 4.0**", "71.0 ± 1.0", "32.0 ± 2.6", "41.0 ± 1.0"]
     assert rows["mtt"][6] == "81.0 ± 1.4 (n = 2)"
-    assert rows["*all training images*"][::6] == ["97.0 ± 1.4"] * 2
+    assert rows["*experts (300 epochs)*"][::6] == ["97.0 ± 1.4"] * 2
     assert "a\\|b&lt;i&gt;" in rows
     assert list(rows) == [
         "method", "---", "*real images*", "random", "*made images*", "mtt", "a\\|b&lt;i&gt;",
-        "*all training images*",
+        "*experts (300 epochs)*",
     ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import io
 import json
 import math
 import re
+import statistics
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -25,9 +26,10 @@ from trajmatch.errors import DataError, FileFormatError, MissingExtraError
 from trajmatch.report import Curve, ScorePlot, write_report
 from trajmatch.report.figures.pictures import gallery, png, timeline
 from trajmatch.report.figures.theme import VARIABLES, ticks
+from trajmatch.report.tables.classes import ClassRow, ClassTable
 from trajmatch.storage import JsonlTracker, write_result
 from trajmatch.storage.files import save_tensors
-from trajmatch.storage.results import Score
+from trajmatch.storage.results import Sample, Score
 from trajmatch.synthetic import SyntheticSet
 from trajmatch.units import number
 
@@ -104,7 +106,7 @@ def fake_run(
         tracker.log(step, values)
         if step % max(1, iterations // 6) == 0:
             mean = 90 - 22 * math.exp(-step / (iterations / 5)) - 3 * (step > best)
-            tracker.log(step, {"val_mean": mean, "val_sd": 0.9 + 0.3 * draw, "val_n": 2})
+            tracker.log(step, {"val_mean": mean, "val_sd": abs(0.9 + 0.3 * draw), "val_n": 2})
     tracker.close()
     if finished:
         if scores is None:
@@ -200,8 +202,10 @@ def test_page_says_what_was_reached_beside_what(page):
     assert "these 10 synthetic images alone" in words
     assert "at random reach 68.7 ± 3.1 % (n = 5)" in words
     assert "by herding reach 74.4 ± 1.6 % (n = 5)" in words
-    assert "all 1,293 training images reach 98.0 ± 0.3 % (n = 10)" in words
-    assert "0.77 % of the images carry 91 % of that accuracy" in words
+    assert "the experts, on all 1,293 training images, reach 98.0 ± 0.3 % (n = 10)" in words
+    assert "14.3 ± 2.0 points above herding." in words  # the root of 1.2^2 + 1.6^2
+    # Experts are no ceiling: they stop after the few epochs that distillation reads.
+    assert "of that accuracy" not in words
     assert "Not on this page" not in words
 
 
@@ -476,7 +480,7 @@ def test_page_of_evaluate_shows_the_set_judged(tmp_path, run):
     settings = {"set": str(run / "best"), "seed": 3}
     parsed = other_run(tmp_path / "a", "evaluate", settings, "mtt")
     assert "each trained on these 10 synthetic images" in parsed.words
-    assert "Not measured in this run: random, herding, full data" in parsed.words
+    assert "Not measured in this run: random, herding, experts" in parsed.words
     assert f"Read from {run / 'best'} as it is now" in parsed.words
     assert len(parsed.all("img")) == 10
     assert "snapshot" not in parsed.words
@@ -816,7 +820,7 @@ def test_the_users_matplotlib_settings_change_no_page():
 def test_a_score_plot_says_its_numbers():
     plot = CURVES[5]
     assert [(row["method"], row["n"], row["mean"], row["sd"]) for row in plot.frame()] == [
-        ("mtt", 5, 2.0, 1.0), ("full data", 5, 99.0, None),
+        ("mtt", 5, 2.0, 1.0), ("experts", 5, 99.0, None),
     ]  # fmt: skip
     root = svg_of(plot)
     assert texts(root)[-4:] == [
@@ -955,3 +959,137 @@ def test_timeline_shrinks_large_pictures(tmp_path):
     assert "2 of 3 snapshots" in strip.note
     assert "1/2 of their resolution" in strip.note
     assert timeline(tmp_path / "none", names) is None
+
+
+# -- what a score is of: chance, classes, the ceiling -------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("means", "sd", "chance", "end"),
+    [
+        ((0.8, 1.2), 0.1, 0.5, 1.5),
+        ((0.2, 0.3), 0.1, 0.5, 1),
+        ((1.2,), 0.9, 0.5, 3),  # 2.1 with its sd
+        ((38.2, 40.0), 1.0, 10.0, 50),
+        ((88.7, 68.0), 1.2, 10.0, 100),
+        ((99.9,), 0.1, None, 100),
+        ((30.0,), 1.0, 98.0, 100),
+    ],
+)
+def test_the_axis_ends_above_what_is_drawn(means, sd, chance, end):
+    samples = tuple(Sample(mean, sd, 5) for mean in means)
+    plot = ScorePlot(("a", "b")[: len(means)], samples, chance=chance)
+    assert plot.end == end
+    dots = [float(g.find("circle").get("cx")) for g in svg_of(plot).iter("g")
+            if g.get("class") == "mean"]  # fmt: skip
+    assert dots == pytest.approx([12 + 336 * mean / end for mean in means], abs=0.1)
+    words = [text.replace("\N{NO-BREAK SPACE}", " ") for text in texts(svg_of(plot))]
+    assert f"{end:g} %" in [word.replace(".0 %", " %") for word in words]
+
+
+def test_chance_is_a_line_through_every_score():
+    plot = ScorePlot(("a", "b"), (Sample(0.8, 0.1, 5), Sample(1.2, 0.1, 5)), chance=0.5)
+    root = svg_of(plot)
+    lines = [g.find("path").get("d") for g in root.iter("g") if g.get("class") == "chance"]
+    assert len(lines) == 2
+    assert {float(line[1:].split()[0]) for line in lines} == {round(12 + 336 * 0.5 / 1.5, 1)}
+    assert "chance 0.5\N{NO-BREAK SPACE}%" in texts(root)
+    assert plot.summary().endswith("; chance 0.5\N{NO-BREAK SPACE}%.")
+    assert "chance" not in ScorePlot(("a",), (Sample(0.8, 0.1, 5),)).svg()
+
+
+def test_a_page_draws_chance_of_its_classes(page):
+    assert "chance 10 %" in Parsed(page).words
+
+
+def class_score(method: str, mean: float, *, tests=(), per_class=(), **more) -> dict:
+    balanced = statistics.fmean(value for value in per_class if value is not None)
+    known = {"balanced": balanced, "balanced_sd": 1.0, "tests": tests, "per_class": per_class}
+    return score(method, mean, 0.5, **{**known, **more})
+
+
+def test_a_page_of_imbalanced_classes_says_so(tmp_path):
+    names = ("healthy", "rare", "never tested")
+    tests = {"tests": [200, 4, 0]}
+    fake_run(
+        tmp_path, classes=names, side=9, iterations=12,
+        scores=[
+            class_score("mtt", 97.0, per_class=[99.0, 25.0, None], **tests),
+            class_score("herding", 90.0, per_class=[90.0, 75.0, None], **tests),
+        ],
+    )  # fmt: skip
+    result = json.loads((tmp_path / "result.json").read_text())
+    result["data"]["counts"] = {"train": [1000, 21, 300], "test": [200, 4, 0]}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    page = write_report(tmp_path).read_text()
+    words = Parsed(page).words
+    for text in (
+        "Test images of 2 of 3 classes.",
+        "Largest class 98.0 % of the test images.",
+        "Balanced accuracy 62.0 ± 1.0.",
+        "Imbalanced classes: 1,000 training images of healthy and 21 of rare.",
+        "always the largest class 98 %",
+        "Balanced accuracy, the mean over the classes, is 62.0 ± 1.0 %. Lowest: rare, 25.0 %; "
+        "highest: healthy, 99.0 %. 1 of 3 classes have no images to test on.",
+        "healthy 99.0 rare 25.0 never tested –",
+        "7.0 ± 0.7 points above herding.",
+    ):
+        assert text in words, text
+    table = page[page.index('class="scores"') :].replace("\N{NO-BREAK SPACE}", " ")
+    assert re.findall(r'data-label="balanced">(.*?)<', table) == ["82.5 ± 1.0", "62.0 ± 1.0"]
+    (link,) = re.findall(r'download="classes.csv" href="(.*?)"', page)
+    rows = list(csv.DictReader(io.StringIO(base64.b64decode(link.partition(",")[2]).decode())))
+    model = "ConvNet-D2 width 32 instance"
+    shares = {f"mtt, {model}": "25", f"herding, {model}": "75"}
+    assert rows[1] == {"class": "rare", "tests": "4", "train": "21", **shares}
+
+
+def test_a_page_of_balanced_classes_is_as_ever(page):
+    words = Parsed(page).words
+    for text in ("By class", "Balanced", "alanced accuracy", "largest class"):
+        assert text not in words
+
+
+def test_of_many_classes_the_lowest_and_the_highest_are_shown():
+    rows = tuple(ClassRow(f"c{k}", k / 3, 5) for k in range(300))
+    many, few = ClassTable(rows, "", ()), ClassTable(rows[:20], "", ())
+    assert [row.name for row in many.shown] == [f"c{k}" for k in (*range(100), *range(200, 300))]
+    assert many.summary().endswith("The 100 lowest and the 100 highest are shown.")
+    assert (few.shown, few.is_open, many.is_open) == (rows[:20], True, False)
+
+
+def test_a_ceiling_found_later_is_what_shares_are_of(tmp_path):
+    fake_run(tmp_path)
+    distilled = SyntheticSet.load(tmp_path / "best")
+    for name, percents in (("evaluated", (99.5,)), ("more", (99.0, 99.2))):
+        found = score("ceiling", statistics.fmean(percents), 0.1, len(percents), ipc=None)
+        write_result(
+            tmp_path / name, command="evaluate", settings={}, seed=0, scores=[found], data=None,
+            seconds=1.0, extra={"set": {"fingerprint": distilled.fingerprint}},
+        )  # fmt: skip
+    words = Parsed(write_report(tmp_path).read_text()).words
+    assert (
+        "networks trained to the end on all 1,293 training images reach 99.1 ± 0.1 % (n = 2)"
+        in (words)
+    )
+    assert "So 0.77 % of the images carry 90 % of that accuracy." in words
+    assert "Trained on all training images: test accuracy in percent" in words
+
+
+def test_the_first_words_say_how_much_of_the_pictures_is_clipped(tmp_path):
+    fake_run(tmp_path, iterations=12)
+    distilled = SyntheticSet.load(tmp_path / "best")
+    shade = 255 * (distilled.images * 0.3 + 0.4)
+    share = ((shade < -0.5) | (shade > 255.5)).float().mean().item()
+    assert 0.05 < share < 0.5
+    words = Parsed(write_report(tmp_path).read_text()).words
+    assert f"{number(100 * share, 2)} % of the pictures’ pixel values had to be clipped" in words
+
+
+def test_a_long_class_name_is_clamped_and_found_whole(tmp_path):
+    names = ("a_very_long_name_" * 12, "b")
+    fake_run(tmp_path, classes=names, side=9, iterations=12)
+    parsed = Parsed(page := write_report(tmp_path).read_text())
+    clamped = [a["title"] for a in parsed.all("span") if a.get("class") == "clamp"]
+    assert clamped == [*names, *names]  # below the images and below the slider
+    assert "-webkit-line-clamp: 2" in page

@@ -26,6 +26,7 @@ from trajmatch.storage.results import (
     load_result,
     result_from_json,
 )
+from trajmatch.storage.results.classes import is_imbalanced
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "results"
 RESULTS = sorted(path for path in PUBLISHED.glob("*.json") if path.stem != "compact-zca")
@@ -228,3 +229,71 @@ def test_the_log_by_kind_of_line(tmp_path: Path) -> None:
 def test_a_damaged_line_is_named(line: dict[str, Any], message: str) -> None:
     with pytest.raises(FileFormatError, match=message):
         RunLog.from_json([{"step": 0, "loss": 1.0}, line])
+
+
+# -- what a score is of --------------------------------------------------------------------------
+
+KNOWN = {"model": "ConvNet", "ipc": 1, "protocol": "500 epochs, lr 0.01", "split": "test"}
+
+
+def test_a_score_by_class_is_read_as_it_was_written() -> None:
+    score = Score.of(
+        [60.0, 62.0], method="dm", tests=(8, 2, 0), per_class=(70.0, 25.0, None), balanced=47.5,
+        balanced_sd=2.5, **KNOWN,
+    )  # fmt: skip
+    written = json.loads(json.dumps(score.to_json()))
+    assert written["per_class"] == [70.0, 25.0, None]
+    assert Score.from_json(written) == score
+    assert score.notes == (
+        "test images of 2 of 3 classes",
+        "largest class 80.0 % of the test images",
+        "balanced accuracy 47.5 +- 2.5",
+    )
+    assert str(score).endswith(f", {', '.join(score.notes)})")
+
+
+def test_a_score_without_numbers_by_class_says_nothing_of_them() -> None:
+    old = {"method": "mtt", "n": 1, "mean": 60.0, "values": [60.0], **KNOWN}
+    score = Score.from_json(old)
+    assert (score.tests, score.per_class, score.balanced, score.notes) == ((), (), None, ())
+
+
+def test_what_version_01_called_full_data_are_experts() -> None:
+    about = {**KNOWN, "protocol": "4 epochs on all training images, lr 0.02", "n": 1, "mean": 38.6}
+    score = Score.from_json({"method": "full data", **about})
+    assert (score.method, score.label) == ("experts", "experts (4 epochs)")
+    assert Score.from_json({"method": "ceiling", **about}).label == "all training images"
+    assert Score.from_json({"method": "mtt", **about}).label == "mtt"
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"tests": [1, -1]}, r"tests is a list where a list of whole numbers of at least 0"),
+        ({"tests": [1, 2.5]}, r"tests is a list where a list of whole numbers"),
+        ({"tests": [1, 1], "per_class": [101.0, None]}, r"per_class is a list where .* 0 to 100"),
+        ({"tests": [1, 1], "per_class": [50.0]}, r"per_class is a list where a list of 2 numbers"),
+        ({"balanced": 101.0}, r"balanced is 101.0 where a number from 0 to 100"),
+    ],
+)
+def test_damaged_numbers_by_class_are_refused(entries: dict[str, Any], message: str) -> None:
+    with pytest.raises(FileFormatError, match=message):
+        Score.from_json({"method": "mtt", "n": 1, "mean": 60.0, **entries})
+
+
+@pytest.mark.parametrize(
+    ("counts", "imbalanced"),
+    [((150, 100), False), ((151, 100), True), ((100, 0), False), ((0, 0), False), ((4, 200), True)],
+)
+def test_when_classes_are_imbalanced(counts: tuple[int, ...], imbalanced: bool) -> None:
+    assert is_imbalanced(counts) == imbalanced
+
+
+def test_images_of_each_class_are_read_from_a_result() -> None:
+    values = {"data": {"name": "d", "counts": {"train": [5, 3], "test": [2, 2]}}}
+    result = result_from_json({"format": 1, "command": "run", **values})
+    assert result.data is not None
+    assert result.data.counts == {"train": (5, 3), "test": (2, 2)}
+    values["data"]["counts"]["train"] = ["<script>"]  # type: ignore[index]
+    with pytest.raises(FileFormatError, match=r"data\.counts\.train is a list where"):
+        result_from_json({"format": 1, "command": "run", **values})

@@ -424,7 +424,7 @@ def test_import_and_distill(
     assert torch.equal(outcome.last.images, own.last.images)
 
     # What is not known of them is not told.
-    ceiling = pipeline.full_data_score(ExpertLibrary.open(out))
+    ceiling = pipeline.experts_score(ExpertLibrary.open(out), tiny.digits())
     assert ceiling.protocol == "3 epochs on all training images, imported, settings not known"
     assert ceiling.values == (accuracy,)
     succeed(f"inspect {out}")

@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from trajmatch.cli.flags import Common, Flat, Positional, first_word, pick_device
 from trajmatch.cli.values import networks_of
 from trajmatch.config import DataConfig, EvaluateConfig
+from trajmatch.errors import SettingError
 
 if TYPE_CHECKING:
+    from trajmatch.data import ImageDataset
     from trajmatch.evaluation import Score
+    from trajmatch.runtime.resources import Resources
+    from trajmatch.synthetic import SyntheticSet
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +46,11 @@ class Flags(Common):
     another norm (instance, group, layer, batch, none)."""
     protocol: Literal["paper", "quick"] = "paper"
     """quick: 300 epochs instead of --epochs."""
+    ceiling: bool = False
+    """Also train networks on all training images, to the end: what any set can reach at most. They
+    take at least 50 epochs and 2,000 steps each."""
+    ceiling_epochs: int | None = None
+    """With --ceiling: how many epochs instead."""
     split: Literal["test", "val"] = "test"
     """Which real images to test on; choose settings on val, report test once."""
     data: Flat[DataConfig] = DataConfig()
@@ -58,7 +67,6 @@ class Flags(Common):
 def run(flags: Flags) -> None:
     import time
 
-    from trajmatch import pipeline
     from trajmatch.cli import shown
     from trajmatch.evaluation.evaluator import network_of
     from trajmatch.runtime.resources import Resources
@@ -67,35 +75,66 @@ def run(flags: Flags) -> None:
     began = time.perf_counter()
     flags = dataclasses.replace(flags, set=_set_of(flags.set))
     device = pick_device(flags.device)
-    networks = networks_of(flags.networks or "")
+    networks_of(flags.networks or "")  # refuses unknown ones before anything is loaded
+    _check_ceiling(flags)
     distilled = load_distilled(flags.set)
     data = shown.load(flags.data)
-    config = flags.settings
-    if flags.protocol == "quick":
-        config = dataclasses.replace(config, epochs=pipeline.QUICK_EPOCHS)
-    with shown.progress_of(flags.out) as progress:
-        scores = pipeline.evaluate(
-            distilled,
-            data,
-            networks=networks or None,
-            config=config,
-            split=flags.split,
-            seed=flags.seed,
-            out=flags.out,
-            resources=Resources(device),
-            progress=progress,
-        )
+    scores = _scores(flags, distilled, data, Resources(device))
     own = network_of(distilled)
     extra: dict[str, Any] = {"set": {"fingerprint": distilled.fingerprint}}
     if own is not None and own.describe() in {score.model for score in scores}:
         extra["network"] = own.describe()
     shown.result(
-        flags, "evaluate", data.summary(), began, scores=scores, device=device, extra=extra
+        flags,
+        "evaluate",
+        data.summary(counts=True),
+        began,
+        scores=scores,
+        device=device,
+        extra=extra,
     )
     _table(scores)
     run = _run_of(flags.set)
     inside = run is not None and run.resolve() == flags.out.resolve().parent
     print(f"results in {flags.out}; `trajmatch report {run if inside else flags.out}` draws it")
+
+
+def _check_ceiling(flags: Flags) -> None:
+    """Refuse epochs of no ceiling, and none of one."""
+    epochs = flags.ceiling_epochs
+    if epochs is not None and not flags.ceiling:
+        raise SettingError(f"ceiling-epochs is {epochs} and there is no --ceiling; add it")
+    if epochs is not None and epochs < 1:
+        raise SettingError(f"ceiling-epochs is {epochs}; it must be at least 1")
+
+
+def _scores(
+    flags: Flags, distilled: SyntheticSet, data: ImageDataset, resources: Resources
+) -> list[Score]:
+    """Of the set on each network, then with --ceiling of all training images on each."""
+    from trajmatch import pipeline
+    from trajmatch.cli import shown
+
+    networks = networks_of(flags.networks or "") or None
+    config, complete = flags.settings, None
+    if flags.ceiling:
+        complete = pipeline.ceiling_config(config, len(data.train), flags.ceiling_epochs)
+    if flags.protocol == "quick":
+        config = dataclasses.replace(config, epochs=pipeline.QUICK_EPOCHS)
+    with shown.progress_of(flags.out) as progress:
+        common: dict[str, Any] = {
+            "split": flags.split,
+            "seed": flags.seed,
+            "out": flags.out,
+            "resources": resources,
+            "progress": progress,
+        }
+        scores = pipeline.evaluate(distilled, data, networks=networks, config=config, **common)
+        if complete is not None:
+            for spec in pipeline.networks_for(distilled, data, networks):
+                network = pipeline.Untrained(spec, distilled.whitening)
+                scores.append(pipeline.ceiling(data, network, config=complete, **common))
+    return scores
 
 
 def _set_of(place: Path) -> Path:
@@ -115,18 +154,22 @@ def _run_of(place: Path) -> Path | None:
 
 def _table(scores: Sequence[Score]) -> None:
     """A row a network; under them what holds for all."""
-    rows = [("network", "parameters", "lr", "accuracy %", "n")]
-    for score in scores:
-        sd = "" if score.sd is None else f" +- {score.sd:.1f}"
-        diverged = f" ({score.diverged} diverged)" if score.diverged else ""
+    from trajmatch.cli import shown
+
+    first = scores[0]
+    names = [
+        score.model if score.label == first.label else f"{score.model}, {score.label}"
+        for score in scores
+    ]
+    rows = []
+    for name, score in zip(names, scores, strict=True):
         lr = f"{score.lr:.3g}{'*' if score.lr_origin else ''}"
-        accuracy, n = f"{score.mean:.1f}{sd}", f"{score.n}{diverged}"
-        rows.append((score.model, f"{score.parameters:,}", lr, accuracy, n))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(map(str.ljust, row, widths)).rstrip())
-    one = scores[0]
-    print(f"{one.method or 'unnamed'}, {one.ipc} per class, {one.split} split: {one.brief}")
+        accuracy, n = shown.spread(score.mean, score.sd), shown.networks(score)
+        rows.append((name, f"{score.parameters:,}", lr, accuracy, n))
+    shown.columns(("network", "parameters", "lr", "accuracy %", "n"), rows, scores)
+    for one in {score.label: score for score in scores}.values():
+        images = "" if one.ipc is None else f", {one.ipc} per class"
+        print(f"{one.label or 'unnamed'}{images}, {one.split} split: {one.brief}")
     origins = sorted({score.lr_origin for score in scores if score.lr_origin})
     for origin in origins:
         print(f"* learning rate {origin}")

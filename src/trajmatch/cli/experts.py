@@ -58,18 +58,18 @@ def run(flags: Flags) -> None:
             resources=Resources(device=device, workers=flags.workers),
             progress=progress,
         )
-        ceiling = pipeline.full_data_score(library)
-        progress.event("score", **ceiling.to_json())
+        score = pipeline.experts_score(library, data)
+        progress.event("score", **score.to_json())
     shown.result(
         flags,
         "experts",
-        data.summary(),
+        data.summary(counts=True),
         began,
-        scores=[ceiling],
+        scores=[score],
         device=device,
         extra={"library": library.summary()},
     )
-    print(f"{len(library.experts)} experts in {flags.out}, test accuracy {ceiling}")
+    print(f"{len(library.experts)} experts in {flags.out}, test accuracy {score}")
 
 
 def _dry_run(flags: Flags, resources: Resources) -> None:

@@ -44,8 +44,8 @@ class Flags(Common):
     with the settings of a recipe (`trajmatch recipes` lists them) or of a TOML file of your own.
     Options given here win over it; with --data it runs on any data set. --method NAME takes what
     the recipe's table [methods.NAME] changes, where it has one. A method that matches no experts
-    has --evaluate.n of the recipe trained, unless --experts.experts says how many: herding and the
-    accuracy of the full data come from them.
+    has --evaluate.n of the recipe trained, unless --experts.experts says how many: herding needs
+    them, and their accuracy stands beside.
 
     It begins with what it will cost on this machine; --dry-run stops there. Run the same command
     again to continue a killed run.
@@ -178,7 +178,7 @@ def _say_method(config: Recipe, recipe: Recipe, name: str, library: ExpertLibrar
     if not method.needs_experts and library is None:
         shown.say(
             f"{method.name} matches no experts; {config.experts.experts} are trained for herding "
-            "and the full data's accuracy"
+            "and to compare with"
         )
 
 
@@ -202,6 +202,7 @@ def carry_out(
     from trajmatch.pipeline.checks import require_library, require_recipe
     from trajmatch.pipeline.cost.shape import Shape
     from trajmatch.report import write_report
+    from trajmatch.storage.results import Score
 
     began = time.perf_counter()
     data = shown.load(config.data)
@@ -219,7 +220,7 @@ def carry_out(
             resources=resources,
             progress=progress,
         )
-    shown.records(result["scores"])
+    shown.table([Score.from_json(score) for score in result["scores"]])
     if not test:
         shown.say(shown.untested(out))
     elif config.published.accuracy is not None:

@@ -80,5 +80,5 @@ def run(flags: Flags) -> None:
     if scores:
         shown.table(scores)
     device = str(resources.device)
-    shown.result(flags, "select", data.summary(), began, scores=scores, device=device)
+    shown.result(flags, "select", data.summary(counts=True), began, scores=scores, device=device)
     print(f"{len(chosen)} images chosen by {flags.method} are in {flags.out / 'best'}")

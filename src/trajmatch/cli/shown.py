@@ -15,10 +15,12 @@ from trajmatch.data import ImageDataset
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import Outcome
+from trajmatch.pipeline.checks import some_words
 from trajmatch.runtime.display import Bar, Display
 from trajmatch.runtime.display import running as task
 from trajmatch.runtime.progress import Progress, Several, Silent
 from trajmatch.storage import LogProgress, open_tracker, write_result
+from trajmatch.storage.results.classes import is_imbalanced, majority, present
 from trajmatch.storage.trackers.log import EVENTS
 from trajmatch.synthetic import SyntheticSet
 
@@ -49,7 +51,27 @@ def load(config: DataConfig) -> ImageDataset:
     )
     if data.note:
         say(f"  {data.note}")
+    warn_of_classes(data)
     return data
+
+
+def warn_of_classes(data: ImageDataset) -> None:
+    """Lines on classes of very different size among the training images, and on classes without
+    images to validate or test on; none for balanced data."""
+    for split, counts in data.class_counts().items():
+        absent = [data.classes[i] for i, count in enumerate(counts) if count == 0]
+        if absent:
+            say(
+                f"warning: {split} images of {present(counts)} of {len(counts)} classes; none of "
+                f"{some_words(absent)}"
+            )
+        if split == "train" and is_imbalanced(counts):
+            most, least = (pick(range(len(counts)), key=counts.__getitem__) for pick in (max, min))
+            say(
+                f"warning: imbalanced classes: {counts[most]:,} training images of "
+                f"{data.classes[most]} and {counts[least]:,} of {data.classes[least]}; the largest "
+                f"class is {majority(counts):.1f} % of them, so see the balanced accuracy"
+            )
 
 
 @contextlib.contextmanager
@@ -135,32 +157,41 @@ def untested(out: Path) -> str:
 
 
 def table(scores: Sequence[Score]) -> None:
-    """Scores as a table."""
-    records([score.to_json() for score in scores])
+    """Scores as a table: never a mean without n and sd."""
+    columns(
+        ("method", "network", "split", "accuracy %", "n", "protocol"),
+        [
+            (score.label, score.model, score.split, spread(score.mean, score.sd),
+             networks(score), score.protocol)
+            for score in scores
+        ],
+        scores,
+    )  # fmt: skip
 
 
-def records(scores: Sequence[Mapping[str, Any]]) -> None:
-    """Scores, as result.json has them, as a table: never a mean without n and sd."""
-    rows = [("method", "network", "split", "accuracy %", "n", "protocol")]
-    for score in scores:
-        sd = "" if score["sd"] is None else f" +- {score['sd']:.1f}"
-        rows.append(
-            (
-                str(score["method"]),
-                str(score["model"]),
-                str(score["split"]),
-                f"{score['mean']:.1f}{sd}",
-                f"{score['n']} ({score['diverged']} diverged)"
-                if score.get("diverged")
-                else str(score["n"]),
-                str(score["protocol"]),
-            )
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
+def columns(heads: Sequence[str], rows: Sequence[Sequence[str]], scores: Sequence[Score]) -> None:
+    """A row a score, its cells below `heads`. Where the images tested on are imbalanced, a column
+    more after the accuracy; below the table what else has to be known of these images."""
+    lines = [list(heads), *map(list, rows)]
+    if any(score.is_imbalanced and score.balanced is not None for score in scores):
+        found = ["-" if s.balanced is None else spread(s.balanced, s.balanced_sd) for s in scores]
+        for line, cell in zip(lines, ["balanced %", *found], strict=True):
+            line.insert(heads.index("accuracy %") + 1, cell)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(map(str.ljust, line, widths)).rstrip())
+    for caveat in dict.fromkeys(caveat for score in scores for caveat in score.caveats):
+        print(f"note: {caveat}")
+
+
+def spread(mean: float, sd: float | None) -> str:
+    """`63.1 +- 0.4`."""
+    return f"{mean:.1f}" if sd is None else f"{mean:.1f} +- {sd:.1f}"
+
+
+def networks(score: Score) -> str:
+    """How many networks a score is of, and how many of them diverged."""
+    return f"{score.n} ({score.diverged} diverged)" if score.diverged else str(score.n)
 
 
 def library(found: ExpertLibrary) -> None:

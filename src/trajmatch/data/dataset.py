@@ -130,8 +130,23 @@ class ImageDataset:
                 digest.update(tensor.cpu().contiguous().view(-1).numpy().data)
         return digest.hexdigest()[:16]
 
-    def summary(self) -> dict[str, Any]:
-        """Name, counts, shape, classes and fingerprint, as results record them."""
+    def class_counts(self) -> dict[str, tuple[int, ...]]:
+        """Split -> images of each class.
+
+        Examples:
+            >>> import torch
+            >>> images, labels = torch.zeros(3, 1, 4, 4), torch.tensor([0, 1, 1])
+            >>> ImageDataset.from_arrays(images, labels, images, labels).class_counts()
+            {'train': (1, 2), 'test': (1, 2)}
+        """
+        return {
+            role: tuple(split.labels.bincount(minlength=self.num_classes).tolist())
+            for role, split in self._splits().items()
+        }
+
+    def summary(self, *, counts: bool = False) -> dict[str, Any]:
+        """Name, number of images, shape, classes and fingerprint, as sets and libraries record
+        them; with `counts` the `class_counts` as well, as results do."""
         summary: dict[str, Any] = {
             "name": self.name,
             "train": len(self.train),
@@ -142,7 +157,8 @@ class ImageDataset:
             "classes": list(self.classes),
             "fingerprint": self.fingerprint,
         }
-        return {**summary, "note": self.note} if self.note else summary
+        summary |= {"note": self.note} if self.note else {}
+        return summary | ({"counts": self.class_counts()} if counts else {})
 
     def with_validation(self, fraction: float, seed: int = 0) -> ImageDataset:
         """Move a share of each class's training images to `val`; unchanged if there is one.

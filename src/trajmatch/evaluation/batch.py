@@ -18,7 +18,7 @@ from trajmatch.evaluation.training_set import TestSet, TrainingSet
 from trajmatch.networks import NetworkSpec
 from trajmatch.runtime.progress import SILENT, Progress
 from trajmatch.runtime.resources import Resources
-from trajmatch.storage.results import Score
+from trajmatch.storage.results import CEILING, Score
 
 NEUTRAL_SETTINGS = ("n", "lr", "workers", "compile")
 """Settings that are not part of a log key: they do not change the result of network i (its learning
@@ -132,7 +132,8 @@ class _BatchProgress:
         if self._batch.event == "score":
             score = Score.from_json(values)
             # Sets side by side differ in their methods; a set by itself is tried on networks.
-            self.message(f"{score.method if len(self._batch.sets) > 1 else score.model}: {score}")
+            model = f"{score.model}, {score.label}" if score.method == CEILING else score.model
+            self.message(f"{score.method if len(self._batch.sets) > 1 else model}: {score}")
 
 
 def split_of(data: ImageDataset, name: str) -> Split | None:

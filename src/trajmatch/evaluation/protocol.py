@@ -14,6 +14,7 @@ from trajmatch import rng
 from trajmatch.config import EvaluateConfig
 from trajmatch.data.augment import Augmentation
 from trajmatch.errors import MismatchError
+from trajmatch.evaluation.recall import by_class
 from trajmatch.evaluation.task import EvaluationTask, MappedTensor, train_and_test
 from trajmatch.evaluation.train import TrainingSettings, augmentation_of
 from trajmatch.evaluation.training_set import TestSet, TrainingSet
@@ -228,6 +229,7 @@ def _score(
         lr=lr,
         lr_origin=origin,
         parameters=spec.parameters(),
+        **by_class(results, test.per_class(spec.classes)),
     )
 
 

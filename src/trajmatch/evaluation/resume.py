@@ -26,7 +26,7 @@ class EvaluationLog:
         >>> log = EvaluationLog(None)
         >>> log.add_network("c471", 0, Trained(61.5, True), method="mtt")
         >>> log.networks("c471")
-        {0: Trained(percent=61.5, finite=True)}
+        {0: Trained(percent=61.5, finite=True, correct=None)}
     """
 
     def __init__(self, out: Path | None) -> None:
@@ -37,7 +37,9 @@ class EvaluationLog:
         if self.path is not None and self.path.is_file():
             for line in read_log(self.path):
                 if line.get("event") == "network" and line.keys() >= _NETWORK_ENTRIES:
-                    result = Trained(line["percent"], line["finite"])
+                    correct = line.get("correct")  # absent in logs of version 0.1
+                    counts = tuple(correct) if isinstance(correct, list) else None
+                    result = Trained(line["percent"], line["finite"], counts)
                     self._networks.setdefault(line["of"], {})[line["number"]] = result
                 elif line.keys() >= _SCORE_ENTRIES:
                     self._scores.add((line["event"], line["of"], line["n"]))

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from trajmatch.evaluation.train import TrainingSettings, accuracy, is_finite, train_network
+from trajmatch.evaluation.train import TrainingSettings, is_correct, is_finite, train_network
 from trajmatch.networks import NetworkSpec
 from trajmatch.runtime.executor import emit
 from trajmatch.runtime.progress import Silent
@@ -74,8 +74,9 @@ def train_and_test(task: EvaluationTask) -> Trained:
         compile=task.compile,
         progress=_EmittedEpochs(),
     )
-    percent = accuracy(module, test_images, test_labels, compile=task.compile)
-    return Trained(percent, is_finite(module))
+    hits = is_correct(module, test_images, test_labels, compile=task.compile)
+    correct = torch.bincount(test_labels[hits], minlength=task.spec.classes).tolist()
+    return Trained(100 * sum(correct) / len(test_labels), is_finite(module), tuple(correct))
 
 
 class _EmittedEpochs(Silent):

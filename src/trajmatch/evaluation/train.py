@@ -20,7 +20,7 @@ from trajmatch.networks.functional import parameter_vector
 from trajmatch.runtime.compiling import compiled
 from trajmatch.runtime.micro_batches import micro_batch_size
 from trajmatch.runtime.progress import SILENT, Progress
-from trajmatch.types import Float, Int, Tensor
+from trajmatch.types import Bool, Float, Int, Tensor
 from trajmatch.unroll.convnet import ConvNetGradient
 
 
@@ -164,10 +164,7 @@ def accuracy(
     *,
     compile: bool = False,
 ) -> float:
-    """Percentage of `images` that `module` classifies as `labels` say, `batch` at a time.
-
-    Runs in eval mode (batch norm with its running statistics) and restores the mode afterwards.
-    `compile` as in `train_network`.
+    """Percentage of `images` that `module` classifies as `labels` say; as `is_correct`.
 
     Examples:
         >>> module = nn.Sequential(nn.Flatten(), nn.Identity(), nn.Linear(4, 2))
@@ -175,19 +172,41 @@ def accuracy(
         >>> accuracy(module, torch.ones(4, 1, 2, 2), torch.tensor([0, 1, 1, 1]))  # always class 0
         25.0
     """
+    return 100 * int(is_correct(module, images, labels, batch, compile=compile).sum()) / len(labels)
+
+
+def is_correct(
+    module: nn.Module,
+    images: Float[Tensor, "n channels height width"],
+    labels: Int[Tensor, "n"],
+    batch: int = 512,
+    *,
+    compile: bool = False,
+) -> Bool[Tensor, "n"]:
+    """Whether `module` classifies each of `images` as `labels` say, `batch` at a time.
+
+    Runs in eval mode (batch norm with its running statistics) and restores the mode afterwards.
+    The result is on the module's device. `compile` as in `train_network`.
+
+    Examples:
+        >>> module = nn.Sequential(nn.Flatten(), nn.Identity(), nn.Linear(4, 2))
+        >>> _ = nn.init.zeros_(module[2].weight), nn.init.zeros_(module[2].bias)
+        >>> is_correct(module, torch.ones(2, 1, 2, 2), torch.tensor([0, 1])).tolist()
+        [True, False]
+    """
     logits_of = _logits_function(module, compile)
     device = next(module.parameters()).device
     was_training = module.training
     module.eval()
-    correct = torch.zeros((), dtype=torch.int64, device=device)
+    parts = []
     with torch.no_grad():
         length = min(batch, micro_batch_size(module, tuple(images.shape[1:]), device) or batch)
         for x, y in zip(torch.split(images, length), torch.split(labels, length), strict=True):
             # One shape is compiled; the shorter last batch is not worth a second compilation.
             forward = logits_of if len(x) == length else module
-            correct += (forward(x.to(device)).argmax(1) == y.to(device)).sum()
+            parts.append(forward(x.to(device)).argmax(1) == y.to(device))
     module.train(was_training)
-    return 100 * int(correct) / len(labels)
+    return torch.cat(parts)
 
 
 def _logits_function(module: nn.Module, compile: bool) -> Callable[[Tensor], Tensor]:

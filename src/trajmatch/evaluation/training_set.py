@@ -72,3 +72,8 @@ class TestSet:
     """val or test; for the score's text only."""
     whitening: str | None = None
     """The whitening's name, such as zca; for the score's text only."""
+
+    def per_class(self, classes: int) -> list[int]:
+        """Images of class 0, 1, ... `classes` - 1."""
+        counts: list[int] = torch.bincount(self.labels, minlength=classes).tolist()
+        return counts

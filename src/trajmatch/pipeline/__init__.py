@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from trajmatch.methods import Outcome
 from trajmatch.networks.spec import network_for
+from trajmatch.pipeline.ceiling import ceiling, ceiling_config
 from trajmatch.pipeline.checks import load, require_fit
 from trajmatch.pipeline.distill import (
     Untrained,
@@ -15,8 +16,14 @@ from trajmatch.pipeline.distill import (
     experts_or_untrained,
     initial_parameters,
 )
-from trajmatch.pipeline.evaluate import QUICK_EPOCHS, compare_on_test, evaluate, final_scores
-from trajmatch.pipeline.experts import full_data_score, train_experts
+from trajmatch.pipeline.evaluate import (
+    QUICK_EPOCHS,
+    compare_on_test,
+    evaluate,
+    final_scores,
+    networks_for,
+)
+from trajmatch.pipeline.experts import experts_score, train_experts
 from trajmatch.pipeline.recipe import Recipe, load_recipe
 from trajmatch.pipeline.run import FinishedRun, run, write_run
 from trajmatch.pipeline.select import select_coreset, training_like
@@ -27,16 +34,19 @@ __all__ = [
     "Outcome",
     "Recipe",
     "Untrained",
+    "ceiling",
+    "ceiling_config",
     "compare_on_test",
     "distill",
     "evaluate",
     "experts_or_untrained",
+    "experts_score",
     "final_scores",
-    "full_data_score",
     "initial_parameters",
     "load",
     "load_recipe",
     "network_for",
+    "networks_for",
     "require_fit",
     "run",
     "select_coreset",

@@ -14,6 +14,7 @@ from trajmatch.data import ImageDataset, load_data
 from trajmatch.data.sources import HUB, SOURCES
 from trajmatch.data.whiten import Whitening
 from trajmatch.errors import MismatchError, SettingError
+from trajmatch.evaluation.batch import split_of
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import Conditions, Method
 from trajmatch.methods.base import augmentation_of
@@ -152,6 +153,12 @@ def require_recipe(recipe: Recipe, data: ImageDataset, *, epochs: int | None = N
         whitening=recipe.data.whitening,
     )
     require_sound(recipe.method, conditions, init=recipe.distill.init, evaluation=recipe.evaluate)
+
+
+def require_split(data: ImageDataset, split: str) -> None:
+    """Refuse a split that the data do not have."""
+    if split_of(data, split) is None:
+        raise SettingError(f"unknown split '{split}'; use test or val")
 
 
 def _data_words(summary: Mapping[str, Any]) -> str:

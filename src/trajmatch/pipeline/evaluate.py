@@ -12,7 +12,7 @@ from trajmatch.config import EvaluateConfig, NetworkConfig
 from trajmatch.data import ImageDataset
 from trajmatch.errors import MismatchError, SettingError
 from trajmatch.evaluation import Score, TrainingSet
-from trajmatch.evaluation.batch import BatchEvaluator, EvaluationBatch, split_of
+from trajmatch.evaluation.batch import BatchEvaluator, EvaluationBatch
 from trajmatch.evaluation.evaluator import Evaluator, network_of
 from trajmatch.evaluation.resume import EvaluationLog
 from trajmatch.evaluation.train import augmentation_of
@@ -21,9 +21,9 @@ from trajmatch.methods import coresets
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.base import height_width
 from trajmatch.networks.spec import network_for
-from trajmatch.pipeline.checks import shape_words, some_words
+from trajmatch.pipeline.checks import require_split, shape_words, some_words
 from trajmatch.pipeline.distill import Untrained
-from trajmatch.pipeline.experts import full_data_score
+from trajmatch.pipeline.experts import experts_score
 from trajmatch.pipeline.select import select_coreset
 from trajmatch.runtime.display import shown_or
 from trajmatch.runtime.progress import Progress
@@ -72,9 +72,9 @@ def evaluate(
     if not isinstance(distilled, SyntheticSet):
         distilled = load_distilled(distilled)
     _require_split(distilled, data, split)
-    specs = _specs(distilled, data, networks)
+    specs = networks_for(distilled, data, networks)
     augmentation_of(config)  # refuses an unknown strategy before anything is trained
-    with _log_in(out, "evaluate") as log, shown_or(progress) as observer:
+    with log_in(out, "evaluate") as log, shown_or(progress) as observer:
         evaluator = Evaluator(
             distilled,
             data,
@@ -95,7 +95,7 @@ def evaluate(
 
 
 @contextlib.contextmanager
-def _log_in(
+def log_in(
     out: str | Path | None, command: str, *, also: Sequence[str] = ()
 ) -> Iterator[EvaluationLog]:
     """The log of the folder `out`, which is claimed as by `storage.folder.claim`; one in memory
@@ -116,8 +116,7 @@ def _require_split(distilled: SyntheticSet, data: ImageDataset, split: str) -> N
             f"{some_words(data.classes)}; give the --data the set was made from"
             + (f" ({distilled.info['data']['name']})" if "data" in distilled.info else "")
         )
-    if split_of(data, split) is None:
-        raise SettingError(f"unknown split '{split}'; use test or val")
+    require_split(data, split)
     recorded = distilled.info.get("data", {}).get("fingerprint", data.fingerprint)
     if split == "val" and recorded != data.fingerprint:
         raise MismatchError(
@@ -127,12 +126,18 @@ def _require_split(distilled: SyntheticSet, data: ImageDataset, split: str) -> N
         )
 
 
-def _specs(
+def networks_for(
     distilled: SyntheticSet,
     data: ImageDataset,
-    networks: Sequence[NetworkConfig | NetworkSpec] | None,
+    networks: Sequence[NetworkConfig | NetworkSpec] | None = None,
 ) -> list[NetworkSpec]:
-    """The networks to train; refused where they or the set do not fit the images of `data`."""
+    """The networks that `evaluate` trains; None: the one the set was distilled with.
+
+    Raises MismatchError where they or the set do not fit the images of `data`.
+
+    Examples:
+        >>> networks_for(load_distilled("cifar10-ipc1"), data)  # doctest: +SKIP
+    """
     if networks is None:
         networks = [network_of(distilled) or NetworkConfig()]
     specs = [_spec(distilled, data, network) for network in networks]
@@ -195,11 +200,11 @@ def compare_on_test(
     resources: Resources = Resources(),
     progress: Progress | None = None,
 ) -> list[Score]:
-    """Test accuracy of a distilled set, random and herding images of the same number, and the full
-    data, under one protocol.
+    """Test accuracy of a distilled set, and of random and herding images of the same number, under
+    one protocol; and that of the experts.
 
-    Without experts there are no features for herding and no networks trained on the full data, so
-    both are left out. Each score is a message of `progress` as soon as it is known.
+    Without experts there are no features for herding either, so both are left out. Each
+    score is a message of `progress` as soon as it is known.
 
     out: the run's folder, whose log.jsonl receives the result of every network: a later call uses
     these and trains the others.
@@ -224,7 +229,7 @@ def compare_on_test(
         resources=resources,
         progress=progress,
     )
-    return scores if library is None else [*scores, full_data_score(library)]
+    return scores if library is None else [*scores, experts_score(library, data)]
 
 
 def final_scores(
@@ -265,7 +270,7 @@ def _scores_of(
     assert spec is not None
     on_device = [TrainingSet.of(each, resources.torch_device) for each in sets]
     batch = EvaluationBatch("score", spec, config, on_device, split, seed)
-    with _log_in(out, "distill", also=["run"]) as log, shown_or(progress) as observer:
+    with log_in(out, "distill", also=["run"]) as log, shown_or(progress) as observer:
         evaluator = BatchEvaluator(
             data, sets[0].whitening, log, resources=resources, progress=observer
         )

@@ -1,4 +1,4 @@
-"""Experts for a data set, and the ceiling they set."""
+"""Experts for a data set, and the accuracy they reach."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from trajmatch.runtime.display import shown_or
 from trajmatch.runtime.progress import Progress
 from trajmatch.runtime.resources import Resources
 from trajmatch.storage.folder import claim
+from trajmatch.storage.results import EXPERTS
 
 
 def train_experts(
@@ -65,8 +66,11 @@ def train_experts(
             return filling.run(resources=resources, progress=observer)
 
 
-def full_data_score(library: ExpertLibrary) -> Score:
-    """The experts' own test accuracy after their last epoch: the ceiling of this network."""
+def experts_score(library: ExpertLibrary, data: ImageDataset) -> Score:
+    """The experts' own test accuracy after their last epoch, on all training images of `data`.
+
+    It is no ceiling: `pipeline.ceiling` trains to the end.
+    """
     config = library.settings
     words = f"{library.epochs} epochs on all training images, lr {config.lr:g}"
     protocol = f"{words}, batch {config.batch}"
@@ -75,10 +79,11 @@ def full_data_score(library: ExpertLibrary) -> Score:
         protocol = f"{words}, imported, settings not known"
     return Score.of(
         [score for score in library.accuracy("test").values() if score is not None],
-        method="full data",
+        method=EXPERTS,
         model=library.spec.describe(),
         ipc=None,
         protocol=protocol,
         split="test",
         brief=words,
+        tests=data.class_counts()["test"],
     )

@@ -16,7 +16,7 @@ from trajmatch.networks import NetworkSpec
 from trajmatch.pipeline.checks import data_folder, load, require_library, require_recipe
 from trajmatch.pipeline.distill import distill
 from trajmatch.pipeline.evaluate import final_scores
-from trajmatch.pipeline.experts import full_data_score, train_experts
+from trajmatch.pipeline.experts import experts_score, train_experts
 from trajmatch.pipeline.recipe import Recipe
 from trajmatch.runtime.display import shown_or
 from trajmatch.runtime.progress import Progress
@@ -39,7 +39,7 @@ def run(
 
     `out`/experts is the library; `out` itself is the run that `report` draws. Every stage continues
     where an earlier call stopped. Returns the contents of result.json. Experts are trained for a
-    method that matches none as well: herding and the accuracy of the full data are theirs.
+    method that matches none as well: herding needs them, and their accuracy stands beside.
 
     experts: a library to match, or its folder, which is not written to; the first
         `recipe.experts.experts` of it are used. It must fit the recipe's network and whitening, as
@@ -72,8 +72,7 @@ def _run(
         require_library(recipe, data, given)
     require_recipe(recipe, data, epochs=given.epochs if given else None)
     library = _experts(recipe, out, given, data, resources, progress)
-    ceiling = full_data_score(library)
-    reached = f", test accuracy {ceiling}" if test else ""
+    reached = f", test accuracy {experts_score(library, data)}" if test else ""
     progress.message(f"experts: {len(library.experts)} of {library.epochs} epochs{reached}")
     outcome = distill(
         data,
@@ -163,7 +162,7 @@ def write_run(out: Path, run: FinishedRun) -> dict[str, Any]:
             settings=run.settings,
             seed=run.seed,
             scores=[score.to_json() for score in run.scores],
-            data=run.data.summary(),
+            data=run.data.summary(counts=True),
             seconds=run.seconds,
             device=run.device,
             extra={

@@ -6,9 +6,11 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from trajmatch.report.figures.theme import shown
 from trajmatch.report.folder import RunFolder
 from trajmatch.report.methods import method_facts
 from trajmatch.storage.results import DataSummary, EvaluationResult, LibrarySummary
+from trajmatch.storage.results.classes import is_imbalanced
 from trajmatch.units import duration, number, percent
 
 Fact = tuple[str, str]
@@ -71,7 +73,23 @@ def _data(data: DataSummary) -> list[Fact]:
     facts = [("Data", f"{data.name}: {words} images" if words else data.name)]
     if data.note:
         facts.append(("Splits", data.note))
+    if sizes := class_sizes(data):
+        facts.append(("Class sizes", sizes))
     return [*facts, ("Data fingerprint", data.fingerprint or "not recorded")]
+
+
+def class_sizes(data: DataSummary | None) -> str:
+    """The largest and the smallest class among the training images, where they differ much; else
+    empty."""
+    counts = data.counts.get("train", ()) if data is not None else ()
+    if data is None or not is_imbalanced(counts):
+        return ""
+    most, least = (pick(range(len(counts)), key=counts.__getitem__) for pick in (max, min))
+    names = [
+        shown(data.classes[index], 40) if index < len(data.classes) else f"class {index}"
+        for index in (most, least)
+    ]
+    return f"{counts[most]:,} training images of {names[0]} and {counts[least]:,} of {names[1]}"
 
 
 def _library(library: LibrarySummary, name: str) -> list[Fact]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trajmatch.errors import DataError, FileFormatError
-from trajmatch.report.methods import COMPARED, FULL_DATA
+from trajmatch.report.methods import ALL_IMAGES, COMPARED
 from trajmatch.storage.results import RunLog, RunResult, Score, load_log, load_result
 from trajmatch.synthetic import SyntheticSet
 
@@ -81,15 +81,15 @@ class RunFolder:
 
     @property
     def scores(self) -> list[Score]:
-        """Baselines first, full data last, in their order otherwise."""
+        """Baselines first, those of all training images last, in their order otherwise."""
         rank = {name: place for place, name in enumerate(COMPARED)}
-        rank[FULL_DATA] = len(COMPARED) + 1
+        rank |= {name: len(COMPARED) + 1 + place for place, name in enumerate(ALL_IMAGES)}
         return sorted(self.result.scores, key=lambda score: rank.get(score.method, len(COMPARED)))
 
     @property
     def main(self) -> Score | None:
         """The score the page is about: the run's own method, on the network it was made with."""
-        own = [score for score in self.scores if score.method not in COMPARED]
+        own = [one for one in self.scores if one.method not in (*COMPARED, *ALL_IMAGES)]
         if not own and not self.distills:
             own = self.scores
         same = [score for score in own if score.model == self.result.network]

@@ -10,17 +10,22 @@ from dataclasses import dataclass
 from trajmatch.errors import SettingError
 from trajmatch.methods import METHODS, Method
 from trajmatch.methods.coresets import CORESETS
+from trajmatch.storage.results import CEILING, EXPERTS, Score
 
-FULL_DATA = "full data"
-"""The method of a score of networks that were trained on all training images."""
 BASELINES = {
     "random": "picked at random",
     "herding": "picked by herding",
 }
 """Coresets that distilled images are compared with -> how a sentence says so."""
-COMPARED = (*BASELINES, FULL_DATA)
+ALL_IMAGES = (EXPERTS, CEILING)
+"""Scores of networks that were trained on all training images."""
+COMPARED = (*BASELINES, EXPERTS)
 """The scores that a complete run has beside its own, in their order on the page."""
-_TITLES = {"random": "random choice", FULL_DATA: "all training images"}
+_TITLES = {
+    "random": "random choice",
+    EXPERTS: "experts, on all training images",
+    CEILING: "all training images",
+}
 
 
 @dataclass(frozen=True)
@@ -57,13 +62,14 @@ def method_title(name: str) -> str:
 
 def is_chosen(name: str) -> bool:
     """Whether the images of `name` are real ones: a coreset, or all of them."""
-    return name in CORESETS or name == FULL_DATA
+    return name in CORESETS or name in ALL_IMAGES
 
 
-def trained_on(name: str) -> str:
-    """What the networks of a score of the method `name` were trained on."""
-    if name == FULL_DATA:
-        return _TITLES[FULL_DATA]
+def trained_on(score: Score) -> str:
+    """What the networks of a score were trained on; experts by their name and epochs."""
+    name = score.method
+    if name in ALL_IMAGES:
+        return score.label
     if is_chosen(name):
         return f"real images, {name}"
     known = _method(name) is not None

@@ -113,10 +113,10 @@ def _run(
         settings={"study": study.name, "seeds": seeds, **base.to_dict()},
         seed=base.seed,
         scores=[_score(row) for row in rows if "protocol" in row],
-        data=data.summary(),
+        data=data.summary(counts=True),
         seconds=time.perf_counter() - began,
         device=str(resources.device),
-        extra={**_about(study, base, variants, library), "cells": rows},
+        extra={**_about(study, base, variants, library, data), "cells": rows},
     )
 
 
@@ -222,7 +222,11 @@ def _chosen(
 
 
 def _about(
-    study: Study, base: Recipe, variants: Sequence[Variant], library: ExpertLibrary
+    study: Study,
+    base: Recipe,
+    variants: Sequence[Variant],
+    library: ExpertLibrary,
+    data: ImageDataset,
 ) -> dict[str, Any]:
     """What a page needs beside the cells: the study, and the experts that it shares."""
     unchanged = [
@@ -245,14 +249,14 @@ def _about(
         "study": described,
         "network": library.spec.describe(),
         "library": library.summary(),
-        "full": _full(library),
+        "full": _full(library, data),
     }
 
 
-def _full(library: ExpertLibrary) -> Row | None:
+def _full(library: ExpertLibrary, data: ImageDataset) -> Row | None:
     """Test accuracy of the experts; None where nobody tested them."""
     tested = any(score is not None for score in library.accuracy("test").values())
-    return pipeline.full_data_score(library).to_json() if tested else None
+    return pipeline.experts_score(library, data).to_json() if tested else None
 
 
 def _iterations(variant: Variant) -> int:

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from trajmatch.errors import DataError, FileFormatError
+from trajmatch.report.figures import theme
 from trajmatch.report.figures.sampling import every
 from trajmatch.storage.files import open_tensors
 from trajmatch.synthetic import SyntheticSet
@@ -29,6 +30,8 @@ TIMELINE_BYTES = 450_000
 TIMELINE_FRAMES = 40
 _TIMELINE_PICTURES = 60
 _TIMELINE_SIDE = 64
+_NAME = 20
+"""Letters of a class name below a picture with soft labels, at most."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,14 @@ def pictures_of(
     if tiles is None:
         return distilled.pixels(), distilled.labels
     return tiles.repeat(1, 1, 3, 3), distilled.labels[: len(tiles)]
+
+
+def clipped_share(distilled: SyntheticSet) -> float:
+    """The share, from 0 to 1, of a set's pixel values that 8 bits cannot show: those that round to
+    less than 0 or more than 255 with the whitening undone."""
+    images = distilled.images if distilled.canvases is None else distilled.canvases
+    values = (distilled.whitening.invert(images) * 255).round()
+    return float(((values < 0) | (values > 255)).float().mean())
 
 
 def gallery(
@@ -281,4 +292,5 @@ def _say(soft: Float[Tensor, " classes"], classes: tuple[str, ...]) -> str:
     """The two largest of a learned label: `3: 71 %, 8: 12 %`."""
     top = soft.topk(min(2, len(classes)))
     pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-    return ", ".join(f"{classes[index]}: {100 * value:.0f}{NBSP}%" for index, value in pairs)
+    words = [(theme.shown(classes[index], _NAME), value) for index, value in pairs]
+    return ", ".join(f"{name}: {100 * value:.0f}{NBSP}%" for name, value in words)

@@ -10,7 +10,7 @@ from trajmatch.report.figures.points import Place, accuracy_words
 from trajmatch.report.figures.scatter import CostPoint, Scatter
 from trajmatch.report.pages.across import Across
 from trajmatch.report.pages.sheet import Sheet, contact_sheet
-from trajmatch.report.tables.standings import FULL, StandingsTable
+from trajmatch.report.tables.standings import StandingsTable
 from trajmatch.storage.results import Score, StudyResult
 from trajmatch.units import NBSP, Real, number, percent
 
@@ -20,7 +20,7 @@ _SOFT = (
 )
 _LRS = (
     "LRS, the label-robust score of DD-Ranking (arXiv 2505.13300, w = 0.5), weighs equally how "
-    "near a set under class labels comes to all training images, and what it gains over as many "
+    "near a set under class labels comes to the experts, and what it gains over as many "
     "random images under labels of its own kind; higher is better."
 )
 _ARS = (
@@ -74,7 +74,9 @@ def markdown_table(result: StudyResult) -> str:
     if table.full is not None:
         hard = [column.name == "hard" for _ in table.ipcs for column in table.columns]
         complete = _complete(table.full)
-        lines.append(_line(f"*{FULL}*", [complete if is_hard else "" for is_hard in hard]))
+        lines.append(
+            _line(f"*{table.full.label}*", [complete if is_hard else "" for is_hard in hard])
+        )
     return "\n".join(lines).replace(NBSP, " ") + "\n"
 
 

@@ -25,9 +25,10 @@ from trajmatch.report.methods import COMPARED, method_facts, method_title
 from trajmatch.report.pages.curves import run_curves
 from trajmatch.report.pages.lead import lead, untested
 from trajmatch.report.pages.study import write_study_report
+from trajmatch.report.tables.classes import ClassTable
 from trajmatch.report.tables.evaluations import Evaluations
 from trajmatch.report.tables.networks import network_tables
-from trajmatch.report.tables.scores import score_plot, score_rows
+from trajmatch.report.tables.scores import caveats, score_plot, score_rows
 from trajmatch.report.template import render, write_page
 from trajmatch.storage.results import EvaluationResult, StudyResult
 from trajmatch.units import number
@@ -64,7 +65,7 @@ def _context(run: RunFolder) -> dict[str, Any]:
         "run": run,
         "version": __version__,
         **_title(run),
-        **lead(run, curves),
+        **lead(run, curves, [found.score for found in later.scores]),
         "missing": _missing(run, curves, strip is not None) + later.notes(run.folder),
         "problems": [*run.problems, *later.problems, *unreadable],
         "gallery": pictures,
@@ -73,6 +74,8 @@ def _context(run: RunFolder) -> dict[str, Any]:
         "curves": curves,
         "scores": score_plot(run),
         "score_rows": score_rows(run),
+        "caveats": caveats(run.scores),
+        "by_class": ClassTable.of(run),
         "network_tables": network_tables(run, later.scores),
         "snippet": _snippet(run),
         "cost": cost(run),

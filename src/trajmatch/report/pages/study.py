@@ -19,6 +19,7 @@ from trajmatch.report.figures.points import Point
 from trajmatch.report.figures.scores import ScorePlot
 from trajmatch.report.folder import RunFolder
 from trajmatch.report.pages.comparison import comparison_context
+from trajmatch.report.tables.scores import caveats, chance_of
 from trajmatch.report.tables.seeds import between
 from trajmatch.report.tables.seeds import pooled as pooled
 from trajmatch.report.template import render, write_page
@@ -68,16 +69,21 @@ def study_figure(result: StudyResult) -> Figure:
     if not any(point.done for point in points):
         raise FileFormatError("no cell of the study holds a number; run the command again")
     if plan.figure == "bars":
-        return _bars(plan, points)
+        return _bars(result, points)
     return _grid(plan, points) if plan.figure == "grid" else _lines(plan, points)
 
 
-def _bars(plan: StudyPlan, points: Sequence[Point]) -> Figure:
+def _bars(result: StudyResult, points: Sequence[Point]) -> Figure:
+    plan = result.study
     done = [point for point in points if point.done]
     names = tuple(point.variant for point in done)
     main = next((index for index, name in enumerate(names) if name in plan.base), None)
     samples = tuple(point.sample for point in done)
-    return ScorePlot(names, samples, main=main, name=plan.name, title=_title(plan))
+    known: dict[str, Any] = {"main": main, "name": plan.name, "title": _title(plan)}
+    if plan.is_accuracy and result.scores:
+        classes = len(result.data.classes) if result.data is not None else 0
+        known |= chance_of(result.scores[0], classes)
+    return ScorePlot(names, samples, **known)
 
 
 def _grid(plan: StudyPlan, points: Sequence[Point]) -> Figure:
@@ -138,6 +144,7 @@ def _context(run: RunFolder, result: StudyResult) -> dict[str, Any]:
             f"{cell.variant}, seed {cell.seed}: {cell.error}" for cell in result.cells if cell.error
         ],
         "accuracy": plan.is_accuracy,
+        "cautions": caveats(result.scores),
         "columns": [plan.axes[axis] for axis in axes],
         "rows": [_row(point, plan, axes) for point in points],
         "cost": cost(run),

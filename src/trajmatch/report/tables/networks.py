@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from trajmatch.report.figures.scores import ScorePlot
 from trajmatch.report.folder import RunFolder
-from trajmatch.report.methods import trained_on
+from trajmatch.report.methods import ALL_IMAGES, trained_on
 from trajmatch.report.tables.evaluations import LaterScore
+from trajmatch.report.tables.scores import chance_of
 from trajmatch.storage.results import Score
 from trajmatch.units import number, percent
 
@@ -37,7 +38,7 @@ def network_tables(run: RunFolder, later: Sequence[LaterScore] = ()) -> list[Net
     for found in [*(LaterScore(score, "") for score in run.scores), *later]:
         score = found.score
         ipc = f"{score.ipc} per class" if score.ipc else ""
-        rows = groups.setdefault((trained_on(score.method), ipc, score.split, _protocol(score)), [])
+        rows = groups.setdefault((trained_on(score), ipc, score.split, _protocol(score)), [])
         twin = next((i for i, row in enumerate(rows) if _alike(row.score, score)), None)
         if twin is None:
             rows.append(found)
@@ -66,7 +67,8 @@ def _table(
     run: RunFolder, key: tuple[str, str, str, str], found: Sequence[LaterScore]
 ) -> NetworkTable:
     name, ipc, split, protocol = key
-    words = ", ".join(filter(None, (f"Images {name}", ipc)))
+    chosen = found[0].score.method in ALL_IMAGES
+    words = ", ".join(filter(None, (f"Trained on {name}" if chosen else f"Images {name}", ipc)))
     caption = f"{words}: {split} accuracy in percent, mean and standard deviation over n."
     scores = [row.score for row in found]
     labels = [score.model or "–" for score in scores]
@@ -80,7 +82,9 @@ def _table(
         f"{caption} {protocol}." if protocol else caption,
         tuple(_row(score, run) for score in scores),
         tuple(notes),
-        ScorePlot.of(labels, scores, name="networks", title=words),
+        ScorePlot.of(
+            labels, scores, name="networks", title=words, **chance_of(scores[0], len(run.classes))
+        ),
     )
 
 

@@ -14,7 +14,7 @@ from trajmatch.report.tables.seeds import between, by_place, over_seeds
 from trajmatch.storage.results import Cell, Sample, Score, StudyResult
 from trajmatch.units import NBSP, Real, duration, number, percent
 
-REAL, DISTILLED, FULL = "real images", "made images", "all training images"
+REAL, DISTILLED = "real images", "made images"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ class StandingsTable:
 
     standings: tuple[Standing, ...]
     full: Score | None
-    """The score of networks trained on all training images."""
+    """The score of the experts, which are trained on all training images."""
     several: bool
     """Whether means are over seeds, rather than over the networks of one."""
     networks: str
@@ -208,7 +208,7 @@ class StandingsTable:
         how = f" ({self.full.protocol})" if self.full.protocol else ""
         count = self.full.n
         networks = f"n{NBSP}={NBSP}{count} network{'s' if count != 1 else ''}"
-        return f"The last row, {FULL}, is over {networks}{how}."
+        return f"The last row, {self.full.label}, is over {networks}{how}."
 
     def frame(self) -> list[Row]:
         """The numbers behind, a dict a row."""
@@ -225,7 +225,9 @@ class StandingsTable:
         if self.full is not None:
             full = self.full
             known = {"hard_mean": full.mean, "hard_sd": full.sd, "hard_n": full.n}
-            rows.append(dict.fromkeys(rows[0]) | {"method": FULL, "images": FULL} | known)
+            rows.append(
+                dict.fromkeys(rows[0]) | {"method": full.label, "images": full.label} | known
+            )
         return rows
 
     def csv_url(self) -> str:

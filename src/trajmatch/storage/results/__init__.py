@@ -16,10 +16,19 @@ from trajmatch.storage.results.run import (
     LibrarySummary,
     RunResult,
 )
-from trajmatch.storage.results.score import Score, Trained
+from trajmatch.storage.results.score import CEILING, EXPERTS, Score, Trained
 from trajmatch.storage.results.study import Cell, Sample, StudyPlan, StudyResult
 
-__all__ = ["Cell", "Cost", "DataSummary", "EpochLine", "EvaluationResult", "IterationLine"]
+__all__ = [
+    "CEILING",
+    "EXPERTS",
+    "Cell",
+    "Cost",
+    "DataSummary",
+    "EpochLine",
+    "EvaluationResult",
+    "IterationLine",
+]
 __all__ += ["LibrarySummary", "NetworkLine", "RunLog", "RunResult", "Sample", "Score"]
 __all__ += ["StudyPlan", "StudyResult", "Trained", "ValidationLine", "load_log", "load_result"]
 __all__ += ["result_from_json"]

@@ -113,6 +113,22 @@ class Fields:
             self.refuse(name, f"a list with {_number_words(low, high)} in each place")
         return tuple(map(float, values))
 
+    def numbers_or_none(
+        self, name: str, low: Real = -math.inf, high: Real = math.inf
+    ) -> tuple[float | None, ...]:
+        """As `numbers`, with None in the places that hold null."""
+        values = self.items(name)
+        given = [value for value in values if value is not None]
+        Fields({name: given}, self.file, self.place).numbers(name, low, high)
+        return tuple(None if value is None else float(value) for value in values)
+
+    def counts(self, name: str) -> tuple[int, ...]:
+        """A list of whole numbers of at least 0; empty where absent."""
+        values = self.items(name)
+        if not all(type(value) is int and 0 <= value <= _LARGEST for value in values):
+            self.refuse(name, "a list of whole numbers of at least 0")
+        return tuple(values)
+
     def texts(self, name: str) -> tuple[str, ...]:
         values = self.items(name)
         if not all(isinstance(value, str) for value in values):

@@ -72,11 +72,12 @@ class NetworkLine:
     @classmethod
     def read(cls, values: Fields) -> NetworkLine:
         finite = values.flag("finite")
-        return cls(
-            of=values.text("of"),
-            number=values.require_count("number"),
-            result=Trained(values.require_number("percent", 0, 100), finite is not False),
+        result = Trained(
+            values.require_number("percent", 0, 100),
+            finite is not False,
+            values.counts("correct") or None,
         )
+        return cls(values.text("of"), values.require_count("number"), result)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ class DataSummary:
     fingerprint: str = ""
     note: str = ""
     """How the splits were made, where that is unusual."""
+    counts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Split -> images of each class; empty where that was not recorded."""
 
     @classmethod
     def read(cls, values: Fields) -> DataSummary:
@@ -34,6 +36,7 @@ class DataSummary:
             classes=values.texts("classes"),
             fingerprint=values.text("fingerprint"),
             note=values.text("note"),
+            counts=_class_counts(values.inner("counts")),
         )
 
 
@@ -162,6 +165,10 @@ def _data(values: Fields) -> DataSummary | None:
         return DataSummary(values.text("data"))
     data = values.inner("data")
     return None if data is None else DataSummary.read(data)
+
+
+def _class_counts(values: Fields | None) -> dict[str, tuple[int, ...]]:
+    return {} if values is None else {split: values.counts(split) for split in values.values}
 
 
 _KNOWN = {"format", "decisions", "set", "study", "cells", "full"}

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from trajmatch.storage.results.classes import is_imbalanced, majority, present
 from trajmatch.storage.results.fields import Fields
+
+EXPERTS = "experts"
+"""`Score.method` of a library's experts: all training images, for the experts' few epochs."""
+CEILING = "ceiling"
+"""`Score.method` of networks trained to the end on all training images."""
+_EXPERTS_BEFORE = "full data"
+"""What version 0.1 called `EXPERTS`."""
 
 
 class Trained(NamedTuple):
@@ -17,6 +26,8 @@ class Trained(NamedTuple):
     """Accuracy."""
     finite: bool
     """Whether its parameters are finite numbers; False after a training that diverged."""
+    correct: tuple[int, ...] | None = None
+    """Images of each class that it classified correctly; None in logs of version 0.1."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +65,16 @@ class Score:
     """How that rate was found, as the protocol says it; empty for the set's own or a given one."""
     parameters: int | None = None
     """Of one network."""
+    tests: tuple[int, ...] = ()
+    """Images of each class that they were tested on; empty where that was not recorded."""
+    per_class: tuple[float | None, ...] = ()
+    """Accuracy on each class in percent, the mean over the networks; None for a class without test
+    images, empty where not recorded."""
+    balanced: float | None = None
+    """Balanced accuracy in percent: the mean over the classes that have test images, and over the
+    networks; None where not recorded."""
+    balanced_sd: float | None = None
+    """Of the balanced accuracy over the networks, with ddof=1."""
 
     @classmethod
     def of(cls, values: Sequence[float], **known: Any) -> Score:
@@ -64,7 +85,55 @@ class Score:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {**dataclasses.asdict(self), "values": list(self.values)}
+        lists = {name: list(getattr(self, name)) for name in ("values", "tests", "per_class")}
+        return {**dataclasses.asdict(self), **lists}
+
+    @property
+    def label(self) -> str:
+        """`method` as tables and pages show it: of experts with the epochs they were trained for.
+
+        Examples:
+            >>> known = dict(model="ConvNet", ipc=None, split="test")
+            >>> Score.of([38.6], method="experts", protocol="4 epochs on all training images", \
+**known).label
+            'experts (4 epochs)'
+        """
+        if self.method == CEILING:
+            return "all training images"
+        epochs = re.match(r"\d+ epochs?", self.protocol)
+        return f"{EXPERTS} ({epochs[0]})" if self.method == EXPERTS and epochs else self.method
+
+    @property
+    def is_imbalanced(self) -> bool:
+        """Whether the classes differ enough in test images that the mean does not describe them."""
+        return is_imbalanced(self.tests)
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What a reader of the mean has to know of the images tested on: that classes have none, or
+        how large the largest class is where they differ much. Usually empty."""
+        if not self.tests:
+            return ()
+        found, notes = present(self.tests), []
+        if found < len(self.tests):
+            notes.append(f"{self.split} images of {found} of {len(self.tests)} classes")
+        if self.is_imbalanced:
+            notes.append(f"largest class {majority(self.tests):.1f} % of the {self.split} images")
+        return tuple(notes)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The caveats; of an imbalanced split also the balanced accuracy.
+
+        Examples:
+            >>> known = dict(method="dm", model="ConvNet", ipc=1, protocol="9 epochs", split="test")
+            >>> Score.of([97.6], tests=(200, 5, 0), balanced=50.0, **known).notes
+            ('test images of 2 of 3 classes', 'largest class 97.6 % of the test images', \
+'balanced accuracy 50.0')
+        """
+        if not self.is_imbalanced or self.balanced is None:
+            return self.caveats
+        return (*self.caveats, f"balanced accuracy {_spread(self.balanced, self.balanced_sd)}")
 
     @classmethod
     def from_json(
@@ -80,8 +149,12 @@ class Score:
     @classmethod
     def read(cls, fields: Fields) -> Score:
         """As `from_json`."""
+        method, tests = fields.text("method"), fields.counts("tests")
+        per_class = fields.numbers_or_none("per_class", 0, 100)
+        if per_class and len(per_class) != len(tests):
+            fields.refuse("per_class", f"a list of {len(tests)} numbers, one a class,")
         return cls(
-            method=fields.text("method"),
+            method=EXPERTS if method == _EXPERTS_BEFORE else method,
             model=fields.network("model"),
             ipc=fields.count("ipc", 1),
             n=fields.require_count("n", 1),
@@ -95,12 +168,19 @@ class Score:
             lr=fields.number("lr"),
             lr_origin=fields.text("lr_origin"),
             parameters=fields.count("parameters"),
+            tests=tests,
+            per_class=per_class,
+            balanced=fields.number("balanced", 0, 100),
+            balanced_sd=fields.number("balanced_sd", 0),
         )
 
     def __str__(self) -> str:
         """For example `63.1 +- 0.4 (n=5, ConvNet-D3 width 128 instance, ZCA, DSA, 1000 epochs)`."""
-        spread = "" if self.sd is None else f" +- {self.sd:.1f}"
         about = [f"n={self.n}", self.model, self.brief or self.protocol]
         if self.diverged:
             about.append(f"{self.diverged} diverged")
-        return f"{self.mean:.1f}{spread} ({', '.join(about)})"
+        return f"{_spread(self.mean, self.sd)} ({', '.join([*about, *self.notes])})"
+
+
+def _spread(mean: float, sd: float | None) -> str:
+    return f"{mean:.1f}" if sd is None else f"{mean:.1f} +- {sd:.1f}"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trajmatch.errors import FileFormatError
 from trajmatch.storage.results.fields import Fields, Scalar
 from trajmatch.storage.results.run import RunResult
-from trajmatch.storage.results.score import Score
+from trajmatch.storage.results.score import EXPERTS, Score
 from trajmatch.units import Real
 
 
@@ -178,7 +178,7 @@ class StudyResult(RunResult):
     study: StudyPlan = StudyPlan("", "", "", "", "", {}, "", "", ())
     cells: tuple[Cell, ...] = ()
     full: Score | None = None
-    """Networks trained on all training images."""
+    """The experts', which were trained on all training images."""
 
     @property
     def seeds(self) -> int:
@@ -196,7 +196,8 @@ class StudyResult(RunResult):
             **cls.shared(values),
             study=StudyPlan.read(plan),
             cells=cells,
-            full=None if full is None else Score.read(full),
+            # Abridged results do not name the method.
+            full=None if full is None else replace(Score.read(full), method=EXPERTS),
         )
 
 
