@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from trajmatch.data.pixels import image_tensor, label_tensor, resize
+from trajmatch.data.pixels import image_tensor, label_tensor, require_memory, resize
 from trajmatch.data.stratified import stratified
 from trajmatch.errors import DataError, SettingError
 from trajmatch.rng import stream
@@ -68,6 +68,10 @@ class ImageDataset:
     note: str = ""
     """What a reader of results should know about the splits; empty where they are the usual ones.
     """
+    remarks: tuple[str, ...] = ()
+    """What whoever loads the data should know of their reading; no part of results."""
+    uncached: int = 0
+    """Bytes of decoded images that another load would write to the cache, and this one did not."""
 
     def __post_init__(self) -> None:
         shape = self.train.images.shape[1:]
@@ -163,9 +167,16 @@ class ImageDataset:
         """All images with their shorter side brought to `size` pixels, then center-cropped to it.
 
         Bicubic with antialiasing, rounded back to 0..255. Returns itself where nothing changes.
+        Raises DataError where the images do not fit into memory.
         """
         if self.size == size:
             return self
+        channels, count = self.channels, sum(len(split) for split in self._splits().values())
+        require_memory(
+            count * channels * size * size,
+            f"{count:,} images of {size:,}x{size:,}",
+            "give a smaller size",
+        )
         splits: dict[str, Any] = {
             role: Split(resize(split.images, size), split.labels)
             for role, split in self._splits().items()
