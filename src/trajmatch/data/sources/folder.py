@@ -124,8 +124,10 @@ def decode_splits(
     """The data set of `splits` (train, test and perhaps val), decoded or from the cache at `place`.
 
     read: returns the bytes of a picture, by its name in `splits`; called from several threads.
-    Raises DataError for a split without pictures, and for what `decode_images` refuses.
+    Raises DataError for a single class, a split without pictures, and what `decode_images` refuses.
     """
+    if len(classes) < 2:
+        raise DataError(f"'{name}' has a single class, '{classes[0]}'; give images of at least two")
     for role, listed in splits.items():
         if not listed.names:
             raise DataError(f"the {role} split of '{name}' holds no pictures; add some")
