@@ -193,7 +193,7 @@ def _shape(config: Recipe) -> Shape:
     from trajmatch.pipeline.cost.shape import Shape
 
     try:
-        data = shown.load(config.data)
+        data = shown.load(config.data, cache="read")
     except DataError as error:
         known = Shape.known(config.data)
         if known is None:

@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from trajmatch.config.settings import OnBadImage
 from trajmatch.data.dataset import ImageDataset
 from trajmatch.data.sources.classes import restricted
 from trajmatch.data.sources.folder import load_folder
 from trajmatch.data.sources.hub import load_hub
 from trajmatch.data.sources.named import SOURCES
 from trajmatch.data.sources.objects import load_objects
-from trajmatch.data.sources.source import Caching, OnBadImage, Progress, Request, Source
+from trajmatch.data.sources.source import Caching, Progress, Request, Source
 from trajmatch.errors import DataError, SettingError, suggest
 
 __all__ = ["HUB", "SOURCES", "Request", "Source", "load_data"]

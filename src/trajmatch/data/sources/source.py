@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from trajmatch.config.settings import OnBadImage
 from trajmatch.data.dataset import ImageDataset
 from trajmatch.data.sources.classes import restricted
 from trajmatch.errors import DataError, SettingError
@@ -16,8 +17,6 @@ Progress = Callable[[int, int], None]
 """Called with the number of images decoded so far, and of all."""
 
 Caching = bool | Literal["read"]
-
-OnBadImage = Literal["stop", "skip"]
 
 ROOT_VARIABLE = "TRAJMATCH_DATA"
 
