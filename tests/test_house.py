@@ -13,6 +13,9 @@ CROWDED = {
     # The verbs: what they work on, then one value for each thing that can be set.
     "pipeline/distill.py:distill",
     "pipeline/evaluate.py:evaluate",
+    "data/sources/__init__.py:load_data",
+    # The six arrays of three splits, then one value for each thing that can be set.
+    "data/dataset.py:from_arrays",
     # One keyword for each entry of result.json.
     "storage/result.py:write_result",
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -61,14 +63,14 @@ def test_digits_at_another_size():
 
 
 def test_resizing_keeps_the_middle_of_oblong_images():
-    images = torch.zeros(1, 1, 8, 24, dtype=torch.uint8)
+    images = torch.zeros(2, 1, 8, 24, dtype=torch.uint8)
     images[..., 8:16] = 200
-    wide = Split(images, torch.tensor([0]))
-    square = ImageDataset("wide", wide, wide, wide, ("a",)).resized(8)
+    wide = Split(images, torch.tensor([0, 1]))
+    square = ImageDataset("wide", wide, wide, wide, ("a", "b")).resized(8)
     assert square.size == 8
     for split in (square.train, square.test, square.val):
         assert split.images[0, 0, :, 2:6].min() >= 190
-    assert ImageDataset("wide", wide, wide, None, ("a",)).size == (8, 24)
+    assert ImageDataset("wide", wide, wide, None, ("a", "b")).size == (8, 24)
 
 
 def test_layouts_and_dtypes_give_the_same_data():
@@ -201,6 +203,136 @@ def test_bad_settings_are_refused():
         ImageDataset.from_arrays(*arrays(3), *arrays(3)).with_validation(0.1)
     with pytest.raises(DataError, match=r"labels reach from 0 to 2 and there are 2 classes"):
         dataset(classes=("a", "b"))
+
+
+# Names of classes
+
+
+@dataclasses.dataclass
+class Categorical:
+    """As much of pandas.Categorical as is used; a Series has one at `.cat`."""
+
+    categories: list
+    codes: np.ndarray
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        [1, 2, 3], np.array([1, 2, 3]), ("1", "2", "3"), np.array(["1", "2", "3"]),
+        [b"1", "2", np.int64(3)], Categorical([1, 2, 3], np.array([0])),
+    ],
+    ids=["ints", "array", "texts", "array of texts", "mixed", "categories"],
+)  # fmt: skip
+def test_names_of_classes_are_taken_as_text(classes):
+    data = dataset(classes=classes)
+    assert data.classes == ("1", "2", "3")
+    assert json.loads(json.dumps(data.summary()))["classes"] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (["a", "b", "a"], r"'a' is the name of class 0 and of class 2; give every class a name"),
+        ([1, "b", "1"], r"'1' is the name of class 0 and of class 2"),
+        (["a", "", "c"], r"the name of class 1 is empty"),
+        (["a", " ", "c"], r"the name of class 1 is empty"),
+        ("abc", r"classes is 'abc'; give a list of names"),
+        (3, r"classes is 3; give a list of names"),
+    ],
+)
+def test_names_that_tell_no_classes_apart_are_refused_at_construction(classes, message):
+    with pytest.raises(DataError, match=message):
+        dataset(classes=classes)
+
+
+def test_names_are_checked_at_construction():
+    split = dataset().train
+    with pytest.raises(DataError, match="'a' is the name of class 0 and of class 2"):
+        ImageDataset("a", split, split, None, ("a", "b", "a"))
+    text = np.str_("b")
+    named = ImageDataset("a", split, split, None, ("a", text, "c"))
+    assert type(named.classes[1]) is str
+
+
+def test_a_single_class_is_refused():
+    one = Split(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
+    with pytest.raises(DataError, match=r"'one' has a single class; give images of at least two"):
+        ImageDataset("one", one, one, None, ("cat",))
+    with pytest.raises(DataError, match=r"one class is chosen, '3', .*; choose at least two"):
+        load_data("digits", classes="3")
+    with pytest.raises(DataError, match=r"class '3' is chosen twice"):
+        load_data("digits", classes="3,1,3")
+
+
+WORDS = ["dog", "cat", "emu"] * 20
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        WORDS, tuple(WORDS), np.array(WORDS), np.array(WORDS, dtype=object),
+        np.array(WORDS)[:, None], np.array(WORDS, dtype=bytes),
+    ],
+    ids=["list", "tuple", "texts", "objects", "column", "bytes"],
+)  # fmt: skip
+def test_labels_may_be_names(labels):
+    images = arrays()[0]
+    data = ImageDataset.from_arrays(images, labels, images[:3], ["emu", "dog", "cat"])
+    assert data.classes == ("cat", "dog", "emu")
+    assert data.train.labels.tolist() == [1, 0, 2] * 20
+    assert data.test.labels.tolist() == [2, 1, 0]
+    given = ImageDataset.from_arrays(images, labels, images, labels, classes=["emu", "dog", "cat"])
+    assert given.train.labels.tolist() == [1, 2, 0] * 20
+    pair = load_data((images, labels), test=(images[:3], ["emu", "dog", "cat"]))
+    assert (pair.classes, pair.test.labels.tolist()) == (("cat", "dog", "emu"), [2, 1, 0])
+
+
+def test_categories_have_an_order_of_their_own():
+    images = arrays()[0]
+    labels = Categorical(["large", "none", "small", 5], np.array([2, 0, 3] * 20))
+    data = ImageDataset.from_arrays(images, labels, images[:2], ["5", "small"])
+    assert (data.classes, data.train.labels[:3].tolist(), data.test.labels.tolist()) == (
+        ("large", "small", "5"), [1, 0, 2], [2, 1],
+    )  # fmt: skip
+    series = SimpleNamespace(cat=labels)
+    assert ImageDataset.from_arrays(images, series, images, series).fingerprint == (
+        ImageDataset.from_arrays(images, labels, images, labels).fingerprint
+    )
+    labels.codes[7] = -1
+    with pytest.raises(DataError, match="train labels lack a value at 7"):
+        ImageDataset.from_arrays(images, labels, images, labels)
+
+
+def test_names_that_are_no_class_and_mixtures_are_refused():
+    images, numbers = arrays()
+    for train, test, message in (
+        (WORDS, ["emu", "cats"], r"a test label is 'cats', which is no class; did you mean 'cat'"),
+        (WORDS, numbers, r"the train labels are names and the test labels numbers; give names"),
+        (["cat", None] * 30, WORDS, r"train labels are names of classes but for None at 1"),
+        (["cat", 3] * 30, WORDS, r"train labels are names of classes but for 3 at 1"),
+        (["cat", ""] * 30, WORDS, r"train labels are names of classes but for '' at 1"),
+    ):
+        with pytest.raises(DataError, match=message):
+            ImageDataset.from_arrays(images, train, images[: len(test)], test)
+    with pytest.raises(DataError, match=r"a train label is 'dog', which is no class"):
+        ImageDataset.from_arrays(images, WORDS, images, WORDS, classes=["cat", "emu", "eel"])
+
+
+def test_arrays_can_have_their_validation_cut():
+    given = dataset()
+    assert given.val is None
+    cut = dataset(val_fraction=0.25)
+    assert cut.fingerprint == given.with_validation(0.25).fingerprint
+    with pytest.raises(SettingError, match=r"val_fraction is 0\.1 and val_images are given"):
+        dataset(val_fraction=0.1, val_images=arrays(3)[0], val_labels=arrays(3)[1])
+    with pytest.raises(SettingError, match=r"val_fraction is 1\.5; it must be between 0 and 1"):
+        dataset(val_fraction=1.5)
+
+
+def test_sizes_beyond_memory_are_refused_before_they_are_allocated():
+    with pytest.raises(DataError, match=r"90 images of 50,000x50,000 need about .* GB of memory"):
+        dataset().resized(50_000)
 
 
 def test_unknown_names_are_refused_with_the_nearest():

@@ -24,7 +24,7 @@ def encoded(image, kind="PNG", **options):
 def test_large_jpegs_are_decoded_small_and_look_the_same(tmp_path):
     smooth = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 6, 3), np.uint8))
     smooth = smooth.resize((512, 512), Image.Resampling.BICUBIC)
-    (small,) = decode_images(["a"], lambda _: encoded(smooth, "JPEG", quality=95), 32, None)
+    (small,) = decode_images(["a"], lambda _: encoded(smooth, "JPEG", quality=95), 32, None).images
     exact = np.asarray(smooth.resize((32, 32), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
     assert np.abs(small.numpy().astype(int) - exact).max() < 12
 
@@ -35,7 +35,7 @@ def test_phone_pictures_stand_upright():
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by 90 degrees clockwise
     data = encoded(lying, "JPEG", exif=exif)
-    (upright,) = decode_images(["a"], lambda _: data, None, None)
+    (upright,) = decode_images(["a"], lambda _: data, None, None).images
     assert upright.shape == (1, 20, 10)
     assert upright[0, :4].min() > 200
     assert upright[0, 8:].max() < 50
@@ -82,7 +82,7 @@ def test_every_mode_comes_out_as_it_looks(mode):
     image, kind, looks = MODES[mode]
     data = encoded(image, kind)
     assert Image.open(io.BytesIO(data)).format == kind
-    (decoded,) = decode_images(["a"], lambda _: data, None, None)
+    (decoded,) = decode_images(["a"], lambda _: data, None, None).images
     expected = np.atleast_3d(looks).transpose(2, 0, 1)
     assert decoded.shape == expected.shape
     assert np.abs(decoded.numpy().astype(int) - expected).max() <= (3 if "P" in mode else 0)
@@ -99,7 +99,7 @@ def test_floating_point_pictures_are_refused():
 
 def test_formats_that_run_programs_are_not_opened():
     data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n"
-    with pytest.raises(DataError, match=r"cannot decode a\.png \(it is no JPEG, PNG, .*or PPM\)"):
+    with pytest.raises(DataError, match=r"cannot decode a\.png \(it is no JPEG, PNG, .*\)"):
         decode_images(["a.png"], lambda _: data, None, None)
 
 

@@ -178,18 +178,21 @@ def test_three_images_a_class_are_enough(tmp_path):
     )
 
 
-def test_folders_beside_train_alone_are_not_passed_over(tmp_path):
+def test_folders_with_pictures_beside_the_splits_are_refused(tmp_path):
     """They may be what was meant to be tested on, or a class."""
-    contents = files(("train",))
-    for beside in ("valid/cat/0.png", "cat/0.png"):
-        name = beside.split("/")[0]
-        path = folder(tmp_path / f"beside-{name}", contents | {beside: encoded(picture(90))})
-        refused(path, rf"has train/ without test/ or val/, and pictures in {name}/ beside it; ")
+    for splits, mend in (
+        (("train",), r"; rename it val or test if it is that split, or move it away if"),
+        (("train", "test"), r"; rename it val if it is that split, or move it away if"),
+        (("train", "val", "test"), r"; move it away if it is no part of the data set"),
+    ):
+        contents = files(splits, count=1) | {"seg_pred/cat/0.png": encoded(picture(90))}
+        path = folder(tmp_path / "-".join(splits), contents)
+        there = ", ".join(f"{split}/" for split in splits)
+        refused(path, rf"has {there} and pictures in seg_pred/ beside{mend}")
     # What is no picture is nobody's test image.
-    path = folder(tmp_path / "notes", contents | {"annotations/cat.xml": b"", "readme.txt": b""})
+    contents = files(("train",)) | {"annotations/cat.xml": b"", "readme.txt": b""}
+    path = folder(tmp_path / "notes", contents)
     assert load_data(path).note.startswith("no test/ folder")
-    # With a test/ it is plain what is meant.
-    assert len(load_data(folder(tmp_path / "both", files() | {"cat/0.png": b"x"})).test) == 6
 
 
 def test_pixels_survive_as_they_are(place):
@@ -236,9 +239,10 @@ def test_links_to_class_folders_are_followed(tmp_path):
     here = tmp_path / "here"
     for name in ("train", "test"):
         (here / name).mkdir(parents=True)
-        (here / name / "cat").symlink_to(there / name / "cat")
+        for label in ("cat", "dog"):
+            (here / name / label).symlink_to(there / name / label)
     (here / "train" / "cat" / "loop").symlink_to(here)
-    assert load_data(here).classes == ("cat",)
+    assert load_data(here).classes == ("cat", "dog")
 
 
 def test_names_that_climb_are_never_written(tmp_path):
@@ -255,8 +259,8 @@ def test_a_size_resizes_the_shorter_side_and_crops_the_middle(tmp_path):
     tall = wide.rotate(90, expand=True)
     for kind in ("PNG", "JPEG"):
         contents = {
-            "train/a/0.png": encoded(wide, kind), "train/a/1.png": encoded(tall, kind),
-            "test/a/0.png": encoded(wide, kind),
+            f"{split}/{label}/{i}.png": encoded((wide, tall)[i], kind)
+            for split in ("train", "test") for label in "ab" for i in range(2)
         }  # fmt: skip
         data = load_data(folder(tmp_path / kind, contents), size=10)
         assert data.size == 10
@@ -264,12 +268,11 @@ def test_a_size_resizes_the_shorter_side_and_crops_the_middle(tmp_path):
         assert pixels[:, 0, 2:-2, 2:-2].min() > 235  # red inside
     # Antialiased: fine stripes become gray, not one of the two.
     stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
-    contents = {f"{s}/a/{i}.png": encoded(Image.fromarray(stripes)) for s, i in PLACES}
+    gray_files = encoded(Image.fromarray(stripes))
+    contents = dict.fromkeys((f"{s}/{c}/{i}.png" for s in ("train", "test") for c in "ab"
+                              for i in range(2)), gray_files)  # fmt: skip
     gray = load_data(folder(tmp_path / "stripes", contents), size=8).test.images.float()
     assert (gray - 127).abs().max() < 12
-
-
-PLACES = (("train", 0), ("train", 1), ("test", 0))
 
 
 def test_gray_and_color_together_are_color(tmp_path):
@@ -417,9 +420,9 @@ def test_wrong_layouts_are_refused(tmp_path):
     for i, (contents, message) in enumerate(
         (
             ({"a.txt": b""}, r"holds no folders; put pictures into <class>/"),
-            ({"training/cat/0.png": b"", "x/y": b""}, r"holds training/ and no train/;"),
-            (without(good, "train"), r"holds test/ and no train/; name .*if it is a class"),
-            ({"Train/cat/0.png": b"", "Val/cat/0.png": b""}, r"holds Train/, Val/ and no train/"),
+            ({"testing/cat/0.png": b"", "x/y": b""}, r"holds testing/ and no train/;"),
+            (without(good, "train"), r"holds test/ and no train/; name .* if test/ is a class"),
+            ({"Dev/cat/0.png": b"", "Val/cat/0.png": b""}, r"holds Dev/, Val/ and no train/"),
             ({f"pets/test/{n}": b"" for n in ("a.png", "b.png")}, r"holds pets/test/ and no tr"),
             ({"pets/0.png": b""}, r"one class folder, 'pets'; .*at least two"),
             ({"pets/cat/0.png": b"", "pets/cat/1.png": b""}, r"one class folder, 'cat'"),

@@ -193,6 +193,25 @@ def test_validation_is_for_choosing_beside_a_test_split_and_the_test_without(lib
     assert levels(load_hub("hf:pets", Request()).test) == [70, 80]
 
 
+def test_train_alone_gives_a_fifth_to_test(library):
+    columns = {"train": (cells(*range(10)), [0, 1] * 5), "extra": (cells(99), [0])}
+    library.serve(columns, image=library.Image(), label=library.ClassLabel(names=["cat", "dog"]))
+    data = load_hub("hf:pets", Request())
+    assert (len(data.train), sorted(data.test.labels.tolist())) == (8, [0, 1])
+    assert sorted(levels(data.train) + levels(data.test)) == list(range(10))
+    assert data.note.startswith("no test images were given: a fifth of each class")
+    assert data.remarks == ("passed over the splits extra",)
+
+
+def test_several_labels_an_image_are_refused_by_their_column(library):
+    label = library.ClassLabel(names=["cat", "dog"])
+    for kind in ([label], SimpleNamespace(feature=label)):
+        features = {"image": library.Image(), "tags": kind}
+        library.served = {"train": FakeRows({"image": cells(1), "tags": [[0, 1]]}, features)}
+        with pytest.raises(DataError, match=r"'tags' of 'hf:pets' has a list of labels for each"):
+            load_hub("hf:pets", Request())
+
+
 def test_classes_can_be_chosen_in_an_order_of_ones_own(library):
     three = {"train": (cells(1, 2, 3, 4), [0, 1, 2, 2]), "test": (cells(5, 6), [2, 0])}
     features = {"image": library.Image(), "label": library.ClassLabel(names=["ant", "bee", "cat"])}
@@ -211,7 +230,6 @@ def test_what_cannot_be_understood_is_refused_in_one_line(library):
     both = {s: (p, p, n) for s, (p, n) in TWO.items()}
     numbers = {s: (p, n, n) for s, (p, n) in TWO.items()}
     for columns, features, message in (
-        ({"train": TWO["train"]}, {"image": image, "label": label}, r"no test or validation"),
         ({"test": TWO["test"]}, {"image": image, "label": label}, r"no train split \(it has test"),
         (both, {"a": image, "b": image, "label": label}, r"2 columns of type Image among a, b"),
         (numbers, {"image": image, "a": label, "b": label}, r"2 columns of type ClassLabel"),
@@ -248,6 +266,8 @@ def test_a_failure_of_the_hub_is_one_line(library, monkeypatch):
         load_hub("hf:pets", Request())
     with pytest.raises(DataError, match=r"no folder absent"):
         load_hub("hf:./absent", Request())
+    with pytest.raises(DataError, match=r"'hf:' names no data set; give hf:NAME"):
+        load_hub("hf:", Request())
 
 
 def test_without_the_library_the_extra_is_named(tmp_path, monkeypatch):

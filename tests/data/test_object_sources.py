@@ -145,6 +145,52 @@ def test_only_some_classes_are_decoded():
     assert load_data(arrays(30), classes="1,0").classes == ("1", "0")
 
 
+def test_items_may_be_labeled_by_name():
+    items = [(Image.new("L", (8, 8), i), Pictures.classes[i % 3]) for i in range(30)]
+    data = load_data(items)
+    expected = load_data([(image, i % 3) for i, (image, _) in enumerate(items)])
+    assert (data.classes, data.test.labels.tolist()) == (
+        Pictures.classes, expected.test.labels.tolist(),
+    )  # fmt: skip
+    named = Pictures()
+    named.targets = [Pictures.classes[i % 3] for i in range(30)]
+    assert load_data(named).fingerprint == load_data(Pictures()).fingerprint
+    assert load_data(named, classes="emu,cat").fingerprint == (
+        load_data(Pictures(), classes="emu,cat").fingerprint
+    )
+
+
+def test_classes_of_the_same_name_are_told_apart_by_their_code():
+    """torchvision's ImageNet has two cranes."""
+    birds = Pictures()
+    birds.classes, birds.wnids = [("crane",), ("dog", "cur"), ("crane",)], ["n1", "n2", "n3"]
+    assert load_data(birds).classes == ("crane (n1)", "dog / cur", "crane (n3)")
+
+
+class Broken(Pictures):
+    """Item 4 is a picture whose file is truncated, item 9 one whose file is missing."""
+
+    def __getitem__(self, index):
+        if index == 9:
+            raise FileNotFoundError("no file 9.png")
+        image, label = super().__getitem__(index)
+        if index == 4:
+            whole = io.BytesIO()
+            Image.effect_noise((64, 64), 50).save(whole, "PNG")
+            image = Image.open(io.BytesIO(whole.getvalue()[:200]))
+        return image, label
+
+
+def test_broken_items_can_be_passed_over():
+    with pytest.raises(DataError, match=r"train item 4 cannot be read \(.*on_bad_image='skip'"):
+        load_data(Broken())
+    data = load_data(Broken(), test=Pictures(6, first=100), on_bad_image="skip")
+    assert sorted(levels(data.train) + levels(data.val)) == [
+        i for i in range(30) if i not in (4, 9)
+    ]
+    assert data.note == "passed over 2 items that cannot be read, such as train item 4"
+
+
 def test_mixed_sizes_need_a_size():
     mixed = [(Image.new("RGB", (8 + i % 2, 8)), i % 2 if i < 15 else 1) for i in range(40)]
     with pytest.raises(
@@ -184,7 +230,8 @@ IMAGES, LABELS = arrays(12)
         (IMAGES, r"without labels; give a pair \(images, labels\)"),
         ([1, 2, 3], r"train item 0 is of type int; give pairs \(image, label\)"),
         ([("a.png", 0)] * 4, r"train images \(item 0\) are of type str; give PIL images"),
-        ([(IMAGES[0], "cat")] * 4, r"label of train item 0 is 'cat', no class index"),
+        ([(IMAGES[0], None)] * 4, r"label of train item 0 is None, no class index"),
+        ([(IMAGES[0], "cat"), (IMAGES[0], 0)] * 4, r"train labels are names .* but for 0 at 1"),
         ([(IMAGES[0], 1.0)] * 4, r"label of train item 0 is 1\.0, no class index"),
         ([(IMAGES[0], True)] * 4, r"label of train item 0 is True, no class index"),
         ([(IMAGES[0] * 2.0 - 1, 0)] * 4, r"train images \(item 0\) are floats from -1 .*\[0, 1\]"),
@@ -196,7 +243,8 @@ IMAGES, LABELS = arrays(12)
         ((IMAGES[:0], LABELS[:0]), r"there are no train images"),
         ((IMAGES[:5], LABELS[:5]), r"class '2' has 1 images, and without test images each class"),
         ({"test": (IMAGES, LABELS)}, r"dict of splits has test; give train"),
-        ({"train": (IMAGES, LABELS), "dev": (IMAGES, LABELS)}, r"has train, dev; give train"),
+        ({"train": (IMAGES, LABELS), "more": (IMAGES, LABELS)}, r"has train, more; give train"),
+        (dict.fromkeys(("train", "dev", "val"), (IMAGES, LABELS)), r"two of which are names of"),
         ({}, r"dict of splits has nothing"),
     ],
 )
@@ -278,5 +326,5 @@ def test_a_hugging_face_dict(table):
 def test_a_hugging_face_stream_or_a_single_class_is_refused(table):
     with pytest.raises(DataError, match="type IterableDataset, which has no length"):
         load_data(table(30).to_iterable_dataset())
-    with pytest.raises(DataError, match="'table' has a single class"):
+    with pytest.raises(DataError, match="one class is chosen, 'dog'"):
         load_data(table(30), classes="dog")

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trajmatch.cli import (
+    cache,
     compare,
     demo,
     distill,
@@ -123,6 +124,12 @@ COMMANDS: dict[str, Command] = {
         zoo.run,
         "the distilled sets that ship with the package",
         "trajmatch zoo",
+    ),
+    "cache": Command(
+        cache.Flags,
+        cache.run,
+        "list or clear the cache of decoded images",
+        "trajmatch cache --clear",
     ),
 }
 

@@ -72,7 +72,7 @@ def data_or_shape(config: DataConfig) -> ImageDataset | Shape:
     from trajmatch.pipeline.cost.shape import Shape
 
     try:
-        return shown.load(config)
+        return shown.load(config, cache="read")
     except DataError as error:
         known = Shape.known(config)
         if known is None:

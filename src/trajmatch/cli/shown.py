@@ -12,6 +12,8 @@ from typing import Any
 from trajmatch.cli.flags import Common
 from trajmatch.config import DataConfig, to_dict
 from trajmatch.data import ImageDataset
+from trajmatch.data.cache import folders
+from trajmatch.data.sources.source import Caching
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import Outcome
@@ -23,6 +25,7 @@ from trajmatch.storage import LogProgress, open_tracker, write_result
 from trajmatch.storage.results.classes import is_imbalanced, majority, present
 from trajmatch.storage.trackers.log import EVENTS
 from trajmatch.synthetic import SyntheticSet
+from trajmatch.units import byte_size
 
 
 def say(line: str) -> None:
@@ -30,8 +33,11 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def load(config: DataConfig) -> ImageDataset:
-    """The data set, with progress while images are decoded."""
+def load(config: DataConfig, *, cache: Caching = True) -> ImageDataset:
+    """The data set, with progress while images are decoded, and lines that say what it is.
+
+    cache: as for `load_data`.
+    """
     from trajmatch import pipeline
 
     with contextlib.ExitStack() as stack:
@@ -42,32 +48,62 @@ def load(config: DataConfig) -> ImageDataset:
                 bars.append(stack.enter_context(task("decoding images", total)))
             bars[0].advance(done - bars[0].done)
 
-        data = pipeline.load(config, progress)
-    size = data.size if isinstance(data.size, int) else "x".join(map(str, data.size))
-    val = 0 if data.val is None else len(data.val)
-    say(
-        f"{data.name}: {len(data.train)} training, {val} validation, {len(data.test)} test images "
-        f"of {size} pixels, {data.num_classes} classes"
-    )
-    if data.note:
-        say(f"  {data.note}")
-    warn_of_classes(data)
+        data = pipeline.load(config, progress, cache=cache)
+    for line in about(data):
+        say(line)
     return data
 
 
-def warn_of_classes(data: ImageDataset) -> None:
+def about(data: ImageDataset) -> Iterator[str]:
+    """The first lines of a run: what the data are, and what should be known of them."""
+    size = data.size if isinstance(data.size, int) else "x".join(map(str, data.size))
+    val = 0 if data.val is None else len(data.val)
+    yield (
+        f"{data.name}: {len(data.train)} training, {val} validation, {len(data.test)} test images "
+        f"of {size} pixels, {data.num_classes} classes"
+    )
+    yield f"  {class_counts(data)}"
+    if data.note:
+        yield f"  {data.note}"
+    for remark in data.remarks:
+        yield f"  {remark}"
+    if data.uncached:
+        size_words = f"{byte_size(data.uncached)} of decoded images"
+        yield f"  a run will write {size_words} to the cache in {folders()[0]}"
+    yield from class_warnings(data)
+
+
+def class_counts(data: ImageDataset, most: int = 10) -> str:
+    """`cat: 45/5/10, dog: 44/5/10 (training/validation/test)`.
+
+    Names alone where every class has the same counts; the first ones of more than `most` classes.
+    """
+    splits = [data.train, *([] if data.val is None else [data.val]), data.test]
+    columns = [split.labels.bincount(minlength=data.num_classes).tolist() for split in splits]
+    counts = ["/".join(f"{count:,}" for count in row) for row in zip(*columns, strict=True)]
+    names = [name if len(name) <= 30 else f"{name[:27]}..." for name in data.classes]
+    further = data.num_classes - most
+    end = f", ... ({further:,} more)" if further > 0 else ""
+    what = f"training{'' if data.val is None else '/validation'}/test"
+    if len(set(counts)) == 1:
+        return f"{', '.join(names[:most])}{end}: {counts[0]} each ({what})"
+    pairs = zip(names[:most], counts, strict=False)
+    return f"{', '.join(f'{name}: {count}' for name, count in pairs)}{end} ({what})"
+
+
+def class_warnings(data: ImageDataset) -> Iterator[str]:
     """Lines on classes of very different size among the training images, and on classes without
     images to validate or test on; none for balanced data."""
     for split, counts in data.class_counts().items():
         absent = [data.classes[i] for i, count in enumerate(counts) if count == 0]
         if absent:
-            say(
+            yield (
                 f"warning: {split} images of {present(counts)} of {len(counts)} classes; none of "
                 f"{some_words(absent)}"
             )
         if split == "train" and is_imbalanced(counts):
             most, least = (pick(range(len(counts)), key=counts.__getitem__) for pick in (max, min))
-            say(
+            yield (
                 f"warning: imbalanced classes: {counts[most]:,} training images of "
                 f"{data.classes[most]} and {counts[least]:,} of {data.classes[least]}; the largest "
                 f"class is {majority(counts):.1f} % of them, so see the balanced accuracy"

@@ -16,6 +16,7 @@ Precision = Literal["float32", "bf16", "tf32"]
 Storage = Literal["float32", "bf16"]
 Initial = Literal["real", "noise"]
 Compile = Literal["auto", "yes", "no"]
+OnBadImage = Literal["stop", "skip"]
 
 DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
 """The paper's augmentation: one of the six is drawn per batch (Zhao & Bilen 2021)."""
@@ -32,10 +33,11 @@ class DataConfig:
     """What is learned from."""
 
     data: str = "digits"
-    """A folder or .zip of class folders, in train/ and test/ (or val/) or alone (a fifth of each
-    class becomes the test images), hf:NAME, or digits, cifar10, cifar100, svhn, mnist,
-    fashion-mnist, imagenet, tiny-imagenet, imagenette, imagewoof, imagefruit, imageyellow,
-    imagemeow, imagesquawk, imagenette2, imagewoof2 (fast.ai's split)."""
+    """A folder, .zip or .tar of class folders, in train/ and test/ (or val/) or alone (a fifth of
+    each class becomes the test images), or of pictures with a .csv or .parquet of labels; an .npz;
+    hf:NAME; or digits, cifar10, cifar100, svhn, mnist, fashion-mnist, imagenet, tiny-imagenet,
+    imagenette, imagewoof, imagefruit, imageyellow, imagemeow, imagesquawk, imagenette2, imagewoof2
+    (fast.ai's split)."""
     data_root: str | None = None
     """Folder that data sets named above lie in; None: the one in TRAJMATCH_DATA."""
     classes: str | None = None
@@ -44,6 +46,8 @@ class DataConfig:
     """Side in pixels; images are resized and center-cropped to it. None keeps their own size."""
     val_fraction: float = 0.1
     """Share of the training images set aside for choosing, by class, when there is no val/."""
+    on_bad_image: OnBadImage = "stop"
+    """At a picture that cannot be decoded: stop, or skip it and count such pictures."""
     whitening: str | None = None
     """normalize: mean 0, sd 1 per channel; zca: the paper's; zca-compact: zca in a small file; or
     another package's: package.module:NAME. None: the experts', if any."""

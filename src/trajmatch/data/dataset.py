@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from trajmatch.data.pixels import image_tensor, label_tensor, resize
+from trajmatch.data.labels import class_indices, class_names
+from trajmatch.data.pixels import image_tensor, require_memory, resize
 from trajmatch.data.stratified import stratified
 from trajmatch.errors import DataError, SettingError
 from trajmatch.rng import stream
@@ -36,12 +37,6 @@ class Split:
     def __repr__(self) -> str:  # the dataclass's own would print pixels
         return f"Split({len(self):,} images, {_shape(self)})"
 
-    @classmethod
-    def from_arrays(cls, images: Any, labels: Any, role: str) -> Split:
-        """Copies of arrays of any layout that `ImageDataset.from_arrays` accepts. role: "train",
-        "test" or "val", for messages."""
-        return cls(image_tensor(images, f"{role} images"), label_tensor(labels, f"{role} labels"))
-
     def take(self, indices: Int[Tensor, "chosen"]) -> Split:
         """A copy of the images at `indices`, in that order."""
         return Split(self.images[indices], self.labels[indices])
@@ -56,8 +51,9 @@ class ImageDataset:
     """Images and labels of all splits. Images have 1 or 3 channels, one size, and values 0..255.
 
     `val` is for choices (when to stop, which set is best), `test` for the final number alone.
-    Raises DataError when splits differ in shape, a label has no class, or a class has no training
-    image.
+    Names of classes that are no texts (numbers, NumPy strings) become texts. Raises DataError when
+    splits differ in shape, a label has no class, a class has no training image, there are fewer
+    than two classes, or the name of a class is empty or another's.
     """
 
     name: str
@@ -68,8 +64,13 @@ class ImageDataset:
     note: str = ""
     """What a reader of results should know about the splits; empty where they are the usual ones.
     """
+    remarks: tuple[str, ...] = ()
+    """What whoever loads the data should know of their reading; no part of results."""
+    uncached: int = 0
+    """Bytes of decoded images that another load would write to the cache, and this one did not."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", class_names(self.classes))
         shape = self.train.images.shape[1:]
         if len(shape) != 3 or shape[0] not in (1, 3):
             raise DataError(
@@ -89,6 +90,11 @@ class ImageDataset:
                     f"{role} labels reach from {low} to {high} and there are {len(self.classes)} "
                     f"classes; labels must lie in 0..{len(self.classes) - 1}"
                 )
+        if len(self.classes) < 2:
+            raise DataError(
+                f"'{self.name}' has {'a single class' if self.classes else 'no classes'}; give "
+                "images of at least two"
+            )
         counts = self.train.labels.bincount(minlength=len(self.classes))
         missing = [self.classes[i] for i in (counts == 0).nonzero()[:, 0].tolist()]
         if missing:
@@ -179,9 +185,16 @@ class ImageDataset:
         """All images with their shorter side brought to `size` pixels, then center-cropped to it.
 
         Bicubic with antialiasing, rounded back to 0..255. Returns itself where nothing changes.
+        Raises DataError where the images do not fit into memory.
         """
         if self.size == size:
             return self
+        channels, count = self.channels, sum(len(split) for split in self._splits().values())
+        require_memory(
+            count * channels * size * size,
+            f"{count:,} images of {size:,}x{size:,}",
+            "give a smaller size",
+        )
         splits: dict[str, Any] = {
             role: Split(resize(split.images, size), split.labels)
             for role, split in self._splits().items()
@@ -198,14 +211,18 @@ class ImageDataset:
         *,
         val_images: Any = None,
         val_labels: Any = None,
-        classes: Sequence[str] | None = None,
+        classes: Any = None,
         name: str = "arrays",
+        val_fraction: float | None = None,
     ) -> ImageDataset:
         """A data set from NumPy arrays or tensors, which are copied.
 
         Images are [n, c, h, w], [n, h, w, c] or [n, h, w], with 1 or 3 channels, uint8 in 0..255 or
-        floats in [0, 1]; labels are whole numbers from 0. classes: their names; None takes "0",
-        "1", ... Raises DataError for anything else: layouts and ranges are not guessed.
+        floats in [0, 1]. Labels are whole numbers from 0, or names of classes (texts, pandas
+        categories). classes: the names; None takes "0", "1", ..., or those among the train labels.
+        val_fraction: share of each class's training images that becomes the validation split, which
+        choosing the best set needs (`with_validation`); None cuts none. Raises DataError for
+        anything else: layouts and ranges are not guessed.
 
         Examples:
             >>> import numpy as np
@@ -216,16 +233,36 @@ class ImageDataset:
         """
         if (val_images is None) != (val_labels is None):
             raise DataError("val_images and val_labels come together; give both or neither")
-        train = Split.from_arrays(train_images, train_labels, "train")
-        test = Split.from_arrays(test_images, test_labels, "test")
-        val = None if val_images is None else Split.from_arrays(val_images, val_labels, "val")
-        if classes is None:
-            classes = numbered_classes([s for s in (train, test, val) if s is not None])
-        return cls(name, train, test, val, tuple(classes))
+        if val_images is not None and val_fraction is not None:
+            raise SettingError(
+                f"val_fraction is {val_fraction} and val_images are given; leave one of them out"
+            )
+        given = {"train": (train_images, train_labels), "test": (test_images, test_labels)}
+        if val_images is not None:
+            given["val"] = (val_images, val_labels)
+        splits, names = splits_from_arrays(given, classes)
+        dataset = cls(name, splits["train"], splits["test"], splits.get("val"), names)
+        return dataset if val_fraction is None else dataset.with_validation(val_fraction)
 
     def _splits(self) -> dict[str, Split]:
         splits = {"train": self.train, "test": self.test}
         return splits if self.val is None else {**splits, "val": self.val}
+
+
+def splits_from_arrays(
+    given: Mapping[str, tuple[Any, Any]], classes: Any
+) -> tuple[dict[str, Split], tuple[str, ...]]:
+    """Splits from copies of images and labels by role ("train", "test", "val"), as
+    `ImageDataset.from_arrays` takes them; and the names of the classes."""
+    labels, names = class_indices(
+        {role: pair[1] for role, pair in given.items()},
+        None if classes is None else class_names(classes),
+    )
+    splits = {
+        role: Split(image_tensor(images, f"{role} images"), labels[role])
+        for role, (images, _) in given.items()
+    }
+    return splits, names or tuple(numbered_classes(list(splits.values())))
 
 
 def numbered_classes(splits: Sequence[Split]) -> list[str]:

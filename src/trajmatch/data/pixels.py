@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from trajmatch.errors import DataError
+from trajmatch.runtime.memory import available_bytes
 from trajmatch.types import Int, Tensor, UInt8
 
 
@@ -69,11 +71,18 @@ def resize(
     """The shorter side brought to `size` pixels, then center-cropped to a square of that side.
 
     Bicubic with antialiasing, rounded back to 0..255. Works in chunks of 1024 images, because
-    floats of all of them would take four times their memory.
+    floats of all of them would take four times their memory. Raises DataError where the result and
+    a chunk do not fit into memory.
     """
     height, width = images.shape[2:]
     factor = size / min(height, width)
     tall, wide = max(round(height * factor), size), max(round(width * factor), size)
+    floats = 4 * (height * width + 2 * tall * wide) * min(len(images), 1024)
+    require_memory(
+        images.shape[1] * (len(images) * size * size + floats),
+        f"{len(images):,} images of {size:,}x{size:,}",
+        "give a smaller size",
+    )
     top, left = (tall - size) // 2, (wide - size) // 2
     chunks = []
     for chunk in torch.split(images, 1024):
@@ -83,6 +92,21 @@ def resize(
         cropped = scaled[:, :, top : top + size, left : left + size]
         chunks.append(cropped.round().clamp(0, 255).to(torch.uint8))
     return torch.cat(chunks)
+
+
+def require_memory(needed: int, what: str, mend: str) -> None:
+    """Refuse work that takes more memory than is free. needed: bytes; what, mend: for the message.
+
+    Off Linux free memory is unknown, and nothing is refused. Raises DataError.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    free = available_bytes(torch.device("cpu"))
+    if needed > free:
+        raise DataError(
+            f"{what} need about {needed / 1e9:,.1f} GB of memory and {free / 1e9:,.1f} GB are "
+            f"free; {mend}"
+        )
 
 
 def _array(values: Any, what: str) -> NDArray[Any]:

@@ -12,6 +12,7 @@ import torch
 from trajmatch.config import DataConfig, EvaluateConfig, NetworkConfig
 from trajmatch.data import ImageDataset, load_data
 from trajmatch.data.sources import HUB, SOURCES
+from trajmatch.data.sources.source import Caching
 from trajmatch.data.whiten import Whitening
 from trajmatch.errors import MismatchError, SettingError
 from trajmatch.evaluation.batch import split_of
@@ -24,8 +25,13 @@ from trajmatch.pipeline.recipe import Recipe
 from trajmatch.types import Tensor
 
 
-def load(config: DataConfig, progress: Callable[[int, int], None] | None = None) -> ImageDataset:
-    """The data set a config names."""
+def load(
+    config: DataConfig,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    cache: Caching = True,
+) -> ImageDataset:
+    """The data set a config names. cache: as for `load_data`."""
     return load_data(
         config.data,
         size=config.size,
@@ -33,6 +39,8 @@ def load(config: DataConfig, progress: Callable[[int, int], None] | None = None)
         progress=progress,
         data_root=config.data_root,
         classes=config.classes,
+        on_bad_image=config.on_bad_image,
+        cache=cache,
     )
 
 

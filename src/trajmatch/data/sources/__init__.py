@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from trajmatch.config.settings import OnBadImage
 from trajmatch.data.dataset import ImageDataset
 from trajmatch.data.sources.classes import restricted
 from trajmatch.data.sources.folder import load_folder
 from trajmatch.data.sources.hub import load_hub
 from trajmatch.data.sources.named import SOURCES
 from trajmatch.data.sources.objects import load_objects
-from trajmatch.data.sources.source import Progress, Request, Source
+from trajmatch.data.sources.source import Caching, Progress, Request, Source
 from trajmatch.errors import DataError, SettingError, suggest
 
 __all__ = ["HUB", "SOURCES", "Request", "Source", "load_data"]
@@ -30,35 +32,29 @@ def load_data(
     test: Any = None,
     size: int | None = None,
     val_fraction: float = 0.1,
-    cache: bool = True,
+    cache: Caching = True,
     progress: Progress | None = None,
     data_root: str | Path | None = None,
     classes: str | Sequence[str] | None = None,
+    on_bad_image: OnBadImage = "stop",
 ) -> ImageDataset:
     """Load images and labels: by name, from files, or from objects of other libraries.
 
-    data: one of
-        - a name: "cifar10", another entry of SOURCES, "hf:NAME" of the Hugging Face hub, or
-          `package.module:NAME` of a `Source`. A name wins over a folder of that name; write
-          "./digits" for the folder;
-        - the path of a folder or .zip of class folders;
-        - a torch Dataset with a length, whose items are (image, label): a PIL image or an array,
-          and a class index. Class names come from its `classes`, as torchvision has them;
-        - a pair (images, labels) of arrays as in `ImageDataset.from_arrays`;
-        - a Hugging Face Dataset with a column of images and one of labels;
-        - a dict of one of these three per split: train, and test and val where there are. A
-          DatasetDict is one;
-        - an ImageDataset or a `Source`.
-    test: the test images, of the kind of `data`. Where there are none, val serves as test, and
-        without val a fifth of each class of train; the result's `note` records that.
+    data: a name of SOURCES, "hf:NAME" of the Hugging Face hub, or `package.module:NAME` of a
+        `Source` (a name wins over a folder of that name; write "./digits" for the folder); a path;
+        or an object. docs/data.md lists paths and objects. A dict has one object per split.
+    test: the test images, as an object. Where there are none, val serves as test, and without val a
+        fifth of each class of train; the result's `note` records that.
     size: side in pixels: shorter side resized, then center-cropped. None: the images' own size.
     val_fraction: share of each class's training images that becomes the validation split, always
         the same ones; ignored where the data have one.
-    cache: keep decoded files on disk for the next call (see `sources.folder`).
+    cache: keep decoded files on disk for the next call (see `data.cache`); "read" takes what is
+        there and writes nothing.
     progress: called with the number of images decoded so far, and of all.
     data_root: folder of the named data sets; None: the one in TRAJMATCH_DATA. Nothing but "hf:NAME"
         is ever downloaded.
     classes: "cat,dog" or a list: only these, numbered in this order.
+    on_bad_image: "skip" passes over pictures that cannot be read or decoded; `note` says how many.
 
     Raises DataError for data that cannot be found, read or understood, SettingError for a setting
     out of range.
@@ -72,12 +68,12 @@ def load_data(
         >>> load_data((images, labels), test=(images[:10], labels[:10]), size=16)
         ImageDataset('arrays': 90 train, 10 test, 10 val; 3x16x16, 2 classes)
     """
-    if size is not None and size < 1:
-        raise SettingError(f"size is {size}; it must be at least 1 pixel")
     if not 0 < val_fraction < 1:
         raise SettingError(f"val_fraction is {val_fraction}; it must be between 0 and 1")
     root = None if data_root is None else Path(data_root)
-    request = Request(root, size, cache, progress, _class_list(classes))
+    request = Request(root, size, cache, progress, _class_list(classes), on_bad_image)
+    if isinstance(data_root, str) and not data_root.strip():
+        raise SettingError("data_root is empty; give a folder, or leave it out")
     dataset = _load(data, test, request)
     if size is not None:
         dataset = dataset.resized(size)
@@ -96,6 +92,10 @@ def _load(data: Any, test: Any, request: Request) -> ImageDataset:
     if isinstance(data, Source):
         return data.read(request)
     if isinstance(data, str):
+        if not data.strip():
+            raise DataError(
+                f"data is {data!r}; {suggest('', SOURCES)}, or give the path of a folder or archive"
+            )
         if data.startswith(HUB):
             return load_hub(data, request)
         if data in SOURCES or (_IMPORT_PATH.fullmatch(data) and not Path(data).exists()):
@@ -112,13 +112,8 @@ def _at_path(data: str | Path, request: Request) -> ImageDataset:
             f"{what} '{data}'; {suggest(str(data), SOURCES)}; or give {HUB}NAME of a data set on "
             "the Hugging Face hub, or a folder or .zip of class folders"
         )
-    return load_folder(
-        path,
-        size=request.size,
-        cache=request.cache,
-        progress=request.progress,
-        classes=request.classes,
-    )
+    request = replace(request, source=str(path.absolute()))
+    return load_folder(path, request)
 
 
 def _class_list(classes: str | Sequence[str] | None) -> tuple[str, ...] | None:

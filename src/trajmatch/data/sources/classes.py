@@ -15,7 +15,7 @@ from trajmatch.errors import DataError, suggest
 def choose(found: Sequence[str], wanted: Sequence[str] | None, where: str) -> tuple[str, ...]:
     """The classes `wanted`, in that order; None: all that were `found`.
 
-    Raises DataError for an empty list, a class given twice, or one that `where` (a folder, a data
+    Raises DataError for fewer than two, a class given twice, or one that `where` (a folder, a data
     set) does not have.
     """
     if wanted is None:
@@ -28,6 +28,11 @@ def choose(found: Sequence[str], wanted: Sequence[str] | None, where: str) -> tu
         if name not in found:
             near = difflib.get_close_matches(name, found, n=5) or found[:20]
             raise DataError(f"{where} has no class '{name}'; {suggest(name, near)}")
+    if len(wanted) < 2:
+        raise DataError(
+            f"one class is chosen, '{wanted[0]}', and there is no other to tell it from; choose at "
+            "least two"
+        )
     return tuple(wanted)
 
 

@@ -21,52 +21,44 @@ from trajmatch.data.dataset import ImageDataset
 from trajmatch.data.sources.classes import choose
 from trajmatch.data.sources.folder import decode_splits
 from trajmatch.data.sources.source import Request
-from trajmatch.data.sources.tree import Listed
+from trajmatch.data.sources.tree import SPLITS, Listed, read_regular, split_role
 from trajmatch.data.stratified import TEST_IS_CUT, cut_test
 from trajmatch.errors import DataError, MissingExtraError
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels", "fine_label")
 _DTYPES = ("int", "uint", "string", "large_string")
-_VALIDATION = ("validation", "valid", "val")
 _NOTE = "{} is the test split, as no other has labels; validation is cut from train"
 
 
 def load_hub(name: str, request: Request) -> ImageDataset:
     """The data set called `name`, as above; downloaded at first use into the cache of `datasets`.
 
-    Needs train, and test or validation. With both, validation is the validation split; else it is
-    the TEST split, and `note` records that. Raises MissingExtraError without `datasets`, DataError
-    for what cannot be loaded, and what `load_tables` raises.
+    Needs train. With test and validation, validation is the validation split; without test it is
+    the TEST split; without both, a fifth of each class of train is. `note` records that. Raises
+    MissingExtraError without `datasets`, DataError for what cannot be loaded, and what
+    `load_tables` raises.
     """
     try:
         from datasets import load_dataset
     except ImportError as error:  # also for an unrelated package of that name
         raise MissingExtraError(f"'{name}'", "hub") from error
-    tables = _load(name.removeprefix("hf:"), load_dataset)
-    roles, note = _roles(name, tables)
-    if "test" not in roles:
-        raise DataError(
-            f"'{name}' has no test or validation split with labels (it has {', '.join(tables)}); "
-            "give one that has"
-        )
-    return _from_rows(name, {role: tables[split] for role, split in roles.items()}, request, note)
+    address = name.removeprefix("hf:")
+    if not address.strip(": "):
+        raise DataError(f"'{name}' names no data set; give hf:NAME or hf:NAME:CONFIG")
+    return _from_tables(name, _load(address, load_dataset), request)
 
 
 def load_tables(tables: Mapping[str, Any], request: Request) -> ImageDataset:
     """The images of `datasets.Dataset` objects by split: train, and test and validation if there
     are.
 
-    Splits serve as those of `load_hub`; without test and validation, a fifth of each class of train
-    becomes the test split. Nothing is cached, because the files behind an object do not determine
-    its rows. Raises DataError as `load_hub`.
+    Splits serve as those of `load_hub`. Nothing is cached, because the files behind an object do
+    not determine its rows. Raises DataError as `load_hub`.
     """
     name = str(getattr(getattr(tables.get("train"), "info", None), "dataset_name", None) or "table")
     plain = {split: table.with_format(None) for split, table in tables.items()}
-    roles, note = _roles(name, plain)
-    chosen = {role: plain[split] for role, split in roles.items()}
-    note = note if "test" in roles else TEST_IS_CUT
-    return _from_rows(name, chosen, replace(request, cache=False), note)
+    return _from_tables(name, plain, replace(request, cache=False))
 
 
 def is_table(data: Any) -> bool:
@@ -75,7 +67,23 @@ def is_table(data: Any) -> bool:
     return all(hasattr(data, name) for name in names)
 
 
-def _from_rows(name: str, tables: Mapping[str, Any], request: Request, note: str) -> ImageDataset:
+def _from_tables(name: str, tables: Mapping[str, Any], request: Request) -> ImageDataset:
+    """The data set of these splits."""
+    roles, note = _roles(name, tables)
+    others = [split for split in tables if split not in roles.values()]
+    remarks = (f"passed over the splits {', '.join(others)}",) if others else ()
+    chosen = {role: tables[split] for role, split in roles.items()}
+    note = note if "test" in roles else TEST_IS_CUT
+    return _from_rows(name, chosen, request, note, remarks)
+
+
+def _from_rows(
+    name: str,
+    tables: Mapping[str, Any],
+    request: Request,
+    note: str,
+    remarks: tuple[str, ...],
+) -> ImageDataset:
     """The data set of the tables that serve as train, test (if any) and val (if any)."""
     features = tables["train"].features
     image, label = _image_column(name, features), _label_column(name, features)
@@ -108,8 +116,8 @@ def _from_rows(name: str, tables: Mapping[str, Any], request: Request, note: str
         role, row = picture.split("/")
         return _bytes(f"{picture} of '{name}'", rows[role][int(row)][image])
 
-    place = _place(name, rows, splits, request.size) if request.cache else None
-    return decode_splits(name, splits, chosen, read, request.size, place, request.progress, note)
+    place = _place(name, rows, splits, request) if request.cache else None
+    return decode_splits(name, splits, chosen, read, request, place, note, remarks)
 
 
 def _load(address: str, load_dataset: Callable[..., Any]) -> dict[str, Any]:
@@ -141,7 +149,20 @@ def _label_column(name: str, features: Mapping[str, Any]) -> str:
     if not found:
         named = [column for column in _LABEL_COLUMNS if column in features]
         found = [c for c in named if str(getattr(features[c], "dtype", "")).startswith(_DTYPES)]
+    lists = [column for column, kind in features.items() if _is_label_list(kind)]
+    if not found and lists:
+        raise DataError(
+            f"'{lists[0]}' of '{name}' has a list of labels for each image (a sequence of "
+            "ClassLabel), and one label per image is what can be learned; save the data set with a "
+            "column of type ClassLabel"
+        )
     return _one(name, "of type ClassLabel", found, _LABEL_COLUMNS, features)
+
+
+def _is_label_list(kind: Any) -> bool:
+    """Whether a feature is `Sequence(ClassLabel)`, `List(ClassLabel)` or `[ClassLabel]`."""
+    inner = kind[0] if isinstance(kind, list) and kind else getattr(kind, "feature", None)
+    return type(inner).__name__ == "ClassLabel"
 
 
 def _one(
@@ -159,17 +180,30 @@ def _one(
 
 def _roles(name: str, tables: Mapping[str, Any]) -> tuple[dict[str, str], str]:
     """The splits that serve as train, as test and val where there are; and a note on the choice."""
-    if "train" not in tables:
+    by_role = {
+        role: sorted((s for s in tables if split_role(s) == role), key=_usual) for role in SPLITS
+    }
+    if not by_role["train"]:
         raise DataError(f"'{name}' has no train split (it has {', '.join(tables)}); give another")
-    label = _label_column(name, tables["train"].features)
-    labeled = [split for split, table in tables.items() if set(table[label]) - {-1, None}]
-    validation = next((split for split in _VALIDATION if split in labeled), None)
-    if "test" in labeled:
-        roles = {"train": "train", "test": "test"}
+    train = by_role["train"][0]
+    label = _label_column(name, tables[train].features)
+
+    def labeled(role: str) -> str | None:
+        return next((s for s in by_role[role] if set(tables[s][label]) - {-1, None}), None)
+
+    test, validation = labeled("test"), labeled("val")
+    if test is not None:
+        roles = {"train": train, "test": test}
         return ({**roles, "val": validation} if validation else roles), ""
     if validation is None:
-        return {"train": "train"}, ""
-    return {"train": "train", "test": validation}, _NOTE.format(validation)
+        return {"train": train}, ""
+    return {"train": train, "test": validation}, _NOTE.format(validation)
+
+
+def _usual(split: str) -> int:
+    """Place of a split's name among the usual ones, for one that has several."""
+    known = [name for names in SPLITS.values() for name in names]
+    return known.index(split) if split in known else len(known)
 
 
 def _numbered(
@@ -200,17 +234,18 @@ def _bytes(what: str, cell: Any) -> bytes:
     if cell and cell["bytes"] is not None:
         return bytes(cell["bytes"])
     try:
-        return Path(cell["path"]).read_bytes()
-    except (OSError, TypeError) as error:  # no picture, or no file of that path
+        return read_regular(Path(cell["path"]))
+    except (DataError, TypeError) as error:  # no picture, or no file of that path
         raise DataError(f"there is no picture in {what} ({error}); remove that row") from error
 
 
 def _place(
-    name: str, rows: dict[str, Any], splits: dict[str, Listed], size: int | None
+    name: str, rows: dict[str, Any], splits: dict[str, Listed], request: Request
 ) -> Path | None:
     """The cache file for these pictures; None for rows that come from no file."""
     files = [file["filename"] for part in rows.values() for file in part.cache_files]
     stats = [os.stat(file) for file in files]
     stamps = [[f, s.st_size, s.st_mtime_ns] for f, s in zip(files, stats, strict=True)]
     names = [listed.names for listed in splits.values()]
-    return cache_path(name, [stamps, names, size]) if files else None
+    key = [stamps, names, request.size, *(["skip"] if request.skip else [])]
+    return cache_path(name, key) if files else None

@@ -13,6 +13,7 @@ folders, the classes come from LOC_val_solution.csv, which lies beside ILSVRC/ i
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from trajmatch.data.dataset import ImageDataset
 from trajmatch.data.sources.classes import choose
 from trajmatch.data.sources.folder import (
     base_of,
+    cache_place,
     class_folders,
     decode_splits,
     listed,
@@ -107,6 +109,7 @@ _COMPLETE = ("imagenet", "ILSVRC/Data/CLS-LOC", "imagenet/ILSVRC/Data/CLS-LOC")
 _GET = "get the training and validation pictures of ILSVRC 2012 (https://image-net.org) and unpack"
 _FASTAI_PAGE = "https://github.com/fastai/imagenette"
 _GET_FASTAI = f"download one of them from {_FASTAI_PAGE} and unpack it"
+_PACKED = (".zip", ".tgz")
 _VAL_CLASSES = "LOC_val_solution.csv"
 _FASTAI_SUBSETS = ("imagenette", "imagewoof")
 _FASTAI_SPLIT = "; the split is fast.ai's: part of ImageNet's validation pictures are trained on"
@@ -115,7 +118,7 @@ _FASTAI_SPLIT = "; the split is fast.ai's: part of ImageNet's validation picture
 def _load_subset(name: str, request: Request) -> ImageDataset:
     """The published ten classes, from the first folder or .zip that has them."""
     get = f"{_GET} them, or give a folder or .zip of the ten classes"
-    own: tuple[str, ...] = (name, f"{name}.zip")
+    own: tuple[str, ...] = (name, *(f"{name}{ending}" for ending in _PACKED))
     if name in _FASTAI_SUBSETS:
         get += f", such as fast.ai's in its own split ({_FASTAI_PAGE})"
         own += _fastai(name)
@@ -156,24 +159,23 @@ def _load(name: str, path: Path, wanted: Sequence[str] | None, request: Request)
             "train": pictures(tree, f"{base}train/", chosen, exactly=True),
             "test": _validation(tree, base, chosen),
         }
-        size = request.size or SIZE
-        place = tree.cache_place(splits, size) if request.cache else None
+        request = replace(request, size=request.size or SIZE)
+        place = cache_place(tree, splits, request)
         mixed = any("/ILSVRC2012_val_" in file for file in splits["train"].names)
         note = NOTE + (_FASTAI_SPLIT if mixed else "")
-        readable = _readable(chosen)
-        return decode_splits(name, splits, readable, tree.read, size, place, request.progress, note)
+        return decode_splits(name, splits, _readable(chosen), tree.read, request, place, note)
 
 
 def _find(name: str, places: tuple[str, ...], get: str, request: Request) -> Path:
-    """The first of `places` ("": the root itself) that contains train/ or is a .zip."""
-    files = tuple(p if p.endswith(".zip") else f"{p}/train".lstrip("/") for p in places)
+    """The first of `places` ("": the root itself) that contains train/ or is an archive."""
+    files = tuple(p if p.endswith(_PACKED) else f"{p}/train".lstrip("/") for p in places)
     path = request.find(name, files, get)
-    return path if path.suffix == ".zip" else path.parent
+    return path if path.is_file() else path.parent
 
 
 def _fastai(subset: str) -> tuple[str, ...]:
     folders = (f"{subset}2", f"{subset}2-320", f"{subset}2-160")
-    return (*folders, *(f"{folder}.zip" for folder in folders))
+    return (*folders, *(f"{folder}{ending}" for folder in folders for ending in _PACKED))
 
 
 def _folder(word: str, found: list[str], where: str) -> str:

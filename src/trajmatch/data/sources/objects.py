@@ -5,8 +5,11 @@ Nothing of torchvision is imported: its data sets are recognized by `classes` an
 
 from __future__ import annotations
 
+import math
 import operator
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,16 +17,17 @@ import torch
 from PIL import Image
 
 from trajmatch.data.dataset import ImageDataset, Split, numbered_classes
-from trajmatch.data.pixels import image_tensor, resize
+from trajmatch.data.labels import class_indices, class_names
+from trajmatch.data.pixels import image_tensor, require_memory, resize
 from trajmatch.data.sources.classes import choose, renumbered
 from trajmatch.data.sources.decode import fitted, plain
 from trajmatch.data.sources.hub import is_table, load_tables
 from trajmatch.data.sources.source import Request
+from trajmatch.data.sources.tree import split_role
 from trajmatch.data.stratified import TEST_IS_CUT, cut_test
 from trajmatch.errors import DataError
 from trajmatch.types import Tensor, UInt8
 
-_ROLES = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
 _VAL_IS_TEST = "val is the test split, as no test images were given; validation is cut from train"
 _KINDS = "a torch Dataset with a length, a pair (images, labels), or a Hugging Face Dataset"
 
@@ -37,24 +41,30 @@ def load_objects(data: Any, test: Any, request: Request) -> ImageDataset:
     """
     splits = _by_role(data, test)
     if all(is_table(split) for split in splits.values()):
-        dataset = load_tables(splits, request)
-        if dataset.num_classes < 2:
-            raise DataError(f"'{dataset.name}' has a single class; give at least two")
-        return dataset
-    parts: dict[str, Split] = {}
+        return load_tables(splits, request)
+    images: dict[str, UInt8[Tensor, "_ _ _ _"]] = {}
+    labels: dict[str, Any] = {}
     names: tuple[str, ...] | None = None
+    broken: list[str] = []
     for role, given in splits.items():
         own = _class_names(given)
         if own is not None and names is not None and own != names:
             raise DataError(f"the {role} images have other classes than the train images")
         names = own if names is None else names
-        parts[role] = _split(given, role, names, request)
+        images[role], labels[role], bad = _read(given, role, names, request)
+        broken += bad
+    indices, names = class_indices(labels, names)
+    parts = {role: Split(images[role], indices[role]) for role in images}
     classes = names or tuple(numbered_classes(list(parts.values())))
     for role, split in parts.items():
         _require_labels(split, role, classes)
     train = splits["train"]
     name = "arrays" if isinstance(train, tuple) else type(train).__name__
-    return _assemble(name, parts, classes, request)
+    dataset = _assemble(name, parts, classes, request)
+    if not broken:
+        return dataset
+    skipped = f"passed over {len(broken):,} items that cannot be read, such as {broken[0]}"
+    return replace(dataset, note=f"{dataset.note}; {skipped}" if dataset.note else skipped)
 
 
 def _by_role(data: Any, test: Any) -> dict[str, Any]:
@@ -62,15 +72,21 @@ def _by_role(data: Any, test: Any) -> dict[str, Any]:
         return {"train": data} if test is None else {"train": data, "test": test}
     if test is not None:
         raise DataError("data is a dict of splits and test= is given, too; put test into the dict")
-    unknown = [key for key in data if key not in _ROLES]
-    if "train" not in data or (unknown and not all(map(is_table, data.values()))):
+    tables = all(map(is_table, data.values()))
+    roles = [split_role(key) for key in data]
+    if "train" not in roles or (None in roles and not tables):
         raise DataError(
             f"the dict of splits has {', '.join(map(str, data)) or 'nothing'}; give train, and "
             "test and val where there are"
         )
-    if all(map(is_table, data.values())):
+    if tables:
         return dict(data)
-    return {_ROLES[key]: split for key, split in data.items()}
+    if len(set(roles)) < len(roles):
+        raise DataError(
+            f"the dict of splits has {', '.join(map(str, data))}, two of which are names of one "
+            "split; leave one out"
+        )
+    return {str(split_role(key)): split for key, split in data.items()}
 
 
 def _assemble(
@@ -90,22 +106,25 @@ def _assemble(
     return ImageDataset(name, parts["train"], parts["test"], parts.get("val"), chosen, note)
 
 
-def _split(given: Any, role: str, names: tuple[str, ...] | None, request: Request) -> Split:
+def _read(
+    given: Any, role: str, names: tuple[str, ...] | None, request: Request
+) -> tuple[UInt8[Tensor, "_ _ _ _"], Any, list[str]]:
+    """The images of a split, their labels as they are given, and items that were passed over."""
     if isinstance(given, tuple) and len(given) == 2:
-        split = Split.from_arrays(*given, role)
-        if request.size is not None and len(split):
-            split = Split(resize(split.images, request.size), split.labels)
-        return split
+        images = image_tensor(given[0], f"{role} images")
+        if request.size is not None and len(images):
+            images = resize(images, request.size)
+        return images, given[1], []
     if is_table(given):
         raise DataError("some splits are Hugging Face Datasets and others are not; give one kind")
     _require_items(given, role)
     indices = _wanted(given, names, request.classes)
-    reader = _Reader(role, request.size, len(indices))
+    reader = _Reader(role, request.size, len(indices), request.skip)
     for position, index in enumerate(indices):
-        reader.read(position, given[index])
+        reader.read(given, index)
         if request.progress is not None and (position % 256 == 255 or position + 1 == len(indices)):
             request.progress(position + 1, len(indices))
-    return reader.result()
+    return (*reader.result(), reader.broken)
 
 
 def _require_items(given: Any, role: str) -> None:
@@ -142,7 +161,12 @@ def _class_names(given: Any) -> tuple[str, ...] | None:
     names = getattr(given, "classes", None)
     if not isinstance(names, (list, tuple)):
         return None
-    return tuple(" / ".join(n) if isinstance(n, tuple) else str(n) for n in names)
+    texts = [" / ".join(n) if isinstance(n, tuple) else str(n) for n in names]
+    codes = getattr(given, "wnids", None)
+    if codes is not None and len(codes) == len(texts):  # ImageNet has two cranes and two maillots
+        counts = Counter(texts)
+        texts = [f"{n} ({c})" if counts[n] > 1 else n for n, c in zip(texts, codes, strict=True)]
+    return class_names(texts)
 
 
 def _wanted(
@@ -157,44 +181,65 @@ def _wanted(
         return everything
     if len(targets) != len(given):
         return everything
-    numbers = {names.index(name) for name in choose(names, chosen, "the data set")}
-    return [index for index in everything if int(targets[index]) in numbers]
+    wanted: set[Any] = set(choose(names, chosen, "the data set"))
+    wanted |= {names.index(name) for name in wanted}
+    return [i for i in everything if _label(targets[i], "a target") in wanted]
 
 
 class _Reader:
     """Items (image, label) of one split, gathered in one tensor."""
 
-    def __init__(self, role: str, size: int | None, count: int) -> None:
-        self.role, self.size, self.count = role, size, count
+    def __init__(self, role: str, size: int | None, count: int, skip: bool) -> None:
+        self.role, self.size, self.count, self.skip = role, size, count, skip
         self.images: UInt8[Tensor, "count 3 height width"] | None = None
-        self.labels = torch.zeros(count, dtype=torch.int64)
+        self.labels: list[int | str] = []
+        self.broken: list[str] = []
         self.gray = True
 
-    def read(self, position: int, item: Any) -> None:
-        what = f"{self.role} item {position}"
+    def read(self, given: Any, index: int) -> None:
+        what = f"{self.role} item {index}"
+        try:
+            item = given[index]
+            if isinstance(item, (tuple, list)) and item and isinstance(item[0], Image.Image):
+                item[0].load()  # which may have been left for later
+        except (OSError, SyntaxError) as error:  # of a file that is missing, or Pillow's
+            if self.skip:
+                self.broken.append(what)
+                return
+            raise DataError(
+                f"{what} cannot be read ({' '.join(str(error).split())}); replace or remove it, or "
+                "pass over such items by on_bad_image='skip'"
+            ) from error
         if not isinstance(item, (tuple, list)) or len(item) != 2:
             raise DataError(f"{what} is of type {type(item).__name__}; give pairs (image, label)")
-        pixels = self._pixels(item[0], f"{self.role} images (item {position})")
+        pixels = self._pixels(item[0], f"{self.role} images (item {index})")
         if self.images is None:
-            self.images = torch.empty(self.count, 3, *pixels.shape[1:], dtype=torch.uint8)
+            shape = (self.count, 3, *pixels.shape[1:])
+            require_memory(math.prod(shape), f"{self.count:,} {self.role} images", "give a size=")
+            self.images = torch.empty(shape, dtype=torch.uint8)
         if pixels.shape[1:] != self.images.shape[2:]:
             one, other = ("x".join(map(str, s)) for s in (self.images.shape[2:], pixels.shape[1:]))
             raise DataError(
                 f"images have several sizes, height x width: {one}, and {other} in {what}; bring "
                 "them to one with size=64 (or another side in pixels)"
             )
-        self.images[position] = pixels
+        self.images[len(self.labels)] = pixels
         self.gray = self.gray and len(pixels) == 1
-        self.labels[position] = _index(item[1], f"the label of {what}")
+        self.labels.append(_label(item[1], f"the label of {what}"))
 
-    def result(self) -> Split:
+    def result(self) -> tuple[UInt8[Tensor, "_ _ _ _"], list[int | str]]:
         if self.images is None:
-            raise DataError(f"no {self.role} images are of the chosen classes; choose others")
-        return Split(self.images[:, :1].clone() if self.gray else self.images, self.labels)
+            mend = "all are broken" if self.broken else "choose others"
+            raise DataError(f"no {self.role} images are of the chosen classes; {mend}")
+        images = self.images[: len(self.labels)]
+        return (images[:, :1].clone() if self.gray else images), self.labels
 
     def _pixels(self, image: Any, what: str) -> UInt8[Tensor, "channels height width"]:
         if isinstance(image, Image.Image):
-            picture = plain(image)
+            try:
+                picture = plain(image)
+            except ValueError as error:  # of a mode that has no 8 bits
+                raise DataError(f"{what}: {error}") from error
             if self.size is not None:
                 picture = fitted(picture, self.size)
             array = np.atleast_3d(np.asarray(picture)).transpose(2, 0, 1)
@@ -207,12 +252,13 @@ class _Reader:
         return (pixels if self.size is None else resize(pixels, self.size))[0]
 
 
-def _index(label: Any, what: str) -> int:
+def _label(label: Any, what: str) -> int | str:
     try:
         if isinstance(label, (bool, np.bool_)):
             raise TypeError
-        return operator.index(label)
+        return str(label) if isinstance(label, str) else operator.index(label)
     except (TypeError, ValueError) as error:
         raise DataError(
-            f"{what} is {label!r:.60}, no class index; give one whole number per image, from 0"
+            f"{what} is {label!r:.60}, no class index; give one whole number per image, from 0, or "
+            "the name of its class"
         ) from error

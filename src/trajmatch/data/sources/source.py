@@ -6,13 +6,17 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from trajmatch.config.settings import OnBadImage
 from trajmatch.data.dataset import ImageDataset
 from trajmatch.data.sources.classes import restricted
-from trajmatch.errors import DataError
+from trajmatch.errors import DataError, SettingError
 
 Progress = Callable[[int, int], None]
 """Called with the number of images decoded so far, and of all."""
+
+Caching = bool | Literal["read"]
 
 ROOT_VARIABLE = "TRAJMATCH_DATA"
 
@@ -25,11 +29,26 @@ class Request:
     """Folder that holds the data sets (--data-root); None: the one in TRAJMATCH_DATA, if set."""
     size: int | None = None
     """Side in pixels: shorter side resized, then center-cropped. None: the data set's own."""
-    cache: bool = True
-    """Cache decoded pictures on disk."""
+    cache: Caching = True
+    """Cache decoded pictures on disk; "read": take those that are cached, and write nothing."""
     progress: Progress | None = None
     classes: tuple[str, ...] | None = None
     """Only these classes, in this order. None: all, in the data set's own order."""
+    on_bad_image: OnBadImage = "stop"
+    """Whether to stop at a picture that cannot be decoded, or to pass over it."""
+
+    source: str = ""
+    """Where the data come from, for lists of the cache."""
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 1:
+            raise SettingError(f"size is {self.size}; it must be at least 1 pixel")
+        if self.on_bad_image not in ("stop", "skip"):
+            raise SettingError(f"on_bad_image is {self.on_bad_image!r}; give stop or skip")
+
+    @property
+    def skip(self) -> bool:
+        return self.on_bad_image == "skip"
 
     def find(
         self,
@@ -65,8 +84,9 @@ class Request:
             )
         for folder in folders:
             for candidate in candidates:
-                if (root / folder / candidate).exists():
-                    return root / folder / candidate
+                place = root / folder / candidate
+                if place.is_file() or place.is_dir():  # and no pipe, at which reading would wait
+                    return place
         raise DataError(f"no files of {name} under {root} (looked for {looked}): {instructions}")
 
 

@@ -17,6 +17,7 @@ from trajmatch.data.dataset import ImageDataset
 from trajmatch.data.sources.classes import choose
 from trajmatch.data.sources.folder import (
     base_of,
+    cache_place,
     class_folders,
     decode_splits,
     pictures,
@@ -45,12 +46,9 @@ def load_tiny_imagenet(request: Request) -> ImageDataset:
             "train": pictures(tree, f"{base}train/", chosen, exactly=True),
             "test": _validation(tree, base, chosen),
         }
-        place = tree.cache_place(splits, request.size) if request.cache else None
+        place = cache_place(tree, splits, request)
         classes = tuple(names[folder] for folder in chosen)
-        return decode_splits(
-            "tiny-imagenet", splits, classes, tree.read, request.size, place, request.progress,
-            NOTE,
-        )  # fmt: skip
+        return decode_splits("tiny-imagenet", splits, classes, tree.read, request, place, NOTE)
 
 
 def _names(tree: Tree, base: str, folders: list[str]) -> dict[str, str]:
