@@ -589,10 +589,16 @@ def test_the_whitening_of_released_files() -> None:
         ("zca", [0.5], [0.5], "leave them out of zca"),
         (None, [0.5], None, "std is None for images of 1 channels"),
         (None, [0.5, 0.5], [0.5], "mean is .* for images of 1 channels"),
-        (None, [0.5], [0.0], "must be above 0"),
     ):
         with pytest.raises(SettingError, match=said):
             export.fit_released_whitening(data, name, mean=mean, std=std)
+    for mean, std, said in (
+        ([0.5], [0.0], r"std is \[0\.0\]; give numbers above 0"),
+        ([float("nan")], [0.5], "mean of the whitening holds NaN"),
+        ([0.5], [float("inf")], "std of the whitening holds NaN or infinity"),
+    ):
+        with pytest.raises(DataError, match=said):
+            export.fit_released_whitening(data, None, mean=mean, std=std)
 
 
 def test_an_imported_set_is_tested_but_not_judged_on_validation(tmp_path: Path) -> None:

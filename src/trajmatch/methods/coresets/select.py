@@ -9,7 +9,7 @@ import torch
 
 from trajmatch import rng
 from trajmatch.data.dataset import ImageDataset
-from trajmatch.data.whiten import Whitening, to_float
+from trajmatch.data.whiten import Whitening
 from trajmatch.errors import SettingError
 from trajmatch.methods.coresets.base import Coreset
 from trajmatch.methods.coresets.registry import coreset_of
@@ -49,7 +49,7 @@ def select_coreset(
     statistics = _checked(name, coreset, statistics, len(labels))
     indices = coreset.choose(statistics, labels, ipc, rng.stream(seed, "coreset", name))
     return SyntheticSet(
-        images=whitening.apply(to_float(dataset.train.images[indices])),
+        images=whitening.apply(dataset.train.images[indices]),
         labels=labels[indices],
         classes=dataset.classes,
         whitening=whitening,

@@ -209,7 +209,7 @@ def _snippet(run: RunFolder) -> str:
     lines += [
         "loader = DataLoader(distilled, batch_size=256, shuffle=True)",
         "",
-        "# images to predict, as floats in [0, 1], need the same whitening:",
+        "# images to predict, uint8 or floats in [0, 1], need the same whitening:",
         "inputs = distilled.whitening.apply(images)",
     ]
     return "\n".join(lines)

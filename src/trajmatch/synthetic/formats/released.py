@@ -180,8 +180,6 @@ def _given_statistics(
             )
     assert mean is not None
     assert std is not None
-    if min(std) <= 0:
-        raise SettingError(f"std is {list(std)}; its numbers must be above 0")
     return Normalize(torch.tensor(mean), torch.tensor(std))
 
 
