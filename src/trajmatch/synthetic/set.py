@@ -39,6 +39,11 @@ from trajmatch.types import Float, Int, Tensor, UInt8
 
 KIND = "distilled"
 VERSION = 1
+_EXPECTED = {
+    "images": "floats [n, channels, height, width], as whitening.apply returns them",
+    "labels": "whole numbers [n], or floats [n, classes]",
+    "canvases": "floats [n, channels, height, width]",
+}
 _MEND = "copy the whole folder again from where it was made, or make the set again"
 
 
@@ -82,6 +87,7 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
     None for plain images."""
 
     def __post_init__(self) -> None:
+        self._convert()
         n, classes = len(self.images), len(self.classes)
         if n == 0 or len(self.labels) != n:
             raise DataError(f"{n} images with {len(self.labels)} labels; give one label per image")
@@ -107,6 +113,20 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
             )
         if self.step_size is not None and not 0 < self.step_size < math.inf:
             raise DataError(f"step_size is {self.step_size}; give a number above 0, or None")
+
+    def _convert(self) -> None:
+        """Floats to float32 and whole numbers to int64, as training takes them; refuse the rest."""
+        for name, axes in (("images", (4,)), ("labels", (1, 2)), ("canvases", (4,))):
+            tensor = getattr(self, name)
+            if tensor is None:
+                continue
+            floats, hard = tensor.is_floating_point(), name == "labels" and tensor.ndim == 1
+            integers = not floats and not tensor.is_complex() and tensor.dtype != torch.bool
+            fits = tensor.ndim in axes and tensor.layout == torch.strided
+            if not fits or not (integers if hard else floats):
+                given = f"{tensor.dtype} of shape {list(tensor.shape)}"
+                raise DataError(f"{name} are {given}; give {_EXPECTED[name]}")
+            object.__setattr__(self, name, tensor.long() if hard else tensor.float())
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.images.shape[1:]))

@@ -27,7 +27,8 @@ from trajmatch.networks.base import height_width
 from trajmatch.runtime.progress import SILENT, Progress
 from trajmatch.storage.files import read_json
 from trajmatch.storage.locks import lock
-from trajmatch.synthetic.formats.released import read_pt, require_absent, save_pt
+from trajmatch.synthetic.formats.archive import read_pt, save_pt
+from trajmatch.synthetic.formats.released import require_absent
 from trajmatch.types import Float, Tensor
 
 ORIGIN = (
