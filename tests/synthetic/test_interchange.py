@@ -952,6 +952,33 @@ def test_the_cards_ten_lines_run(tmp_path: Path, name: str) -> None:
     torch.testing.assert_close(known["whiten"](pictures), fitted.apply(pictures))
 
 
+def test_a_card_shows_names_as_they_are_and_no_local_path(tmp_path: Path) -> None:
+    names = (
+        "a|b",
+        "<script>x</script>",
+        "line\nbreak",
+        "`code`",
+        "[a](b)",
+        "*",
+        "c",
+        "d",
+        "e",
+        "f",
+    )
+    info = {**a_set().info, "experts": {"path": f"{tmp_path}/experts", "experts": 2}}
+    distilled = dataclasses.replace(a_set(), classes=names, info=info)
+    export.write_hub(distilled, tmp_path / "hub", title="<b>|title\n---")
+    card = (tmp_path / "hub" / "README.md").read_text()
+    front_matter(card)
+    shown = r"a\|b, &lt;script&gt;x&lt;/script&gt;, line break, \`code\`, \[a\](b), \*, c, d, e, f"
+    assert f"| Classes | {shown} |" in card
+    assert r"# &lt;b&gt;\|title ---" in card
+    for file in ("README.md", "distilled.json", "distilled.safetensors"):
+        assert str(tmp_path).encode() not in (tmp_path / "hub" / file).read_bytes()
+    back = SyntheticSet.load(tmp_path / "hub")
+    assert (back.classes, back.info["experts"]) == (names, {"experts": 2})
+
+
 def test_a_card_of_a_set_that_knows_little(tmp_path: Path) -> None:
     distilled = dataclasses.replace(a_set(step_size=None), info={})
     card = export.hub.card(distilled)

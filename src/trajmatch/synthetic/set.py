@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import html
 import json
 import math
 import os
@@ -34,7 +35,7 @@ from trajmatch.storage.jsonl import jsonable
 from trajmatch.storage.result import versions
 from trajmatch.synthetic import zoo
 from trajmatch.synthetic.folder import DOCUMENT, TENSORS, WHITENING, existing, replace_set
-from trajmatch.synthetic.pictures import save_pictures, save_textures
+from trajmatch.synthetic.pictures import pictures_html, save_pictures, save_textures
 from trajmatch.types import Float, Int, Tensor, UInt8
 
 KIND = "distilled"
@@ -131,11 +132,16 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.images.shape[1:]))
         parts = [f"{len(self)} images of {shape}", f"{len(self.classes)} classes"]
-        parts += [f"ipc {self.ipc}", str(self.info.get("method", ""))]
+        parts += [f"ipc {self.ipc_words}", str(self.info.get("method", ""))]
         parts += ["soft labels"] if self.is_soft else []
         parts += [] if self.canvases is None else [f"{len(self.canvases)} canvases"]
         parts += [] if self.step_size is None else [f"step size {self.step_size:.3g}"]
         return f"{type(self).__name__}({', '.join(part for part in parts if part)})"
+
+    def _repr_html_(self) -> str:
+        """Its pictures by class, which notebooks show."""
+        table = pictures_html(self.pixels(), self.hard_labels.tolist(), self.classes)
+        return f"<div>{html.escape(repr(self))}</div>{table}"
 
     def __len__(self) -> int:
         return len(self.images)
@@ -157,6 +163,13 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
     def ipc(self) -> int:
         """Images per class: the mean, rounded down, where classes differ."""
         return len(self.images) // len(self.classes)
+
+    @property
+    def ipc_words(self) -> str:
+        """`10`, or `1 to 10` where hard labels are not equally many of each class."""
+        counts = [self.ipc] if self.is_soft else self.labels.bincount(minlength=len(self.classes))
+        low, high = int(min(counts)), int(max(counts))
+        return str(low) if low == high else f"{low} to {high}"
 
     @property
     def fingerprint(self) -> str:

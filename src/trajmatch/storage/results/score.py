@@ -27,6 +27,8 @@ class Score:
         >>> known = dict(method="mtt", model="ConvNet", ipc=1, protocol="500 epochs", split="test")
         >>> print(Score.of([62.0, 64.0], **known))
         63.0 +- 1.4 (n=2, ConvNet, 500 epochs)
+        >>> Score.of([62.0, 64.0], **known)
+        Score(63.0 +- 1.4 (n=2, ConvNet, 500 epochs), mtt, test)
     """
 
     method: str
@@ -54,6 +56,9 @@ class Score:
     """How that rate was found, as the protocol says it; empty for the set's own or a given one."""
     parameters: int | None = None
     """Of one network."""
+
+    def __repr__(self) -> str:
+        return f"Score({self}, {self.method}, {self.split})"
 
     @classmethod
     def of(cls, values: Sequence[float], **known: Any) -> Score:

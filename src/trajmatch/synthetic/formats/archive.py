@@ -3,6 +3,7 @@ verify."""
 
 from __future__ import annotations
 
+import os
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -14,11 +15,13 @@ import torch
 from trajmatch.errors import FileFormatError
 from trajmatch.storage.files import atomic_write
 
-MEND = "copy it again from where it was written, or write it again"
+_MEND = "copy it again from where it was written, or write it again"
+_RECORD = 22
+"""Bytes of the record that ends an archive."""
 
 
 def verify_archive(path: Path) -> bool:
-    """Verify the checksum of every entry of a zip archive; whether the file is one at all.
+    """Verify number and checksums of the entries of a zip archive; whether the file is one at all.
 
     Reads the file once, 1 GB a second. Raises FileFormatError for an entry that was altered, and
     where `path` is no regular file; the zip module's own errors for a damaged archive.
@@ -29,13 +32,26 @@ def verify_archive(path: Path) -> bool:
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
+        damaged, count = archive.testzip(), len(archive.infolist())
     if damaged is not None:
         raise FileFormatError(
-            f"{path} was altered: '{damaged}' in it does not have the checksum it was written "
-            f"with; {MEND}"
+            f"{path} was altered: {damaged!r} in it does not have the checksum it was written "
+            f"with; {_MEND}"
         )
+    written = _entries_written(path)
+    if written not in (None, count):
+        raise FileFormatError(f"{path} was altered: {count} of {written} entries are left; {_MEND}")
     return True
+
+
+def _entries_written(path: Path) -> int | None:
+    """What the archive's last record says, which zipfile does not compare; None where that cannot
+    be told: with a comment after it, or more than 65,534 entries."""
+    with path.open("rb") as file:
+        file.seek(-_RECORD, os.SEEK_END)
+        record = file.read()
+    count = int.from_bytes(record[10:12], "little")
+    return count if record.startswith(b"PK\x05\x06") and count < 0xFFFF else None
 
 
 def read_pt(path: Path) -> Any:
@@ -108,7 +124,7 @@ _STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 def _is_plain(value: object) -> bool:
     """Whether all tensors in nested lists, tuples and dicts are dense and in memory or mapped: none
     sparse, quantized, nested or without data."""
-    seen: set[int] = set()
+    visited: set[int] = set()
     left = [value]
     while left:
         value = left.pop()
@@ -116,7 +132,7 @@ def _is_plain(value: object) -> bool:
             dense = value.layout == torch.strided and not value.is_quantized
             if not dense or value.is_nested or value.device.type != "cpu":
                 return False
-        elif isinstance(value, (list, tuple, dict)) and id(value) not in seen:
-            seen.add(id(value))
+        elif isinstance(value, (list, tuple, dict)) and id(value) not in visited:
+            visited.add(id(value))
             left += value.values() if isinstance(value, dict) else value
     return True

@@ -122,7 +122,7 @@ def _facts(distilled: SyntheticSet, accuracy: str) -> list[tuple[str, str]]:
         textures = [(_TEXTURES, words)]
     return [
         ("Data", _data_name(distilled)),
-        ("Images", f"{len(distilled)} of {shape}, {distilled.ipc} per class"),
+        ("Images", f"{len(distilled)} of {shape}, {distilled.ipc_words} per class"),
         *textures,
         ("Classes", _some(distilled.classes)),
         ("Labels", labels),
