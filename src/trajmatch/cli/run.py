@@ -153,7 +153,7 @@ def carry_out(config: Recipe, out: Path, resources: Resources, *, track: str = "
 
     began = time.perf_counter()
     data = shown.load(config.data)
-    require_recipe(config, data)
+    require_recipe(config, data, out=out)
     say_cost(config, Shape.of(data), out, resources).require_room()
     with shown.progress_of(out, track=track) as progress:
         result = pipeline.run(

@@ -13,10 +13,10 @@ from trajmatch.pipeline.distill import (
     Untrained,
     distill,
     experts_or_untrained,
-    initial_parameters,
 )
 from trajmatch.pipeline.evaluate import QUICK_EPOCHS, compare_on_test, evaluate
 from trajmatch.pipeline.experts import full_data_score, train_experts
+from trajmatch.pipeline.initial import initial_parameters
 from trajmatch.pipeline.recipe import Recipe, load_recipe
 from trajmatch.pipeline.run import FinishedRun, run, write_run
 from trajmatch.pipeline.select import select_coreset, training_like
