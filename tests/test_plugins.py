@@ -116,7 +116,7 @@ class Halve(Whitening):
     def read(cls, file):
         return cls({"mean": file.read("mean")})
 
-    def apply(self, images):
+    def transform(self, images):
         return (images - self.tensors["mean"].to(images)) / 2
 
     def invert(self, images):

@@ -12,12 +12,14 @@ from trajmatch._version import __version__
 
 _HOMES = {
     "ImageDataset": "trajmatch.data",
+    "SyntheticSet": "trajmatch.synthetic",
     "build_network": "trajmatch.networks",
     "distill": "trajmatch.pipeline.distill",
     "evaluate": "trajmatch.pipeline.evaluate",
     "load_data": "trajmatch.data",
     "load_distilled": "trajmatch.synthetic",
     "match_segment": "trajmatch.unroll",
+    "merge": "trajmatch.synthetic",
     "open_experts": "trajmatch.experts",
     "parameter_vector": "trajmatch.networks.functional",
     "select_coreset": "trajmatch.pipeline.select",
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from trajmatch.pipeline.evaluate import evaluate
     from trajmatch.pipeline.experts import train_experts
     from trajmatch.pipeline.select import select_coreset
-    from trajmatch.synthetic import load_distilled
+    from trajmatch.synthetic import SyntheticSet, load_distilled, merge
     from trajmatch.unroll import match_segment
 
 

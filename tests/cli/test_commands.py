@@ -211,6 +211,23 @@ def test_select_random(tmp_path: Path) -> None:
     assert SyntheticSet.load(out / "best").ipc == 3
 
 
+def test_select_a_fraction(tmp_path: Path, mistake: Mistake) -> None:
+    out = tmp_path / "fraction"
+    succeed(f"{SELECT} --fraction 0.035 --out {out}")
+    chosen = SyntheticSet.load(out / "best")
+    counts = tiny.digits().train.labels.bincount().tolist()
+    assert chosen.labels.bincount().tolist() == [round(0.035 * count) for count in counts]
+    assert chosen.ipc_words == "4 to 5"
+    (score,) = result_of(out, "select")["scores"]
+    assert (score["method"], score["n"], score["ipc"]) == ("random", 2, chosen.ipc)
+    assert result_of(out, "select")["settings"]["fraction"] == 0.035
+    succeed(f"report {out}")
+    assert "4 to 5 images per class" in (out / "report.html").read_text()
+    assert "give one" in mistake(f"{SELECT} --fraction 0.1 --ipc 2 --out {tmp_path}/no")
+    assert "fraction is 2.0; it must" in mistake(f"{SELECT} --fraction 2 --out {tmp_path}/no")
+    assert not (tmp_path / "no").exists()
+
+
 def test_select_herding(tmp_path: Path, library: Path) -> None:
     out = tmp_path / "herding"
     succeed(f"{SELECT} --method herding --experts {library} --out {out}")

@@ -57,7 +57,7 @@ def test_the_inverse_gives_the_images_back(name, digits):
         torch.testing.assert_close(back, images, rtol=0, atol=1e-5)
         # ... and the other way, for images that were never pictures
         made = torch.randn(images[:20].shape, generator=stream(0, "made"))
-        there = whitening.apply(whitening.invert(made))
+        there = whitening.transform(whitening.invert(made))
         torch.testing.assert_close(there, made, rtol=0, atol=1e-5)
 
 
@@ -151,8 +151,8 @@ def test_dtype_follows_and_gradients_pass(name):
     data = split(n=50, height=2, width=2)
     whitening = fitted(name, data)
     images = to_float(data.images[:3]).double().requires_grad_()
-    assert whitening.apply(images).dtype == whitening.invert(images).dtype == torch.float64
-    assert torch.autograd.gradcheck(whitening.apply, images)
+    assert whitening.transform(images).dtype == whitening.invert(images).dtype == torch.float64
+    assert torch.autograd.gradcheck(whitening.transform, images)
     assert torch.autograd.gradcheck(whitening.invert, images)
 
 
@@ -215,3 +215,90 @@ def test_they_can_be_made_by_hand():
     assert torch.equal(identity.invert(identity.apply(images)), images)
     halved = Normalize(torch.tensor([0.5]), torch.tensor([2.0]))
     assert torch.equal(halved.apply(images), (images - 0.5) / 2)
+    assert repr(halved) == "Normalize(mean 1, std 1)"
+    assert repr(identity) == "ZCA(mean 4, matrix 4x4)"
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_images_of_every_kind_become_the_same_inputs(name):
+    data = split(n=50)
+    whitening = fitted(name, data)
+    inputs = whitening.transform(to_float(data.images))
+    floats = to_float(data.images)
+    assert torch.equal(inputs, whitening.apply_split(data))
+    for images in (data.images, floats, data.images.numpy(), floats.numpy()):
+        assert torch.equal(whitening.apply(images), inputs)
+    torch.testing.assert_close(whitening.apply(data.images[3]), inputs[3])
+    assert whitening.apply(data.images[:0]).shape == (0, 3, 6, 5)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.full((2, 3, 6, 5), 255.0), r"floats from 255 to 255; give floats in \[0, 1\] .*255"),
+        (torch.full((2, 3, 6, 5), -0.1), r"floats from -0\.1 to -0\.1; .* or uint8"),
+        (torch.full((2, 3, 6, 5), torch.nan), "floats from nan to nan"),
+        (
+            torch.zeros(2, 3, 6, 5, dtype=torch.int64),
+            "images are torch.int64; give uint8 in 0..255",
+        ),
+        (torch.zeros(2, 3, 6, 5, dtype=torch.bool), "images are torch.bool"),
+        (torch.zeros(6, 5), r"shape \(6, 5\); give \[n, c, h, w\], or one as \[c, h, w\]"),
+        (torch.zeros(1, 2, 3, 6, 5), r"shape \(1, 2, 3, 6, 5\)"),
+        ([["a"]], "not a numeric array"),
+    ],
+)
+def test_images_that_are_no_pixels_are_refused(name, images, message):
+    with pytest.raises(DataError, match=message):
+        fitted(name, split(n=50)).apply(images)
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, 0.0, -1.0])
+def test_numbers_that_cannot_whiten_are_refused(wrong):
+    good, bad = torch.ones(2), torch.tensor([1.0, wrong])
+    what = "holds NaN or infinity; give finite" if wrong not in (0, -1) else "give numbers above 0"
+    with pytest.raises(DataError, match=rf"^std .*{what}"):
+        Normalize(good, bad)
+    what = what if wrong not in (0, -1) else rf"positive definite.* \({wrong:.3g} on its diagonal"
+    with pytest.raises(DataError, match=what):
+        ZCA(torch.ones(2), torch.diag(bad), shape=(2, 1, 1))
+    none = torch.zeros(0, dtype=torch.int16)
+    with pytest.raises(DataError, match=what):
+        CompactZCA(torch.ones(2), bad, none, none, none.half(), shape=(2, 1, 1))
+    if wrong not in (0, -1):
+        with pytest.raises(DataError, match=r"^mean of the whitening holds NaN"):
+            Normalize(bad, good)
+        with pytest.raises(DataError, match=r"^mean of the whitening holds NaN"):
+            ZCA(bad, torch.eye(2), shape=(2, 1, 1))
+        with pytest.raises(DataError, match=f"eps of the whitening is {wrong}"):
+            ZCA(good, torch.eye(2), shape=(2, 1, 1), eps=wrong)
+
+
+def test_parts_that_do_not_fit_are_refused():
+    with pytest.raises(DataError, match=r"mean has shape \[2\] and std \[3\]; give one number per"):
+        Normalize(torch.ones(2), torch.ones(3))
+    with pytest.raises(DataError, match=r"a mean of 2 values for 3x1x1 images; give 3"):
+        ZCA(torch.ones(2), torch.eye(2), shape=(3, 1, 1))
+    with pytest.raises(DataError, match=r"a matrix of 3x2 for 2 pixels; give 2x2"):
+        ZCA(torch.ones(2), torch.ones(3, 2), shape=(2, 1, 1))
+
+
+def test_a_singular_matrix_is_refused_where_it_is_inverted():
+    singular = ZCA(torch.zeros(2), torch.ones(2, 2), shape=(2, 1, 1))
+    with pytest.raises(DataError, match="not positive definite, so nothing undoes it; give"):
+        singular.invert(torch.zeros(1, 2, 1, 1))
+    row, column = torch.tensor([[0], [1]])
+    compact = CompactZCA(
+        torch.zeros(2), torch.ones(2), row, column, torch.full((1,), 2.0), shape=(2, 1, 1)
+    )
+    with pytest.raises(DataError, match="not positive definite"):
+        compact.invert(torch.zeros(1, 2, 1, 1))
+
+
+def test_a_file_of_numbers_that_cannot_whiten_is_refused(tmp_path):
+    path = tmp_path / "whitening.safetensors"
+    tensors = {"mean": torch.zeros(3), "std": torch.tensor([1.0, 0.0, 1.0])}
+    save_tensors(path, tensors, kind="whitening", version=1, metadata={"name": "normalize"})
+    with pytest.raises(FileFormatError, match=r"std is \[1\.0, 0\.0, 1\.0\]; give numbers above 0"):
+        load_whitening(path)

@@ -108,6 +108,8 @@ def test_what_a_library_says(made):
     assert library.whitening.checksum == WHITENING.checksum
     assert [library.index(expert) for expert in library.experts] == [0, 1, 2]
     library.verify()
+    words = f"3 experts of 4 epochs, {SPEC.describe()}, {WHITENING.name}, {DATASET.name}"
+    assert repr(library) == f"ExpertLibrary({str(made.path)!r}: {words})"
     names = sorted(path.name for path in made.path.iterdir())
     experts = [f"expert_{i:05d}.safetensors" for i in range(3)]
     assert names == [".lock", ".trajmatch.json", *experts, "library.json", "whitening.safetensors"]

@@ -18,6 +18,7 @@ from trajmatch.methods.coresets import (
     KCenter,
     KMeans,
     Random,
+    Share,
     class_members,
     embeddings,
     select_coreset,
@@ -344,3 +345,33 @@ def test_embeddings_are_what_the_last_layer_sees(norm):
     assert rows.shape == (13, 16)
     assert not rows.requires_grad
     torch.testing.assert_close(module.classifier(rows), module(images))
+
+
+# A share of each class.
+
+
+@pytest.mark.parametrize("method", CORESETS)
+def test_a_share_of_each_class_is_what_the_method_chooses_of_it_alone(method, dataset, whitening):
+    """Classes a, b, c have 4, 5 and 4 images: of 0.6, 2, 3 and 2."""
+    statistics = statistics_for(method)
+    share = {"whitening": whitening, "statistics": statistics}
+    chosen = select_coreset(method, dataset, Share(0.6), seed=3, **share)
+    assert chosen.labels.tolist() == [0] * 2 + [1] * 3 + [2] * 2
+    assert (chosen.ipc, chosen.ipc_words) == (2, "2 to 3")
+    assert (chosen.info["ipc"], chosen.info["fraction"]) == (2, 0.6)
+    assert len(chosen.images.flatten(1).unique(dim=0)) == 7
+    if method not in ("random", "k-means"):  # those draw; of the others a number gives the same
+        for label, count in ((0, 2), (1, 3), (2, 2)):
+            by_number = select_coreset(method, dataset, count, seed=3, **share)
+            expected = by_number.images[by_number.labels == label]
+            assert torch.equal(chosen.images[chosen.labels == label], expected)
+
+
+def test_a_share_is_at_least_one_image_and_at_most_all(dataset, whitening):
+    one = select_coreset("random", dataset, Share(0.001), whitening=whitening)
+    assert one.labels.tolist() == [0, 1, 2]
+    everything = select_coreset("random", dataset, Share(1.0), whitening=whitening)
+    assert everything.labels.bincount().tolist() == LABELS.bincount().tolist()
+    for wrong in (0.0, -0.1, 1.5, float("nan")):
+        with pytest.raises(SettingError, match=f"fraction is {wrong}; it must be above 0 and at"):
+            Share(wrong)

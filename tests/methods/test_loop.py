@@ -222,12 +222,13 @@ def test_it_is_torchs_sgd_with_momentum_one_half(tmp_path: Path, soft: bool) -> 
         optimizer.step()
 
     last = run(tmp_path, initial=parameters, lr_label=0.7).last
-    close = {"rtol": 1e-12, "atol": 1e-12}
-    torch.testing.assert_close(last.images, leaves["images"].detach(), **close)
+    close = {"rtol": 2e-7, "atol": 0.0}  # sets are rounded to float32
+    torch.testing.assert_close(last.images, leaves["images"].detach().float(), **close)
     assert last.step_size == pytest.approx(leaves["log_step_size"].exp().item(), rel=1e-12)
     assert abs(last.step_size - 0.02) > 0.0005
     if soft:
-        torch.testing.assert_close(last.labels, leaves["label_logits"].detach().softmax(1), **close)
+        expected = leaves["label_logits"].detach().softmax(1).float()
+        torch.testing.assert_close(last.labels, expected, **close)
         assert (last.labels - parameters.labels).abs().max() > 0.05
     else:
         assert torch.equal(last.labels, CLASSES)
@@ -270,6 +271,15 @@ def test_the_guard_arms_itself_and_a_skipped_update_moves_nothing(tmp_path: Path
     never = run(tmp_path / "never", iterations=4)
     assert torch.equal(outcome.last.images, never.last.images)
     assert outcome.last.step_size == never.last.step_size
+
+
+def test_an_outcome_is_short_in_words_and_shows_its_best_set(tmp_path: Path) -> None:
+    outcome = run(tmp_path)
+    best = outcome.best_iteration
+    words = f"best at iteration {best} of 6, {best:.1f} +- 1.4 % on validation images (n=2)"
+    assert repr(outcome) == f"Outcome({words}: {outcome.best!r})"
+    assert outcome._repr_html_() == f"<div>{words}</div>{outcome.best._repr_html_()}"
+    assert outcome._repr_html_().count("<img") == len(outcome.best)
 
 
 def test_a_guard_that_no_loss_has_armed_skips_nothing(tmp_path: Path) -> None:
@@ -361,7 +371,7 @@ def test_the_average_of_the_images_is_what_is_kept(tmp_path: Path) -> None:
         average = 0.75 * average + 0.25 * method.visited[iteration].images
         assert torch.equal(method.visited[iteration].images, plain.visited[iteration].images)
     average = 0.75 * average + 0.25 * alone.last.images
-    torch.testing.assert_close(outcome.last.images, average, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(outcome.last.images, average.float(), rtol=2e-7, atol=2e-7)
     assert (outcome.last.images - alone.last.images).abs().max() > 0.1
     assert outcome.last.step_size == alone.last.step_size
 

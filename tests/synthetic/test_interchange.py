@@ -7,8 +7,9 @@ import dataclasses
 import itertools
 import json
 import os
+import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from trajmatch.data.whiten import (
     fit_whitening,
     to_float,
 )
-from trajmatch.errors import DataError, FileFormatError, MismatchError, SettingError
+from trajmatch.errors import DataError, FileFormatError, MismatchError, SettingError, TrajmatchError
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.experts.library import expert_path
@@ -51,6 +52,8 @@ COMMANDS = {
 }
 SPEC = NetworkSpec("convnet", 1, 10, 8, {"depth": 2, "width": 4})
 EPOCHS = 3
+TRIES = 150
+"""Altered files of each format; 20,000 of each were tried once."""
 
 
 @pytest.fixture(autouse=True)
@@ -332,7 +335,7 @@ def test_a_torn_file_is_refused(tmp_path: Path, share: float, legacy: bool) -> N
 
 
 def test_no_file_and_no_torch_file(tmp_path: Path) -> None:
-    with pytest.raises(FileFormatError, match=r"gone\.pt.*No such file"):
+    with pytest.raises(FileFormatError, match=r"gone\.pt is not there"):
         export.read_pt(tmp_path / "gone.pt")
     (tmp_path / "text.pt").write_text("these are not the tensors you are looking for\n")
     with pytest.raises(FileFormatError, match=r"text\.pt"):
@@ -447,7 +450,7 @@ def test_a_wrong_network_and_near_chance_on_the_command_line(
     line = f"import {tmp_path}/b.pt --whitening normalize --device cpu --out {tmp_path}/out"
     assert "parameter 0 is 4x1x3x3" in mistake(f"{line} --width 6")
     assert "give --whitening zca" in mistake(line.replace("--whitening normalize", ""))
-    assert "--step-size belong to a set" in mistake(f"{line} --step-size 0.1")
+    assert "--step-size and --number belong to a set" in mistake(f"{line} --step-size 0.1")
     assert not (tmp_path / "out" / "result.json").exists()
     succeed(f"{line} {tiny.NETWORK_WORDS}")
     assert "warning: hardly better than chance" in capsys.readouterr().out
@@ -550,10 +553,125 @@ def test_what_is_no_npz_of_ours_is_refused(tmp_path: Path, monkeypatch: pytest.M
     flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
     (tmp_path / "flipped.npz").write_bytes(flipped)
     (tmp_path / "empty.npz").write_bytes(b"")
-    for name in ("pickled", "other", "torn", "flipped", "empty", "gone"):
+    arrays = dict(np.load(tmp_path / "distilled.npz"))
+    changes: dict[str, dict[str, Any]] = {
+        "bytes": {"images": (a_set().images.numpy() * 9).astype(np.uint8)},
+        "short": {"mean": arrays["mean"][:0]},
+        "nan": {"mean": arrays["mean"] * np.nan},
+        "zero": {"std": arrays["std"] * 0},
+        "deep": {"info": np.array("[" * 100_000)},
+        "singular": {
+            "whitening": np.array("zca"), "mean": np.zeros(64, np.float32), "eps": np.array(0.1),
+            "matrix": np.ones((64, 64), np.float32), "shape": np.array([1, 8, 8]),
+        },
+    }  # fmt: skip
+    for name, change in changes.items():
+        np.savez(tmp_path / f"{name}.npz", **{**arrays, **change})
+    os.mkfifo(tmp_path / "fifo.npz")
+    names = ("pickled", "other", "torn", "flipped", "empty", "gone", "fifo", *changes)
+    for name in names:
         with pytest.raises(FileFormatError, match=rf"{name}\.npz is not a whole set"):
             export.read_npz(tmp_path / f"{name}.npz")
     assert not (tmp_path / "hostile-was-here").exists()
+
+
+def test_an_npz_of_other_precision_is_converted(tmp_path: Path) -> None:
+    export.write_npz(a_set(), tmp_path)
+    arrays = dict(np.load(tmp_path / "distilled.npz"))
+    arrays |= {
+        "images": arrays["images"].astype(np.float64),
+        "labels": arrays["labels"].astype("i4"),
+    }
+    np.savez(tmp_path / "double.npz", **arrays)
+    back = export.read_npz(tmp_path / "double.npz")
+    same(back, a_set())
+    (score,) = pipeline.evaluate(back, tiny.digits(), config=tiny.EVALUATE)
+    assert score.n == 2
+
+
+def altered(original: bytes, tries: int) -> Iterator[bytes]:
+    """`original` with one byte changed, at places and to values drawn with a fixed seed."""
+    draw = random.Random(0)
+    for _ in range(tries):
+        place = draw.randrange(len(original))
+        yield (
+            original[:place]
+            + bytes([original[place] ^ draw.randrange(1, 256)])
+            + original[place + 1 :]
+        )
+
+
+def test_no_altered_byte_of_an_npz_or_pt_changes_what_is_read(tmp_path: Path) -> None:
+    """Refused with one line, or without meaning: as an archive's padding."""
+    distilled = dataclasses.replace(
+        a_set(soft=True), images=a_set().images[:3], labels=a_set(soft=True).labels[:3]
+    )
+    export.write_npz(distilled, tmp_path)
+    buffer = save_buffer(tmp_path / "b.pt", 0, epochs=1)
+    torch.save(published([distilled.images, distilled.labels]), tmp_path / "x.pt")
+
+    def expert(path: Path) -> None:
+        (back,) = read_buffer(path, SPEC)
+        for epoch, known in zip(back, buffer[0], strict=True):
+            assert torch.equal(flat(epoch), flat(known))
+
+    def condensed(path: Path) -> None:
+        back = export.read_released(path, data=tiny.digits(), whitening=whitening())
+        same(dataclasses.replace(back, step_size=distilled.step_size), distilled)
+
+    readers = {
+        "distilled.npz": lambda path: same(export.read_npz(path), distilled),
+        "b.pt": expert,
+        "x.pt": condensed,
+    }
+    for name, read in readers.items():
+        read(tmp_path / name)
+        refusals = []
+        for changed in altered((tmp_path / name).read_bytes(), TRIES):
+            (tmp_path / "changed").write_bytes(changed)
+            try:
+                read(tmp_path / "changed")
+            except TrajmatchError as error:
+                refusals.append(str(error))
+        assert len(refusals) > TRIES / 3
+        assert not any("\n" in line for line in refusals)
+
+
+def test_a_damaged_compression_method_is_refused(tmp_path: Path) -> None:
+    export.write_npz(a_set(), tmp_path)
+    torch.save((a_set().images, a_set().labels), tmp_path / "x.pt")
+    for name in ("distilled.npz", "x.pt"):
+        data = bytearray((tmp_path / name).read_bytes())
+        place = data.rindex(b"PK\x01\x02") + 10
+        data[place : place + 2] = (97).to_bytes(2, "little")
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(FileFormatError, match=r"npz is not a whole set .*compression method"):
+        export.read_npz(tmp_path / "distilled.npz")
+    with pytest.raises(FileFormatError, match=r"cannot read .*x\.pt .*compression method"):
+        export.read_pt(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("to", ["pt", "npz"])
+def test_an_export_is_equal_to_the_byte_and_names_no_local_path(tmp_path: Path, to: str) -> None:
+    known = {"path": f"{tmp_path}/experts", "experts": 2}
+    distilled = a_set()
+    distilled = dataclasses.replace(distilled, info={**distilled.info, "experts": known})
+    for name in ("one", "two"):
+        export.export_set(distilled, to, tmp_path / name)
+    files = sorted((tmp_path / "one").iterdir())
+    assert len(files) == {"pt": 3, "npz": 1}[to]
+    for file in files:
+        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
+        assert str(tmp_path).encode() not in file.read_bytes()
+    if to == "npz":
+        assert export.read_npz(files[0]).info["experts"] == {"experts": 2}
+
+
+def test_buffers_are_exported_equal_to_the_byte(tmp_path: Path) -> None:
+    files = [tmp_path / name / "replay_buffer_0.pt" for name in ("one", "two")]
+    for file in files:
+        export.export_buffers(tiny.library(), file.parent)
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_a_step_size_is_a_number_or_a_file_of_one(tmp_path: Path) -> None:
@@ -589,10 +707,16 @@ def test_the_whitening_of_released_files() -> None:
         ("zca", [0.5], [0.5], "leave them out of zca"),
         (None, [0.5], None, "std is None for images of 1 channels"),
         (None, [0.5, 0.5], [0.5], "mean is .* for images of 1 channels"),
-        (None, [0.5], [0.0], "must be above 0"),
     ):
         with pytest.raises(SettingError, match=said):
             export.fit_released_whitening(data, name, mean=mean, std=std)
+    for mean, std, said in (
+        ([0.5], [0.0], r"std is \[0\.0\]; give numbers above 0"),
+        ([float("nan")], [0.5], "mean of the whitening holds NaN"),
+        ([0.5], [float("inf")], "std of the whitening holds NaN or infinity"),
+    ):
+        with pytest.raises(DataError, match=said):
+            export.fit_released_whitening(data, None, mean=mean, std=std)
 
 
 def test_an_imported_set_is_tested_but_not_judged_on_validation(tmp_path: Path) -> None:
@@ -619,14 +743,18 @@ def test_an_imported_set_is_tested_but_not_judged_on_validation(tmp_path: Path) 
         (torch.zeros(0, 1, 8, 8), torch.zeros(0).long(), "give floats"),
         (torch.zeros(2, 1, 8, 8).byte(), torch.tensor([0, 1]), "uint8 .*give floats"),
         (torch.zeros(2, 1, 8, 8), torch.tensor([0, 1, 2]), r"shape \[3\] for 2 images"),
-        (torch.zeros(2, 1, 8, 8), torch.tensor([0.0, 1.0]), "give whole numbers"),
-        (torch.zeros(2, 1, 8, 8), torch.tensor(3), "give whole numbers"),
+        (torch.zeros(2, 1, 8, 8), torch.tensor([0.0, 1.0]), "give labels as whole numbers"),
+        (torch.zeros(2, 1, 8, 8), torch.tensor(3), "give labels as whole numbers"),
+        (torch.zeros(2, 1, 8, 8), torch.tensor([True, False]), "give labels as whole numbers"),
         (torch.zeros(2, 1, 8, 8), [0, 1], "holds a list for 2 images"),
         (torch.zeros(2, 1, 8, 8), torch.tensor([0, 10]), "from 0 to 10 and digits has 10 classes"),
         (torch.zeros(2, 1, 8, 8), torch.full((2, 5), 0.2), "for 5 classes and digits has 10"),
-        (torch.zeros(2, 1, 8, 8), torch.zeros(2, 10), "no probabilities.*adds up to 0"),
-        (torch.zeros(2, 1, 8, 8), torch.eye(10)[:2] * 2 - 0.1, "no probabilities.*least is -0.1"),
-        (torch.zeros(2, 1, 8, 8), torch.full((2, 10), float("nan")), "no probabilities"),
+        (torch.zeros(2, 1, 8, 8), torch.full((2, 10), float("nan")), "hold NaN or infinity"),
+        (torch.zeros(2, 1, 8, 8).to_sparse(), torch.tensor([0, 1]), "holds sparse or quantized"),
+        (torch.zeros(2, 1, 8, 8), torch.eye(10)[:2].to_sparse(), "holds sparse or quantized"),
+        (torch.zeros(2, 1, 8, 8, device="meta"), torch.tensor([0, 1]), "holds sparse or quant"),
+        ({"data": []}, torch.tensor([0, 1]), r"images_5.pt holds no set; give an images_\*\.pt, a"),
+        ({"data": [[torch.zeros(2, 1, 8, 8), [0, 1]]]}, torch.tensor([0, 1]), "holds no set"),
         (torch.full((2, 1, 8, 8), float("nan")), torch.tensor([0, 1]), "NaN"),
     ],
 )
@@ -638,6 +766,73 @@ def test_sets_that_do_not_fit_are_refused(
     parts = {"data": tiny.digits(), "whitening": whitening()}
     with pytest.raises((FileFormatError, MismatchError, DataError), match=said):
         export.read_released(tmp_path / "images_5.pt", tmp_path / "labels_5.pt", **parts)
+
+
+def published(*experiments: list[torch.Tensor]) -> dict[str, Any]:
+    """As the code of DC, DSA and DM saves its results: accuracies are NumPy's numbers."""
+    accuracies = {"ConvNet": [np.float64(28.1), np.float32(27.5)], "all": np.zeros(3)}
+    return {"data": list(experiments), "accs_all_exps": accuracies}
+
+
+def test_sets_of_dataset_condensation_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mistake: Mistake
+) -> None:
+    first, last = a_set(), a_set(scale=2.0)
+    file, out = tmp_path / "res_DM_digits_ConvNet_2ipc.pt", tmp_path / "out"
+    torch.save(published([first.images, first.labels], [last.images, last.labels]), file)
+    line = f"import {file} {statistics_words()} --out {out}"
+    succeed(line)
+    assert "they are set 1 of 0 to 1 in the file (--number)" in capsys.readouterr().out
+    back = SyntheticSet.load(out)
+    same(dataclasses.replace(back, step_size=first.step_size), last)
+    assert (back.info["files"], back.info["number"]) == ([file.name], 1)
+    succeed(f"{line} --number 0")
+    same(dataclasses.replace(SyntheticSet.load(out), step_size=first.step_size), first)
+    for number in (2, -1):
+        said = mistake(f"{line} --number {number}")
+        assert f"number is {number} and {file} holds sets 0 to 1; give one of them" in said
+    assert "holds its labels; leave --labels out" in mistake(f"{line} --labels {file}")
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_a_pair_in_one_file_is_read_in_any_precision(tmp_path: Path, kind: Any) -> None:
+    distilled = a_set()
+    torch.save(kind([distilled.images.double(), distilled.labels.int()]), tmp_path / "x.pt")
+    back = export.read_released(tmp_path / "x.pt", data=tiny.digits(), whitening=whitening())
+    assert torch.equal(back.images, distilled.images)
+    assert torch.equal(back.labels, distilled.labels)
+    assert (back.images.dtype, back.labels.dtype) == (torch.float32, torch.int64)
+    assert "number" not in back.info
+    (score,) = pipeline.evaluate(back, tiny.digits(), networks=[SPEC], config=tiny.EVALUATE)
+    assert score.n == 2
+
+
+def test_logits_become_probabilities_and_say_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    distilled = a_set()
+    logits = torch.randn(20, 10, generator=torch.Generator().manual_seed(0))
+    torch.save((distilled.images, logits), tmp_path / "x.pt")
+    succeed(f"import {tmp_path}/x.pt {statistics_words()} --out {tmp_path}/out")
+    assert "no probabilities: their softmax was taken, as of logits" in capsys.readouterr().out
+    back = SyntheticSet.load(tmp_path / "out")
+    torch.testing.assert_close(back.labels, logits.exp() / logits.exp().sum(1, keepdim=True))
+    assert back.info["labels"] == "softmax of the logits in the file"
+
+
+def test_a_file_of_something_else_names_what_is_read(tmp_path: Path, mistake: Mistake) -> None:
+    torch.save({"state": torch.zeros(3), "lr": np.float64(0.1)}, tmp_path / "model.pt")
+    said = mistake(f"import {tmp_path}/model.pt {statistics_words()} --out {tmp_path}/out")
+    assert "model.pt holds no set and no experts; give an images_*.pt, a pair (images, l" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_sparse_experts_are_refused(tmp_path: Path) -> None:
+    buffer = [released_expert(0)]
+    buffer[0][2][0] = buffer[0][2][0].to_sparse()
+    torch.save(buffer, tmp_path / "b.pt")
+    with pytest.raises(FileFormatError, match=r"b\.pt holds sparse or quantized tensors; write"):
+        take([tmp_path / "b.pt"], tmp_path / "out")
 
 
 def test_refusals_of_import_for_sets(tmp_path: Path, mistake: Mistake) -> None:
@@ -755,6 +950,33 @@ def test_the_cards_ten_lines_run(tmp_path: Path, name: str) -> None:
     assert known["distilled"]["step_size"].item() == distilled.step_size
     pictures = to_float(data.test.images[:5])
     torch.testing.assert_close(known["whiten"](pictures), fitted.apply(pictures))
+
+
+def test_a_card_shows_names_as_they_are_and_no_local_path(tmp_path: Path) -> None:
+    names = (
+        "a|b",
+        "<script>x</script>",
+        "line\nbreak",
+        "`code`",
+        "[a](b)",
+        "*",
+        "c",
+        "d",
+        "e",
+        "f",
+    )
+    info = {**a_set().info, "experts": {"path": f"{tmp_path}/experts", "experts": 2}}
+    distilled = dataclasses.replace(a_set(), classes=names, info=info)
+    export.write_hub(distilled, tmp_path / "hub", title="<b>|title\n---")
+    card = (tmp_path / "hub" / "README.md").read_text()
+    front_matter(card)
+    shown = r"a\|b, &lt;script&gt;x&lt;/script&gt;, line break, \`code\`, \[a\](b), \*, c, d, e, f"
+    assert f"| Classes | {shown} |" in card
+    assert r"# &lt;b&gt;\|title ---" in card
+    for file in ("README.md", "distilled.json", "distilled.safetensors"):
+        assert str(tmp_path).encode() not in (tmp_path / "hub" / file).read_bytes()
+    back = SyntheticSet.load(tmp_path / "hub")
+    assert (back.classes, back.info["experts"]) == (names, {"experts": 2})
 
 
 def test_a_card_of_a_set_that_knows_little(tmp_path: Path) -> None:

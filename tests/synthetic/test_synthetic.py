@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import io
 import json
 import os
+import re
 import shutil
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -245,6 +249,43 @@ def test_files_of_two_sets_never_load_as_one(saved, tmp_path, name, change):
         SyntheticSet.load(saved)
 
 
+@pytest.fixture
+def _as_installed():
+    """Without the checks of annotations, which come first in tests alone."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("_as_installed")
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (
+            {"images": PIXELS},
+            r"images are torch.uint8 of shape \[6, 3, 4, 5\]; give floats \[n, ch",
+        ),
+        ({"images": torch.zeros(6, 60)}, r"float32 of shape \[6, 60\]; give floats"),
+        ({"images": torch.zeros(6, 3, 4, 5).to_sparse()}, r"images are torch.float32 of shape"),
+        ({"labels": LABELS.double()}, r"labels are torch.float64 of shape \[6\]; give whole numb"),
+        ({"labels": LABELS > 0}, "labels are torch.bool"),
+        ({"labels": LABELS[:, None]}, r"int64 of shape \[6, 1\]; give whole numbers \[n\], or fl"),
+    ],
+)
+def test_tensors_of_another_kind_are_refused(changes, reason):
+    with pytest.raises(DataError, match=reason):
+        a_set(**changes)
+
+
+@pytest.mark.usefixtures("_as_installed")
+def test_other_precisions_are_converted():
+    exact = a_set(soft=True)
+    wide = a_set(images=exact.images.double(), labels=exact.labels.double())
+    assert same(wide, exact)
+    assert wide.images.dtype == wide.labels.dtype == torch.float32
+    assert a_set(labels=LABELS.to(torch.uint8)).labels.dtype == torch.int64
+
+
 def test_the_representation_is_short_and_names_no_tensor():
     text = repr(a_set())
     assert "tensor" not in text
@@ -252,6 +293,34 @@ def test_the_representation_is_short_and_names_no_tensor():
     assert text.startswith(f"SyntheticSet({len(a_set())} images of ")
     without = dataclasses.replace(a_set(), step_size=None)
     assert ("step size" in text, "step size" in repr(without)) == (True, False)
+
+
+def test_notebooks_show_its_pictures_by_class():
+    names = ("<b>", "dog & wolf", "CON")
+    shown = a_set(classes=names)._repr_html_()
+    assert "&lt;b&gt;</th>" in shown
+    assert "dog &amp; wolf</th>" in shown
+    assert "<b>" not in shown
+    assert shown.startswith("<div>SyntheticSet(6 images of 3x4x5, 3 classes, ipc 2, mtt, step")
+    addresses = re.findall(r'<img src="data:image/png;base64,([^"]+)" height="48"', shown)
+    pixels = a_set().pixels()
+    assert len(addresses) == 6
+    for place, address in zip((0, 3, 1, 4, 2, 5), addresses, strict=True):  # a row for each class
+        picture = np.array(Image.open(io.BytesIO(base64.b64decode(address))))
+        assert np.array_equal(picture, pixels[place].permute(1, 2, 0).numpy())
+
+
+def test_a_large_set_is_shown_in_part():
+    many = a_set(
+        images=torch.zeros(60, 3, 4, 5),
+        labels=torch.cat([torch.zeros(30), torch.arange(30)]).long(),
+        classes=tuple(map(str, range(30))),
+    )
+    shown = many._repr_html_()
+    assert shown.count("<img") == 10 + 19
+    assert " and 21 more</td>" in shown
+    assert "and 10 more classes" in shown
+    assert "ipc 1 to 31" in shown
 
 
 def test_a_newer_format_is_refused(tmp_path, monkeypatch):

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from trajmatch.cli.flags import Common, Flat, Positional, pick_device
 from trajmatch.config import DataConfig, NetworkConfig
-from trajmatch.errors import SettingError
+from trajmatch.errors import FileFormatError, SettingError
 
 if TYPE_CHECKING:
     from trajmatch.data import ImageDataset
     from trajmatch.data.whiten import Whitening
+    from trajmatch.synthetic.formats.released import Contents
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags(Common):
-    """Read files of the method's released code: replay_buffer_*.pt become (or extend) an expert
-    library, images_*.pt with labels_*.pt a distilled set. Also a distilled.npz of `trajmatch
-    export`.
+    """Read files of released code: replay_buffer_*.pt become (or extend) an expert library;
+    images_*.pt with labels_*.pt, a pair (images, labels), or the {"data": [[images, labels], ...]}
+    of DC, DSA and DM a distilled set. Also a distilled.npz of `trajmatch export`.
 
     The .pt files say nothing of data, whitening and network, so --data, --whitening and, for
     buffers, the network's options must be those they were made with. For buffers it shows: the
@@ -29,11 +30,14 @@ class Flags(Common):
     """
 
     files: Positional[tuple[Path, ...]]
-    """One or more replay_buffer_*.pt, one images_*.pt, or one distilled.npz."""
+    """One or more replay_buffer_*.pt, one .pt file of a set, or one distilled.npz."""
     out: Path = Path("runs/imported")
     """Folder of the library or the set."""
     labels: Path | None = None
-    """Labels of an images_*.pt. None: labels_*.pt beside it."""
+    """Labels of an images_*.pt: class indices, probabilities or logits. None: labels_*.pt beside
+    it."""
+    number: int | None = None
+    """Which set of a file with several (one an experiment), from 0. None: the last."""
     step_size: str | None = None
     """The set's learned step size: a number, or a .pt or text file that holds one."""
     data: Flat[DataConfig] = DataConfig()
@@ -47,8 +51,6 @@ class Flags(Common):
 def run(flags: Flags) -> None:
     import time
 
-    from torch import Tensor
-
     from trajmatch.cli import shown
     from trajmatch.synthetic import formats as export
 
@@ -59,10 +61,15 @@ def run(flags: Flags) -> None:
     first = flags.files[0]
     if first.suffix == ".npz":
         data, imported = _import_npz(flags)
-    elif isinstance(export.read_pt(first), Tensor):
-        data, imported = _import_set(flags)
     else:
-        data, imported = _import_buffers(flags, device)
+        value = export.read_pt(first)
+        contents = export.set_contents(value)
+        if contents is not None:
+            data, imported = _import_set(flags, contents)
+        elif isinstance(value, list):
+            data, imported = _import_buffers(flags, device)
+        else:
+            raise FileFormatError(f"{first} holds no set and no experts; {export.EXPECTED}")
     shown.log_event(flags.out, "imported", imported)
     shown.result(flags, "import", data, began, device=device, extra=imported)
 
@@ -81,17 +88,13 @@ def _import_npz(flags: Flags) -> Imported:
     return distilled.info.get("data"), {"files": [path.name], "images": len(distilled)}
 
 
-def _import_set(flags: Flags) -> Imported:
+def _import_set(flags: Flags, contents: Contents) -> Imported:
     from trajmatch import pipeline
     from trajmatch.cli import shown
     from trajmatch.synthetic import formats as export
 
     path = _only_one(flags)
-    labels = flags.labels or path.with_name(path.name.replace("images", "labels", 1))
-    if labels == path or not labels.is_file():
-        raise SettingError(
-            f"there are no labels of {path} in {labels}; give their file as --labels"
-        )
+    labels = _labels(flags, path, contents)
     step_size = None if flags.step_size is None else export.read_number(flags.step_size)
     data = shown.load(flags.data)
     given = flags.network != NetworkConfig()
@@ -101,18 +104,44 @@ def _import_set(flags: Flags) -> Imported:
         labels,
         data=data,
         whitening=_whitening(flags, data),
+        number=flags.number,
         step_size=step_size,
         info={"network": network} if network else {},
     )
     distilled.save(flags.out)
     print(f"{len(distilled)} images of {len(distilled.classes)} classes are in {flags.out}")
+    if "number" in distilled.info:
+        print(
+            f"they are set {distilled.info['number']} of 0 to {len(contents.sets) - 1} in the file "
+            "(--number)"
+        )
+    if "labels" in distilled.info:
+        print("the labels are no probabilities: their softmax was taken, as of logits")
     if step_size is None:
         print(
             "without --step-size: evaluate takes 0.01 (the released code logs the learned one as "
             "Synthetic_LR)"
         )
-    imported = {"files": [path.name, labels.name], "images": len(distilled), "step_size": step_size}
+    imported = {
+        "files": distilled.info["files"],
+        "images": len(distilled),
+        "step_size": step_size,
+    }
     return data.summary(), imported
+
+
+def _labels(flags: Flags, path: Path, contents: Contents) -> Path | None:
+    """The file of the labels; None where they are beside the images."""
+    if contents.has_labels:
+        if flags.labels is not None:
+            raise SettingError(f"{path} holds its labels; leave --labels out")
+        return None
+    labels = flags.labels or path.with_name(path.name.replace("images", "labels", 1))
+    if labels == path or not labels.is_file():
+        raise SettingError(
+            f"there are no labels of {path} in {labels}; give their file as --labels"
+        )
+    return labels
 
 
 def _import_buffers(flags: Flags, device: str) -> Imported:
@@ -121,8 +150,10 @@ def _import_buffers(flags: Flags, device: str) -> Imported:
     from trajmatch.runtime.display import running as task
     from trajmatch.synthetic import formats as export
 
-    if flags.labels is not None or flags.step_size is not None:
-        raise SettingError("--labels and --step-size belong to a set; leave them out for buffers")
+    if any(given is not None for given in (flags.labels, flags.step_size, flags.number)):
+        raise SettingError(
+            "--labels, --step-size and --number belong to a set; leave them out for buffers"
+        )
     data = shown.load(flags.data)
     spec = pipeline.network_for(data, flags.network)
     with task("files", len(flags.files)) as bar:

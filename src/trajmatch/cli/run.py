@@ -208,7 +208,7 @@ def carry_out(
     data = shown.load(config.data)
     if library is not None:
         require_library(config, data, library)
-    require_recipe(config, data, epochs=library.epochs if library else None)
+    require_recipe(config, data, epochs=library.epochs if library else None, out=out)
     _say_cost(config, Shape.of(data), out, library, resources, test=test).require_room()
     with shown.progress_of(out, track=track) as progress:
         result = pipeline.run(

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from trajmatch.cli.flags import Common, Flat, pick_device
 from trajmatch.config import DataConfig, EvaluateConfig, NetworkConfig
+from trajmatch.errors import SettingError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags(Common):
-    """Choose --ipc real training images per class and save them as a small set in OUT/best.
+    """Choose --ipc real training images per class, or a --fraction of each class, and save them as
+    a small set in OUT/best.
 
     random needs nothing. herding, k-center and k-means look at features of a trained network and
     need --experts. forgetting trains a network on all images, which takes as long as an expert, and
@@ -22,8 +24,10 @@ class Flags(Common):
     """Folder to write to."""
     method: str = "random"
     """random, herding, k-center, k-means or forgetting."""
-    ipc: int = 1
-    """Images per class."""
+    ipc: int | None = None
+    """Images per class. None: 1, where no --fraction is given."""
+    fraction: float | None = None
+    """Instead of --ipc, this share of each class's images, and at least one."""
     experts: Path | None = None
     """Library whose first expert gives the features and whose whitening is used."""
     epochs: int | None = None
@@ -45,9 +49,15 @@ def run(flags: Flags) -> None:
     from trajmatch import pipeline
     from trajmatch.cli import shown
     from trajmatch.experts import ExpertLibrary
+    from trajmatch.methods.coresets import Share
     from trajmatch.runtime.resources import Resources
 
     began = time.perf_counter()
+    if flags.ipc is not None and flags.fraction is not None:
+        raise SettingError("--ipc and --fraction both say how many images to choose; give one")
+    ipc: int | Share = 1 if flags.ipc is None else flags.ipc
+    if flags.fraction is not None:
+        ipc = Share(flags.fraction)
     resources = Resources(pick_device(flags.device))
     data = shown.load(flags.data)
     library = None if flags.experts is None else ExpertLibrary.open(flags.experts)
@@ -58,7 +68,7 @@ def run(flags: Flags) -> None:
         chosen = pipeline.select_coreset(
             flags.method,
             data,
-            flags.ipc,
+            ipc,
             experts,
             training=training,
             seed=flags.seed,
@@ -66,7 +76,7 @@ def run(flags: Flags) -> None:
             progress=progress,
         )
         chosen.save(flags.out / "best")
-        progress.event("selected", method=flags.method, ipc=flags.ipc, images=len(chosen))
+        progress.event("selected", method=flags.method, ipc=chosen.ipc, images=len(chosen))
         if flags.score:
             scores = pipeline.evaluate(
                 chosen,

@@ -14,7 +14,6 @@ from trajmatch.errors import SettingError
 
 Precision = Literal["float32", "bf16", "tf32"]
 Storage = Literal["float32", "bf16"]
-Initial = Literal["real", "noise"]
 Compile = Literal["auto", "yes", "no"]
 OnBadImage = Literal["stop", "skip"]
 
@@ -124,8 +123,10 @@ class DistillConfig:
     """Images per class."""
     iterations: int = 300
     """Updates of the synthetic images."""
-    init: Initial = "real"
-    """Start from real training images or from noise."""
+    init: str = "real"
+    """Start from real training images, from noise, or from an existing set: its folder, or the name
+    of a shipped one. The set has the same classes, size and ipc; its images are brought to this
+    run's whitening, and its labels are taken where the method learns labels."""
     optimizer: OuterOptimizer = SGD()
     """Of images, labels and step size: sgd(momentum=0.5) as published, adam(betas=(0.9, 0.999)), or
     a class of torch.optim such as AdamW(weight_decay=0.01). The rates are the method's lr_img,
@@ -148,6 +149,7 @@ class DistillConfig:
     def __post_init__(self) -> None:
         for name in ("ipc", "iterations", "eval_every", "eval_networks", "checkpoint_every"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
+        require(self, "init", self.init != "", "real, noise, or the folder of a set")
         require(self, "ema", 0 <= self.ema < 1, "at least 0 and below 1")
 
 

@@ -1,4 +1,5 @@
-"""Arrays of the caller -> uint8 images and class indices; and images at another size."""
+"""Arrays of the caller -> uint8 images, floats in [0, 1] and class indices; and images at another
+size."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from torch.nn import functional
 
 from trajmatch.errors import DataError
 from trajmatch.runtime.memory import available_bytes
-from trajmatch.types import Int, Tensor, UInt8
+from trajmatch.types import Float, Int, Tensor, UInt8
 
 
 def image_tensor(images: Any, what: str) -> UInt8[Tensor, "n channels height width"]:
@@ -38,15 +39,32 @@ def image_tensor(images: Any, what: str) -> UInt8[Tensor, "n channels height wid
         pixels = pixels if first else pixels.transpose(0, 3, 1, 2)
     if pixels.dtype.kind == "f":
         low, high = (pixels.min(), pixels.max()) if pixels.size else (0, 1)
-        if not (low >= 0 and high <= 1):  # so written that NaN is refused
-            raise DataError(
-                f"{what} are floats from {low:.4g} to {high:.4g}; give floats in [0, 1] "
-                "(divide by 255, undo any normalization) or uint8"
-            )
+        _require_unit_range(low, high, what)
         pixels = np.rint(pixels.astype(np.float64) * 255).astype(np.uint8)
     elif pixels.dtype != np.uint8:
         raise DataError(f"{what} are {pixels.dtype}; give uint8 in 0..255 or floats in [0, 1]")
     return torch.from_numpy(np.array(pixels, order="C"))
+
+
+def to_float(images: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """uint8 in 0..255 to float32 in [0, 1]."""
+    return images.to(torch.float32) / 255
+
+
+def unit_floats(images: Any, what: str) -> Float[Tensor, "*shape"]:
+    """Images as floats in [0, 1]: uint8 divided by 255, floats as they are. what: begins messages.
+
+    A tensor stays on its device. Raises DataError for other dtypes and for floats out of range.
+    """
+    pixels = images if isinstance(images, Tensor) else torch.from_numpy(_array(images, what))
+    if pixels.dtype == torch.uint8:
+        return to_float(pixels)
+    if not pixels.is_floating_point():
+        raise DataError(f"{what} are {pixels.dtype}; give uint8 in 0..255 or floats in [0, 1]")
+    if pixels.numel():
+        low, high = pixels.detach().aminmax()
+        _require_unit_range(float(low), float(high), what)
+    return pixels
 
 
 def label_tensor(labels: Any, what: str) -> Int[Tensor, "n"]:
@@ -106,6 +124,14 @@ def require_memory(needed: int, what: str, mend: str) -> None:
         raise DataError(
             f"{what} need about {needed / 1e9:,.1f} GB of memory and {free / 1e9:,.1f} GB are "
             f"free; {mend}"
+        )
+
+
+def _require_unit_range(low: float, high: float, what: str) -> None:
+    if not (low >= 0 and high <= 1):  # so written that NaN is refused
+        raise DataError(
+            f"{what} are floats from {low:.4g} to {high:.4g}; give floats in [0, 1] "
+            "(divide by 255, undo any normalization) or uint8"
         )
 
 

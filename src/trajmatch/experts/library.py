@@ -84,6 +84,11 @@ class ExpertLibrary:
                 f"{where} does not describe an expert library ({error}); give the folder of one"
             ) from error
 
+    def __repr__(self) -> str:
+        parts = [f"{len(self.experts)} experts of {self.epochs} epochs", self.spec.describe()]
+        parts += [str(self._whitening["name"]), str(self.data["name"])]
+        return f"ExpertLibrary({str(self.path)!r}: {', '.join(parts)})"
+
     @property
     def epochs(self) -> int:
         """Epochs every expert was trained for."""

@@ -93,6 +93,21 @@ class Outcome:
     resolved: dict[str, Any]
     """What the method settled for the run."""
 
+    def __repr__(self) -> str:
+        return f"Outcome({self._words()}: {self.best!r})"
+
+    def _repr_html_(self) -> str:
+        """The best set and its score, which notebooks show."""
+        return f"<div>{self._words()}</div>{self.best._repr_html_()}"
+
+    def _words(self) -> str:
+        score = self.best_validation
+        sd = "" if score["sd"] is None else f" +- {score['sd']:.1f}"
+        return (
+            f"best at iteration {self.best_iteration} of {self.iterations}, "
+            f"{score['mean']:.1f}{sd} % on validation images (n={score['n']})"
+        )
+
 
 def run_loop(run: Distillation, out: Path, *, progress: Progress = SILENT) -> Outcome:
     """Do `run.config.iterations` iterations, or what is left of them in `out`.

@@ -14,7 +14,6 @@ from trajmatch.pipeline.distill import (
     Untrained,
     distill,
     experts_or_untrained,
-    initial_parameters,
 )
 from trajmatch.pipeline.evaluate import (
     QUICK_EPOCHS,
@@ -24,6 +23,7 @@ from trajmatch.pipeline.evaluate import (
     networks_for,
 )
 from trajmatch.pipeline.experts import experts_score, train_experts
+from trajmatch.pipeline.initial import initial_parameters
 from trajmatch.pipeline.recipe import Recipe, load_recipe
 from trajmatch.pipeline.run import FinishedRun, run, write_run
 from trajmatch.pipeline.select import select_coreset, training_like

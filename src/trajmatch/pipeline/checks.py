@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from trajmatch.config import DataConfig, EvaluateConfig, NetworkConfig
+from trajmatch.config import DataConfig, DistillConfig, EvaluateConfig, NetworkConfig
 from trajmatch.data import ImageDataset, load_data
+from trajmatch.data.canvas import CropSampler
 from trajmatch.data.sources import HUB, SOURCES
 from trajmatch.data.sources.source import Caching
 from trajmatch.data.whiten import Whitening
-from trajmatch.errors import MismatchError, SettingError
+from trajmatch.errors import DataError, MismatchError, SettingError
 from trajmatch.evaluation.batch import split_of
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import Conditions, Method
@@ -22,6 +23,7 @@ from trajmatch.methods.base import augmentation_of
 from trajmatch.networks import Network, NetworkSpec
 from trajmatch.networks.spec import network_for
 from trajmatch.pipeline.recipe import Recipe
+from trajmatch.synthetic import SyntheticSet, load_distilled
 from trajmatch.types import Tensor
 
 
@@ -150,8 +152,75 @@ def require_sound(
     augmentation_of(evaluation.augment)
 
 
-def require_recipe(recipe: Recipe, data: ImageDataset, *, epochs: int | None = None) -> None:
-    """Refuse a recipe that does not fit the data. epochs: the experts' (None: the recipe's)."""
+def starting_set(
+    config: DistillConfig, method: Method, data: ImageDataset, out: Path | None = None
+) -> SyntheticSet | None:
+    """The set that `config.init` names, read and checked; None for "real" and "noise".
+
+    Raises SettingError for a name that is no set's, a set inside the folder `out` of the run, and
+    one of another number of images per class; MismatchError for other classes or sizes of images.
+    """
+    if config.init in ("real", "noise"):
+        return None
+    path = Path(config.init)
+    if out is not None and path.exists() and path.resolve().is_relative_to(out.resolve()):
+        raise SettingError(
+            f"init is {config.init}, inside of --out {out}, where this run writes its own sets; "
+            "give another --out"
+        )
+    try:
+        start = load_distilled(config.init)
+    except DataError as error:
+        raise SettingError(
+            f"init is '{config.init}'; give real, noise, or the folder of a set ({error})"
+        ) from error
+    if start.classes != data.classes:
+        raise MismatchError(
+            f"the set in {config.init} has classes {some_words(start.classes)} and the data "
+            f"{some_words(data.classes)}; start from a set of the same classes in the same order"
+        )
+    _, size = canvas_of(data, method)
+    images = learned_of(start, method, data)
+    if images is None or tuple(images.shape[1:]) != (data.channels, *size):
+        what, mend = ("images", "give the --size it was made with, or start from another set")
+        if method.canvas_for(*data.train.images.shape[2:]) is not None:
+            what, mend = ("canvases", "start from the set of a texture with the same --canvas")
+        own = "none" if images is None else shape_words(images)
+        raise MismatchError(
+            f"the {what} of the set in {config.init} are {own} and those to learn "
+            f"{'x'.join(map(str, (data.channels, *size)))} (channels x height x width); {mend}"
+        )
+    counts = start.hard_labels[: len(images)].bincount(minlength=data.num_classes).tolist()
+    for name, count in zip(start.classes, counts, strict=True):
+        if count != config.ipc:
+            raise SettingError(
+                f"ipc is {config.ipc} and the set in {config.init} has {count} images of class "
+                f"'{name}'; give --ipc {start.ipc}, or start from a set with {config.ipc} of each"
+            )
+    return start
+
+
+def learned_of(start: SyntheticSet, method: Method, data: ImageDataset) -> Tensor | None:
+    """What of a set the method learns: its images, or of a texture its canvases."""
+    textured = method.canvas_for(*data.train.images.shape[2:]) is not None
+    return start.canvases if textured else start.images
+
+
+def canvas_of(data: ImageDataset, method: Method) -> tuple[CropSampler, tuple[int, int]]:
+    """What the network is shown of the synthetic images, and their height and width: of plain
+    images all of each."""
+    height, width = data.train.images.shape[2:]
+    canvas = method.canvas_for(height, width)
+    if canvas is None:
+        return CropSampler(height, width), (height, width)
+    return canvas.sampler, (canvas.height, canvas.width)
+
+
+def require_recipe(
+    recipe: Recipe, data: ImageDataset, *, epochs: int | None = None, out: Path | None = None
+) -> None:
+    """Refuse a recipe that does not fit the data. epochs: the experts' (None: the recipe's). out:
+    the folder of the run."""
     require_validation(data)
     conditions = conditions_of(
         data,
@@ -161,6 +230,7 @@ def require_recipe(recipe: Recipe, data: ImageDataset, *, epochs: int | None = N
         whitening=recipe.data.whitening,
     )
     require_sound(recipe.method, conditions, init=recipe.distill.init, evaluation=recipe.evaluate)
+    starting_set(recipe.distill, recipe.method, data, out)
 
 
 def require_split(data: ImageDataset, split: str) -> None:

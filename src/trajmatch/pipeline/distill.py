@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 
 from trajmatch.config import Constant, DataConfig, DistillConfig, EvaluateConfig, NetworkConfig
 from trajmatch.data import ImageDataset
-from trajmatch.data.canvas import CropSampler
 from trajmatch.data.whiten import Whitening, fit_whitening
 from trajmatch.evaluation import Score, TestSet, TrainingSet, evaluate_sets, training_work
 from trajmatch.experts import ExpertLibrary
@@ -24,9 +22,7 @@ from trajmatch.methods import (
     Outcome,
     Problem,
     SyntheticParameters,
-    coresets,
     run_loop,
-    to_settings,
 )
 from trajmatch.networks import Network, NetworkSpec
 from trajmatch.networks.spec import network_for
@@ -36,7 +32,9 @@ from trajmatch.pipeline.checks import (
     require_fit,
     require_sound,
     require_validation,
+    starting_set,
 )
+from trajmatch.pipeline.initial import initial_parameters, recorded_settings
 from trajmatch.rng import derive, stream
 from trajmatch.runtime.compiling import wanted
 from trajmatch.runtime.display import shown_or
@@ -100,7 +98,10 @@ def distill(
         >>> distill(data, MTT(syn_steps=20), "runs/experts", "runs/ipc1")  # doctest: +SKIP
     """
     with claim(Path(out), "distill"):
-        run = _prepared(data, method, experts, config, evaluation, seed, resources.torch_device)
+        start = starting_set(config, method, data, Path(out))
+        run = _prepared(
+            data, method, experts, config, evaluation, seed, resources.torch_device, start
+        )
         threads = resources.threads or method.threads(run.problem, run.initial)
         with limited_threads(threads), shown_or(progress) as observer:
             return run_loop(run, Path(out), progress=observer)
@@ -114,6 +115,7 @@ def _prepared(
     evaluation: EvaluateConfig,
     seed: int,
     device: torch.device,
+    start: SyntheticSet | None,
 ) -> Distillation:
     """The run, with everything checked that could fail in the middle of it."""
     METHODS.require_own_name(method.name, type(method), type(method).__name__)
@@ -127,11 +129,9 @@ def _prepared(
         whitening=problem.whitening.name,
     )
     require_sound(method, conditions, init=config.init, evaluation=evaluation)
-    initial = initial_parameters(data, problem.whitening, method, config, seed=seed)
-    if method.labels_from_experts:
-        logits = problem.teacher_logits(initial.images)
-        initial = dataclasses.replace(initial, label_logits=logits)
-    package = _Package(problem, method, config, initial)
+    initial = _initial(problem, method, config, start)
+    settings = recorded_settings(config, method, start)
+    package = _Package(problem, method, settings, initial)
     few = dataclasses.replace(evaluation, n=config.eval_networks)
     decided = _decided(few, config, package(initial, 0), problem.spec)
     return Distillation(
@@ -141,33 +141,8 @@ def _prepared(
         config,
         package=package,
         validate=_Validation(problem, method, decided),
-        origin=_origin(problem, method, config, few),
+        origin=_origin(problem, method, config, settings, few),
     )
-
-
-def initial_parameters(
-    data: ImageDataset,
-    whitening: Whitening,
-    method: Method,
-    config: DistillConfig,
-    *,
-    seed: int,
-) -> SyntheticParameters:
-    """Where distillation starts: random training images of each class, or noise; whitened.
-    Canvases begin as tilings of such images. Learned labels begin one-hot."""
-    soft = data.num_classes if method.learns_labels else None
-    classes = torch.arange(data.num_classes).repeat_interleave(config.ipc)
-    sampler, (tall, wide) = _canvas(data, method)
-    if config.init == "real":
-        each = config.ipc * math.prod(sampler.grid(tall, wide))
-        chosen = coresets.select_coreset(
-            "random", data, each, seed=derive(seed, "initial"), whitening=whitening
-        )
-        images = sampler.tile(chosen.images, tall, wide)
-    else:
-        shape = (len(classes), data.channels, tall, wide)
-        images = torch.randn(shape, generator=stream(seed, "initial", "noise"))
-    return SyntheticParameters.begin(images, classes, step_size=method.first_step_size, soft=soft)
 
 
 def _problem(
@@ -192,21 +167,27 @@ def _problem(
     return Problem.of(data, library, device, **settings)
 
 
-def _canvas(data: ImageDataset, method: Method) -> tuple[CropSampler, tuple[int, int]]:
-    """What the network is shown of the synthetic images, and their height and width: of plain
-    images all of each."""
-    height, width = data.train.images.shape[2:]
-    canvas = method.canvas_for(height, width)
-    if canvas is None:
-        return CropSampler(height, width), (height, width)
-    return canvas.sampler, (canvas.height, canvas.width)
+def _initial(
+    problem: Problem, method: Method, config: DistillConfig, start: SyntheticSet | None
+) -> SyntheticParameters:
+    """Where the run starts, with the labels that experts give where the method asks for them."""
+    initial = initial_parameters(
+        problem.data, problem.whitening, method, config, seed=problem.seed, start=start
+    )
+    if not method.labels_from_experts:
+        return initial
+    return dataclasses.replace(initial, label_logits=problem.teacher_logits(initial.images))
 
 
 class _Package:
     """Parameters as a `SyntheticSet`: canvases as the fewest crops that show every pixel."""
 
     def __init__(
-        self, problem: Problem, method: Method, config: DistillConfig, initial: SyntheticParameters
+        self,
+        problem: Problem,
+        method: Method,
+        settings: dict[str, Any],
+        initial: SyntheticParameters,
     ) -> None:
         self.problem, self.method = problem, method
         data = problem.data
@@ -214,9 +195,9 @@ class _Package:
             "method": method.name,
             "title": method.title,  # for pages drawn where the method's package is not installed
             "objective": method.objective,
-            "ipc": config.ipc,
+            "ipc": settings["ipc"],
             "seed": problem.seed,
-            "settings": to_settings(config, method),
+            "settings": settings,
             "network": problem.spec.to_json(),
             "data": data.summary(),
         }
@@ -280,11 +261,15 @@ class _Validation:
 
 
 def _origin(
-    problem: Problem, method: Method, config: DistillConfig, evaluation: EvaluateConfig
+    problem: Problem,
+    method: Method,
+    config: DistillConfig,
+    settings: dict[str, Any],
+    evaluation: EvaluateConfig,
 ) -> dict[str, Any]:
     """All that determines a run's numbers. The number of iterations may grow; how often a
     checkpoint is written, and by how many workers sets are evaluated, changes nothing."""
-    settings = to_settings(config, method)
+    settings = dict(settings)
     for free in ("iterations", "checkpoint_every", "texture", "canvas", "samples"):
         settings.pop(free, None)
     if config.schedule != Constant():  # its factor depends on how many iterations there are

@@ -14,7 +14,7 @@ from trajmatch.data.whiten import Whitening, fit_whitening
 from trajmatch.errors import SettingError
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import coresets
-from trajmatch.methods.coresets import Coreset
+from trajmatch.methods.coresets import Coreset, Share
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.functional import require_stateless
 from trajmatch.networks.spec import network_for
@@ -30,7 +30,7 @@ from trajmatch.types import Float, Tensor
 def select_coreset(
     method: str | Coreset,
     data: ImageDataset,
-    ipc: int,
+    ipc: int | Share,
     experts: str | Path | ExpertLibrary | Untrained = Untrained(),
     *,
     training: ExpertConfig | None = None,
@@ -41,6 +41,8 @@ def select_coreset(
     """`ipc` real training images per class, chosen by `method`, a `Coreset` or a name in
     `coresets.CORESETS`.
 
+    ipc: the same number of each class, or `methods.coresets.Share(0.1)`, a tenth of each, which is
+        not equally many where the classes are not.
     experts: a library, or its folder, whose whitening is used and whose first expert gives the
         features that some methods need (herding, k-center, k-means). `Untrained` for the others.
     training: how "forgetting", which needs a training run, trains its network on all images
@@ -55,6 +57,8 @@ def select_coreset(
         >>> from trajmatch.data import load_data
         >>> len(select_coreset("random", load_data("digits"), 2))
         20
+        >>> len(select_coreset("random", load_data("digits"), coresets.Share(0.1)))
+        131
     """
     requires = coresets.coreset_of(method).requires
     coresets.require_enough(data, ipc)

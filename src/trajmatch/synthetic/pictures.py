@@ -1,7 +1,10 @@
-"""Images as PNG files, in a folder per class."""
+"""Images as PNG: files in a folder per class, and in HTML."""
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,42 @@ def save_textures(
         _picture(tile).save(place / f"tile{number}.png")
         _picture(tile.repeat(1, 3, 3)).save(place / f"tiling{number}.png")
         counts[label] += 1
+
+
+def data_url(content: bytes, kind: str = "image/png") -> str:
+    """The address of an image that a page holds in itself."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def pictures_html(
+    pixels: UInt8[Tensor, "n channels height width"],
+    labels: list[int],
+    classes: tuple[str, ...],
+    *,
+    most_classes: int = 20,
+    each: int = 10,
+) -> str:
+    """A table with a row of pictures for each class: the first `each` of the first `most_classes`,
+    and in words how many more there are."""
+    rows = []
+    present = sorted(set(labels))
+    for label in present[:most_classes]:
+        places = [place for place, own in enumerate(labels) if own == label]
+        cells = "".join(_image_element(pixels[place]) for place in places[:each])
+        more = f" and {len(places) - each} more" if len(places) > each else ""
+        rows.append(f"<tr><th>{html.escape(classes[label])}</th><td>{cells}{more}</td></tr>")
+    if len(present) > most_classes:
+        more = f"and {len(present) - most_classes} more classes"
+        rows.append(f"<tr><th></th><td>{more}</td></tr>")
+    return f"<table>{''.join(rows)}</table>"
+
+
+def _image_element(pixels: UInt8[Tensor, "channels height width"]) -> str:
+    file = io.BytesIO()
+    _picture(pixels).save(file, "PNG")
+    height = pixels.shape[1] * max(1, round(48 / pixels.shape[1]))  # every pixel equally large
+    style = "image-rendering: pixelated; margin: 1px"
+    return f'<img src="{data_url(file.getvalue())}" height="{height}" style="{style}">'
 
 
 def folder_names(classes: tuple[str, ...]) -> tuple[str, ...]:

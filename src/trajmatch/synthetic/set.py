@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import html
 import json
 import math
 import os
@@ -34,11 +35,16 @@ from trajmatch.storage.jsonl import jsonable
 from trajmatch.storage.result import versions
 from trajmatch.synthetic import zoo
 from trajmatch.synthetic.folder import DOCUMENT, TENSORS, WHITENING, existing, replace_set
-from trajmatch.synthetic.pictures import save_pictures, save_textures
+from trajmatch.synthetic.pictures import pictures_html, save_pictures, save_textures
 from trajmatch.types import Float, Int, Tensor, UInt8
 
 KIND = "distilled"
 VERSION = 1
+_EXPECTED = {
+    "images": "floats [n, channels, height, width], as whitening.apply returns them",
+    "labels": "whole numbers [n], or floats [n, classes]",
+    "canvases": "floats [n, channels, height, width]",
+}
 _MEND = "copy the whole folder again from where it was made, or make the set again"
 
 
@@ -82,6 +88,7 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
     None for plain images."""
 
     def __post_init__(self) -> None:
+        self._convert()
         n, classes = len(self.images), len(self.classes)
         if n == 0 or len(self.labels) != n:
             raise DataError(f"{n} images with {len(self.labels)} labels; give one label per image")
@@ -108,14 +115,33 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
         if self.step_size is not None and not 0 < self.step_size < math.inf:
             raise DataError(f"step_size is {self.step_size}; give a number above 0, or None")
 
+    def _convert(self) -> None:
+        """Floats to float32 and whole numbers to int64, as training takes them; refuse the rest."""
+        for name, axes in (("images", (4,)), ("labels", (1, 2)), ("canvases", (4,))):
+            tensor = getattr(self, name)
+            if tensor is None:
+                continue
+            floats, hard = tensor.is_floating_point(), name == "labels" and tensor.ndim == 1
+            integers = not floats and not tensor.is_complex() and tensor.dtype != torch.bool
+            fits = tensor.ndim in axes and tensor.layout == torch.strided
+            if not fits or not (integers if hard else floats):
+                given = f"{tensor.dtype} of shape {list(tensor.shape)}"
+                raise DataError(f"{name} are {given}; give {_EXPECTED[name]}")
+            object.__setattr__(self, name, tensor.long() if hard else tensor.float())
+
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.images.shape[1:]))
         parts = [f"{len(self)} images of {shape}", f"{len(self.classes)} classes"]
-        parts += [f"ipc {self.ipc}", str(self.info.get("method", ""))]
+        parts += [f"ipc {self.ipc_words}", str(self.info.get("method", ""))]
         parts += ["soft labels"] if self.is_soft else []
         parts += [] if self.canvases is None else [f"{len(self.canvases)} canvases"]
         parts += [] if self.step_size is None else [f"step size {self.step_size:.3g}"]
         return f"{type(self).__name__}({', '.join(part for part in parts if part)})"
+
+    def _repr_html_(self) -> str:
+        """Its pictures by class, which notebooks show."""
+        table = pictures_html(self.pixels(), self.hard_labels.tolist(), self.classes)
+        return f"<div>{html.escape(repr(self))}</div>{table}"
 
     def __len__(self) -> int:
         return len(self.images)
@@ -137,6 +163,13 @@ class SyntheticSet(Dataset[tuple[Tensor, Tensor]]):
     def ipc(self) -> int:
         """Images per class: the mean, rounded down, where classes differ."""
         return len(self.images) // len(self.classes)
+
+    @property
+    def ipc_words(self) -> str:
+        """`10`, or `1 to 10` where hard labels are not equally many of each class."""
+        counts = [self.ipc] if self.is_soft else self.labels.bincount(minlength=len(self.classes))
+        low, high = int(min(counts)), int(max(counts))
+        return str(low) if low == high else f"{low} to {high}"
 
     @property
     def fingerprint(self) -> str:

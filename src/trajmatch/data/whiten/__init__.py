@@ -15,7 +15,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from trajmatch.data.dataset import Split
-from trajmatch.data.whiten.base import KIND, VERSION, WHITENINGS, Whitening, to_float
+from trajmatch.data.pixels import to_float
+from trajmatch.data.whiten.base import KIND, VERSION, WHITENINGS, Whitening
 from trajmatch.data.whiten.compact import CompactZCA
 from trajmatch.data.whiten.normalize import Normalize
 from trajmatch.data.whiten.zca import ZCA

@@ -12,17 +12,14 @@ from typing import Any
 import torch
 
 from trajmatch.data.dataset import Split
+from trajmatch.data.pixels import to_float, unit_floats
+from trajmatch.errors import DataError
 from trajmatch.plugins import Registry
 from trajmatch.storage.files import TensorFile, save_tensors
-from trajmatch.types import Float, Shaped, Tensor, UInt8
+from trajmatch.types import Float, Shaped, Tensor
 
 KIND = "whitening"
 VERSION = 1
-
-
-def to_float(images: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """uint8 in 0..255 to float32 in [0, 1]."""
-    return images.to(torch.float32) / 255
 
 
 class Whitening(abc.ABC):
@@ -31,8 +28,10 @@ class Whitening(abc.ABC):
     `tensors` hold all fitted numbers, by name. Applying follows the images' device and dtype and
     moves the tensors there when needed; `to` does so once.
 
-    A subclass implements `fit`, `read`, `apply` and `invert`; `settings` too where something other
-    than tensors determines it.
+    A subclass implements `fit`, `read`, `transform` and `invert`; `settings` too where something
+    other than tensors determines it.
+
+    Raises DataError for tensors that hold NaN or infinity.
     """
 
     any_size = False
@@ -41,7 +40,17 @@ class Whitening(abc.ABC):
     """The name that `fit_whitening` and `load_whitening` found the class under."""
 
     def __init__(self, tensors: dict[str, Shaped[Tensor, "..."]]) -> None:
+        for name, tensor in tensors.items():
+            if not bool(tensor.isfinite().all()):
+                raise DataError(
+                    f"{name} of the whitening holds NaN or infinity; give finite numbers, or fit "
+                    "the whitening on the training images"
+                )
         self.tensors = tensors
+
+    def __repr__(self) -> str:
+        shapes = (f"{n} {'x'.join(map(str, t.shape))}" for n, t in self.tensors.items())
+        return f"{type(self).__name__}({', '.join(shapes)})"
 
     @property
     def name(self) -> str:
@@ -53,11 +62,34 @@ class Whitening(abc.ABC):
     def fit(cls, split: Split) -> Whitening:
         """Fitted on the training images, at least two."""
 
+    def apply(self, images: Any) -> Float[Tensor, "*n channels height width"]:
+        """Whiten images [n, c, h, w], or one image [c, h, w]: uint8 in 0..255 or floats in [0, 1].
+
+        Raises DataError for another dtype, range or number of axes, MismatchError for images of
+        another shape than the whitening was fitted on.
+
+        Examples:
+            >>> from trajmatch.data import Normalize, load_data
+            >>> train = load_data("digits").train
+            >>> whitening = Normalize.fit(train)
+            >>> whitening.apply(train.images[:5]).shape, whitening.apply(train.images[0]).shape
+            (torch.Size([5, 1, 8, 8]), torch.Size([1, 8, 8]))
+            >>> whitening
+            Normalize(mean 1, std 1)
+        """
+        pixels = unit_floats(images, "images")
+        if pixels.ndim not in (3, 4):
+            raise DataError(
+                f"images have shape {tuple(pixels.shape)}; give [n, c, h, w], or one as [c, h, w]"
+            )
+        return self.transform(pixels) if pixels.ndim == 4 else self.transform(pixels[None])[0]
+
     @abc.abstractmethod
-    def apply(
+    def transform(
         self, images: Float[Tensor, "n channels height width"]
     ) -> Float[Tensor, "n channels height width"]:
-        """Whiten images in [0, 1]. Raises MismatchError for images of another shape."""
+        """The map itself, of numbers that need not lie in [0, 1]. Raises MismatchError for images
+        of another shape."""
 
     @abc.abstractmethod
     def invert(
@@ -115,7 +147,7 @@ class Whitening(abc.ABC):
         result = torch.empty(split.images.shape, dtype=torch.float32, device=device)
         for start in range(0, len(split), 1024):
             chunk = split.images[start : start + 1024].to(device)
-            result[start : start + 1024] = here.apply(to_float(chunk))
+            result[start : start + 1024] = here.transform(to_float(chunk))
         return result
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from trajmatch.data.dataset import Split
-from trajmatch.data.whiten.linear import LinearWhitening
+from trajmatch.data.whiten.linear import LinearWhitening, cholesky, require_positive
 from trajmatch.data.whiten.zca import EPS, ZCA
 from trajmatch.errors import DataError, SettingError
 from trajmatch.storage.files import TensorFile
@@ -49,7 +49,8 @@ class CompactZCA(LinearWhitening):
         of: str | None = None,
     ) -> None:
         """values: entries of M at `rows` < `columns`, and mirrored below the diagonal. of: checksum
-        of the ZCA that this approximates. Raises DataError for places outside of M."""
+        of the ZCA that this approximates. Raises DataError for places outside of M and a diagonal
+        that is not positive."""
         parts = {"diagonal": diagonal, "rows": rows, "columns": columns, "values": values}
         super().__init__({"mean": mean, **parts}, shape=shape, eps=eps)
         self.of = of
@@ -64,6 +65,7 @@ class CompactZCA(LinearWhitening):
             raise DataError(
                 f"{int(outside.sum())} of {pairs} pairs are not at 0 <= row < column < {d}"
             )
+        require_positive(diagonal)
 
     @classmethod
     def fit(cls, split: Split) -> CompactZCA:
@@ -133,7 +135,7 @@ class CompactZCA(LinearWhitening):
         coupled = (entries != 0).sum(1).sub(1).nonzero().flatten()
         block = entries[coupled][:, coupled]
         entries.diagonal().reciprocal_()
-        entries[coupled[:, None], coupled] = torch.cholesky_inverse(torch.linalg.cholesky(block))
+        entries[coupled[:, None], coupled] = torch.cholesky_inverse(cholesky(block))
         return self._in_pixels(entries)
 
     def full(self) -> ZCA:

@@ -13,6 +13,27 @@ from trajmatch.errors import DataError, MismatchError
 from trajmatch.types import Float, Shaped, Tensor
 
 
+def cholesky(matrix: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+    """L with L L^T = matrix. Raises DataError for a matrix that is not positive definite."""
+    root: Tensor
+    root, failed = torch.linalg.cholesky_ex(matrix)
+    if int(failed):
+        raise DataError(f"{_NOT_DEFINITE}; {_MEND}")
+    return root
+
+
+def require_positive(diagonal: Float[Tensor, "d"]) -> None:
+    """Refuse a matrix whose diagonal alone shows that it is not positive definite, without the
+    seconds that `cholesky` takes."""
+    if not bool((diagonal > 0).all()):
+        least = float(diagonal.min())
+        raise DataError(f"{_NOT_DEFINITE} ({least:.3g} on its diagonal); {_MEND}")
+
+
+_NOT_DEFINITE = "the matrix of the whitening is not positive definite, so nothing undoes it"
+_MEND = "give the matrix of a ZCA with eps above 0, or fit the whitening on the training images"
+
+
 class LinearWhitening(Whitening):
     """W (x - mean), with a symmetric, positive definite W of d x d, d = channels * height * width.
 
@@ -27,12 +48,15 @@ class LinearWhitening(Whitening):
         eps: float,
     ) -> None:
         """tensors: the mean, and the numbers that determine W. shape: channels, height and width
-        of the images. Raises DataError for a mean of another length than their product."""
+        of the images. Raises DataError for numbers that are not finite and for a mean of another
+        length than the product of the shape."""
         super().__init__(tensors)
-        d = len(tensors["mean"])
-        if d != math.prod(shape):
-            words = "x".join(map(str, shape))
-            raise DataError(f"a mean of {d} values for {words} images; give {math.prod(shape)}")
+        d, words = math.prod(shape), "x".join(map(str, shape))
+        if tensors["mean"].shape != (d,):
+            given = "x".join(map(str, tensors["mean"].shape))
+            raise DataError(f"a mean of {given} values for {words} images; give {d}")
+        if not 0 <= eps < math.inf:
+            raise DataError(f"eps of the whitening is {eps}; give a finite number from 0")
         self.shape = shape
         self.eps = eps
 
@@ -44,9 +68,9 @@ class LinearWhitening(Whitening):
     @property
     @abc.abstractmethod
     def inverse(self) -> Float[Tensor, "d d"]:
-        """The inverse of the stored W, in float32."""
+        """The inverse of the stored W, in float32. Raises DataError where W has none."""
 
-    def apply(
+    def transform(
         self, images: Float[Tensor, "n channels height width"]
     ) -> Float[Tensor, "n channels height width"]:
         self._check(images)

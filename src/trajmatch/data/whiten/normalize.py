@@ -8,7 +8,7 @@ import torch
 
 from trajmatch.data.dataset import Split
 from trajmatch.data.whiten.base import Whitening
-from trajmatch.errors import MismatchError
+from trajmatch.errors import DataError, MismatchError
 from trajmatch.storage.files import TensorFile
 from trajmatch.types import Float, Tensor
 
@@ -21,8 +21,17 @@ class Normalize(Whitening):
 
     any_size = True
 
-    def __init__(self, mean: Float[Tensor, "channels"], std: Float[Tensor, "channels"]) -> None:
+    def __init__(self, mean: Float[Tensor, "channels"], std: Float[Tensor, "deviations"]) -> None:
+        """One number per channel each, of images in [0, 1]. Raises DataError for numbers that are
+        not finite, a std that is not above 0, and lengths that differ."""
         super().__init__({"mean": mean, "std": std})
+        if mean.ndim != 1 or mean.shape != std.shape:
+            raise DataError(
+                f"mean has shape {list(mean.shape)} and std {list(std.shape)}; give one number per "
+                "channel each"
+            )
+        if not bool((std > 0).all()):
+            raise DataError(f"std is {std.tolist()}; give numbers above 0")
 
     @classmethod
     def fit(cls, split: Split) -> Normalize:
@@ -43,7 +52,7 @@ class Normalize(Whitening):
     def read(cls, file: TensorFile) -> Normalize:
         return cls(file.read("mean"), file.read("std"))
 
-    def apply(
+    def transform(
         self, images: Float[Tensor, "n channels height width"]
     ) -> Float[Tensor, "n channels height width"]:
         mean, std = self._statistics(images)

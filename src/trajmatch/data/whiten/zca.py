@@ -7,8 +7,8 @@ from functools import cached_property
 import torch
 
 from trajmatch.data.dataset import Split
-from trajmatch.data.whiten.linear import LinearWhitening
-from trajmatch.errors import SettingError
+from trajmatch.data.whiten.linear import LinearWhitening, cholesky, require_positive
+from trajmatch.errors import DataError, SettingError
 from trajmatch.storage.files import TensorFile
 from trajmatch.types import Float, Tensor, UInt8
 
@@ -31,13 +31,20 @@ class ZCA(LinearWhitening):
     def __init__(
         self,
         mean: Float[Tensor, "d"],
-        matrix: Float[Tensor, "d d"],
+        matrix: Float[Tensor, "rows columns"],
         *,
         shape: tuple[int, int, int],
         eps: float = EPS,
     ) -> None:
-        """`shape`: channels, height and width of the images, whose product is d."""
+        """`shape`: channels, height and width of the images, whose product is d. Raises DataError
+        for parts that do not fit, or a diagonal that is not positive (the rest of the matrix is
+        looked at by `inverse`)."""
         super().__init__({"mean": mean, "matrix": matrix}, shape=shape, eps=eps)
+        d = len(mean)
+        if matrix.shape != (d, d):
+            given = "x".join(map(str, matrix.shape))
+            raise DataError(f"a matrix of {given} for {d} pixels; give {d}x{d}")
+        require_positive(matrix.diagonal())
 
     @classmethod
     def fit(cls, split: Split) -> ZCA:
@@ -75,7 +82,7 @@ class ZCA(LinearWhitening):
     def inverse(self) -> Float[Tensor, "d d"]:
         """U (S + eps)^1/2 U^T, computed from the stored matrix and not taken from the fit, so that
         a whitening read from a file gives the same pictures to the bit."""
-        root = torch.linalg.cholesky(self.matrix.cpu().double())
+        root = cholesky(self.matrix.cpu().double())
         inverse: Tensor = torch.cholesky_inverse(root).float()
         return inverse.to(self.matrix.device)
 

@@ -11,7 +11,7 @@ from trajmatch.methods.coresets.kcenter import KCenter
 from trajmatch.methods.coresets.kmeans import KMeans
 from trajmatch.methods.coresets.random import Random
 from trajmatch.methods.coresets.registry import BASELINES, CORESETS, coreset_of
-from trajmatch.methods.coresets.select import require_enough, select_coreset
+from trajmatch.methods.coresets.select import Share, require_enough, select_coreset
 
 __all__ = [
     "BASELINES",
@@ -22,6 +22,7 @@ __all__ = [
     "KCenter",
     "KMeans",
     "Random",
+    "Share",
     "class_members",
     "coreset_of",
     "embeddings",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,18 +10,39 @@ import torch
 
 from trajmatch import rng
 from trajmatch.data.dataset import ImageDataset
-from trajmatch.data.whiten import Whitening, to_float
+from trajmatch.data.whiten import Whitening
 from trajmatch.errors import SettingError
-from trajmatch.methods.coresets.base import Coreset
+from trajmatch.methods.coresets.base import Coreset, class_members
 from trajmatch.methods.coresets.registry import coreset_of
 from trajmatch.synthetic import SyntheticSet
-from trajmatch.types import Float, Tensor
+from trajmatch.types import Float, Int, Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """A share of each class's images, in place of a number for all classes: rounded, and at least
+    one image. Raises SettingError for a share that is not above 0 and at most 1."""
+
+    fraction: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise SettingError(f"fraction is {self.fraction}; it must be above 0 and at most 1")
+
+    def of(self, count: int) -> int:
+        """How many of `count` images.
+
+        Examples:
+            >>> [Share(0.1).of(count) for count in (3, 40, 99)]
+            [1, 4, 10]
+        """
+        return max(1, round(self.fraction * count))
 
 
 def select_coreset(
     method: str | Coreset,
     dataset: ImageDataset,
-    ipc: int,
+    ipc: int | Share,
     *,
     seed: int = 0,
     whitening: Whitening,
@@ -29,6 +51,7 @@ def select_coreset(
 ) -> SyntheticSet:
     """`ipc` training images of each class, chosen by `method` and whitened; without a step size.
 
+    ipc: the same number of each class, or a `Share` of each.
     statistics: what the coreset requires, a row per training image; None where that is nothing.
     origin: how the statistics were computed, as plain values; kept in the set's info.
 
@@ -47,20 +70,44 @@ def select_coreset(
     require_enough(dataset, ipc)
     labels = dataset.train.labels
     statistics = _checked(name, coreset, statistics, len(labels))
-    indices = coreset.choose(statistics, labels, ipc, rng.stream(seed, "coreset", name))
+    generator = rng.stream(seed, "coreset", name)
+    if isinstance(ipc, Share):
+        indices = _choose_share(coreset, statistics, labels, ipc, generator)
+        amount: dict[str, Any] = {"ipc": len(indices) // dataset.num_classes}
+        amount["fraction"] = ipc.fraction
+    else:
+        indices = coreset.choose(statistics, labels, ipc, generator)
+        amount = {"ipc": ipc}
     return SyntheticSet(
-        images=whitening.apply(to_float(dataset.train.images[indices])),
+        images=whitening.apply(dataset.train.images[indices]),
         labels=labels[indices],
         classes=dataset.classes,
         whitening=whitening,
         step_size=None,
-        info={"method": name, "ipc": ipc, "seed": seed, "data": dataset.summary()}
+        info={"method": name, **amount, "seed": seed, "data": dataset.summary()}
         | dict(origin or {}),
     )
 
 
-def require_enough(dataset: ImageDataset, ipc: int) -> None:
+def _choose_share(
+    coreset: Coreset,
+    statistics: Tensor | None,
+    labels: Int[Tensor, "n"],
+    share: Share,
+    generator: torch.Generator,
+) -> Int[Tensor, "chosen"]:
+    """The share of each class, which the coreset is shown as the only one."""
+    chosen = []
+    for members in class_members(labels):
+        own = None if statistics is None else statistics[members]
+        places = coreset.choose(own, torch.zeros_like(members), share.of(len(members)), generator)
+        chosen.append(members[places])
+    return torch.cat(chosen)
+
+
+def require_enough(dataset: ImageDataset, ipc: int | Share) -> None:
     """Refuse more images per class than the smallest class has."""
+    ipc = 1 if isinstance(ipc, Share) else ipc
     counts = torch.bincount(dataset.train.labels, minlength=dataset.num_classes)
     fewest = int(counts.argmin())
     if not 1 <= ipc <= counts[fewest]:

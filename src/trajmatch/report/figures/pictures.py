@@ -5,7 +5,6 @@ Everything is a PNG inside a data: address, small and enlarged by the browser wi
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 import re
@@ -21,6 +20,7 @@ from trajmatch.report.figures import theme
 from trajmatch.report.figures.sampling import every
 from trajmatch.storage.files import open_tensors
 from trajmatch.synthetic import SyntheticSet
+from trajmatch.synthetic.pictures import data_url
 from trajmatch.types import Float, Int, Shaped, Tensor, UInt8
 from trajmatch.units import NBSP
 
@@ -100,10 +100,6 @@ def png(picture: UInt8[Tensor, "channels height width"], colors: int | None = No
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
     return file.getvalue()
-
-
-def data_url(content: bytes, kind: str = "image/png") -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def pictures_of(

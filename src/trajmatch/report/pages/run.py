@@ -106,7 +106,9 @@ def _title(run: RunFolder) -> dict[str, str]:
         network or _network_words(run.info.get("network")) or run.setting("network", "network")
     )
     title = str(name or run.setting("data", "data") or run.folder.resolve().name)
-    if ipc:
+    if run.distilled is not None and "to" in run.distilled.ipc_words:  # a share of each class
+        title += f", {run.distilled.ipc_words} images per class"
+    elif ipc:
         title += f", {ipc} image{'s' if ipc != 1 else ''} per class"
     title_of = run.info.get("title")  # recorded by the method that made the set
     method = title_of if isinstance(title_of, str) and title_of else method_title(run.method)
@@ -217,7 +219,7 @@ def _snippet(run: RunFolder) -> str:
     lines += [
         "loader = DataLoader(distilled, batch_size=256, shuffle=True)",
         "",
-        "# images to predict, as floats in [0, 1], need the same whitening:",
+        "# images to predict, uint8 or floats in [0, 1], need the same whitening:",
         "inputs = distilled.whitening.apply(images)",
     ]
     return "\n".join(lines)

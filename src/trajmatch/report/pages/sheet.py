@@ -11,7 +11,6 @@ from trajmatch.errors import DataError, FileFormatError
 from trajmatch.report.figures.pictures import (
     GALLERY_BYTES,
     Picture,
-    data_url,
     enlarged,
     pictures_of,
     png,
@@ -19,6 +18,7 @@ from trajmatch.report.figures.pictures import (
 )
 from trajmatch.report.figures.sampling import every
 from trajmatch.synthetic import SyntheticSet
+from trajmatch.synthetic.pictures import data_url
 from trajmatch.units import Real
 
 COLUMNS = 20

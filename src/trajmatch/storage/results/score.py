@@ -38,6 +38,8 @@ class Score:
         >>> known = dict(method="mtt", model="ConvNet", ipc=1, protocol="500 epochs", split="test")
         >>> print(Score.of([62.0, 64.0], **known))
         63.0 +- 1.4 (n=2, ConvNet, 500 epochs)
+        >>> Score.of([62.0, 64.0], **known)
+        Score(63.0 +- 1.4 (n=2, ConvNet, 500 epochs), mtt, test)
     """
 
     method: str
@@ -75,6 +77,9 @@ class Score:
     networks; None where not recorded."""
     balanced_sd: float | None = None
     """Of the balanced accuracy over the networks, with ddof=1."""
+
+    def __repr__(self) -> str:
+        return f"Score({self}, {self.method}, {self.split})"
 
     @classmethod
     def of(cls, values: Sequence[float], **known: Any) -> Score:

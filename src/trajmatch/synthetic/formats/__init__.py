@@ -1,7 +1,8 @@
 """Files that other programs write and read.
 
-`released.py` and `buffers.py`: the format of the method's released code; `arrays.py`: NumPy;
-`pictures.py`: an image folder; `hub.py`: a data set folder for the Hugging Face hub.
+`released.py` and `buffers.py`: the formats of released code; `arrays.py`: NumPy; `archive.py`: what
+files of both have in common; `pictures.py`: an image folder; `hub.py`: a data set folder for the
+Hugging Face hub; `portable.py`: a set without local paths.
 """
 
 from __future__ import annotations
@@ -10,20 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from trajmatch.errors import SettingError, suggest
+from trajmatch.synthetic.formats.archive import read_pt
 from trajmatch.synthetic.formats.arrays import read_npz, write_npz
 from trajmatch.synthetic.formats.buffers import Imported, export_buffers, import_buffers
 from trajmatch.synthetic.formats.hub import write_hub
 from trajmatch.synthetic.formats.pictures import write_pictures
 from trajmatch.synthetic.formats.released import (
+    EXPECTED,
     fit_released_whitening,
     read_number,
-    read_pt,
     read_released,
+    set_contents,
     write_released,
 )
 from trajmatch.synthetic.set import SyntheticSet
 
 __all__ = [
+    "EXPECTED",
     "FORMATS",
     "Imported",
     "export_buffers",
@@ -34,6 +38,7 @@ __all__ = [
     "read_number",
     "read_pt",
     "read_released",
+    "set_contents",
     "write_hub",
     "write_npz",
     "write_pictures",

@@ -14,26 +14,23 @@ whitening   "normalize", with mean and std per channel: images = (x - mean) / st
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from trajmatch.data.sources.arrays import one_line
 from trajmatch.data.whiten import ZCA, Normalize, Whitening
 from trajmatch.errors import FileFormatError
 from trajmatch.storage.files import atomic_write
 from trajmatch.storage.jsonl import jsonable
+from trajmatch.synthetic.formats.archive import verify_archive
+from trajmatch.synthetic.formats.portable import portable
 from trajmatch.synthetic.formats.publish import require_absent
 from trajmatch.synthetic.set import SyntheticSet
 
 FILE = "distilled.npz"
-
-_BROKEN = (
-    OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, zipfile.BadZipFile,
-)  # fmt: skip
-"""What NumPy raises for a file that is no npz, and `read_npz` for arrays of another kind."""
 
 
 def write_npz(distilled: SyntheticSet, out: Path) -> dict[str, Any]:
@@ -44,7 +41,7 @@ def write_npz(distilled: SyntheticSet, out: Path) -> dict[str, Any]:
         "images": distilled.images.detach().cpu().numpy(),
         "labels": distilled.labels.detach().cpu().numpy(),
         "classes": np.array(distilled.classes, dtype=np.str_),
-        "info": np.array(json.dumps(jsonable(distilled.info))),
+        "info": np.array(json.dumps(jsonable(portable(distilled).info))),
         "whitening": np.array(whitening.name),
     }
     for name, tensor in whitening.tensors.items():
@@ -62,11 +59,12 @@ def write_npz(distilled: SyntheticSet, out: Path) -> dict[str, Any]:
 
 def read_npz(path: Path) -> SyntheticSet:
     """The set that `write_npz` wrote, equal in every number. Raises FileFormatError for another
-    file."""
+    file, and one that was altered."""
     try:
+        verify_archive(path)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as npz:
             arrays = {name: npz[name] for name in npz.files}
-        return SyntheticSet(
+        distilled = SyntheticSet(
             images=torch.from_numpy(arrays["images"]),
             labels=torch.from_numpy(arrays["labels"]),
             classes=tuple(arrays["classes"].tolist()),
@@ -75,9 +73,12 @@ def read_npz(path: Path) -> SyntheticSet:
             info=json.loads(str(arrays["info"])),
             canvases=torch.from_numpy(arrays["canvases"]) if "canvases" in arrays else None,
         )
-    except _BROKEN as error:
+        distilled.plain()  # refuses a whitening that cannot be undone, before anything is written
+        return distilled
+    except Exception as error:  # the type depends on where zipfile, NumPy or a check fails
         raise FileFormatError(
-            f"{path} is not a whole set of `trajmatch export --to npz` ({error}); export it again"
+            f"{path} is not a whole set of `trajmatch export --to npz` ({one_line(error)}); export "
+            "it again"
         ) from error
 
 

@@ -27,8 +27,8 @@ from trajmatch.networks.base import height_width
 from trajmatch.runtime.progress import SILENT, Progress
 from trajmatch.storage.files import read_json
 from trajmatch.storage.folder import claim
+from trajmatch.synthetic.formats.archive import read_pt, save_pt
 from trajmatch.synthetic.formats.publish import publish
-from trajmatch.synthetic.formats.released import read_pt, save_pt
 from trajmatch.types import Float, Tensor
 
 ORIGIN = (

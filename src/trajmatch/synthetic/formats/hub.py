@@ -8,7 +8,9 @@ and step size as well, and `trajmatch.load_distilled(folder)` loads it.
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,14 @@ from typing import Any
 from trajmatch.networks import NetworkSpec
 from trajmatch.synthetic.folder import WHITENING
 from trajmatch.synthetic.formats.pictures import clipped_shares
+from trajmatch.synthetic.formats.portable import portable
 from trajmatch.synthetic.formats.publish import publish
 from trajmatch.synthetic.pictures import folder_names
 from trajmatch.synthetic.set import SyntheticSet
 
 CARD = "README.md"
+
+_TEXTURES = "Textures"
 
 
 def write_hub(
@@ -30,7 +35,7 @@ def write_hub(
 
     A compact whitening is written in full, so that the code on the card can apply it.
     """
-    distilled = dataclasses.replace(distilled, whitening=distilled.whitening.full())
+    distilled = dataclasses.replace(portable(distilled), whitening=distilled.whitening.full())
     textures = [] if distilled.canvases is None else ["textures"]
     names = [CARD, "distilled.json", "distilled.safetensors", "images", *textures]
 
@@ -48,7 +53,10 @@ def card(distilled: SyntheticSet, *, title: str = "", accuracy: str = "") -> str
 
     accuracy: on test images, as `str(score)` gives it.
     """
-    facts = "\n".join(f"| {name} | {text} |" for name, text in _facts(distilled, accuracy))
+    facts = "\n".join(
+        f"| {name} | {text if name == _TEXTURES else escaped(text)} |"
+        for name, text in _facts(distilled, accuracy)
+    )
     title = title or f"distilled {_data_name(distilled)}"
     lost = 100 * float(clipped_shares(distilled).max())
     names, count = folder_names(distilled.classes), len(distilled)
@@ -69,7 +77,7 @@ configs:
     path: images/**
 ---
 
-# {title}
+# {escaped(title)}
 
 {count} images that stand for a whole training set: networks are trained on them alone. They
 derive from the data named below, and so does their license.
@@ -88,8 +96,19 @@ that lost most. Train on the tensors, with plain SGD at the step size:
 ```
 
 `trajmatch.load_distilled(folder)` gives all this as one data set. `datasets.load_dataset(...)`
-reads the pictures, and numbers its labels by the folders in alphabetical order: {folders}.
+reads the pictures, and numbers its labels by the folders in alphabetical order: {escaped(folders)}.
 """
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown, its tables and HTML show as it is, on one line.
+
+    Examples:
+        >>> print(escaped("a|b <img src=x> [c](d)"))
+        a\\|b &lt;img src=x&gt; \\[c\\](d)
+    """
+    line = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", line)
 
 
 def _facts(distilled: SyntheticSet, accuracy: str) -> list[tuple[str, str]]:
@@ -104,10 +123,10 @@ def _facts(distilled: SyntheticSet, accuracy: str) -> list[tuple[str, str]]:
         words = (
             f"{len(distilled.canvases)} canvases of {canvas} that wrap around: `textures/<class>/`"
         )
-        textures = [("Textures", words)]
+        textures = [(_TEXTURES, words)]
     return [
         ("Data", _data_name(distilled)),
-        ("Images", f"{len(distilled)} of {shape}, {distilled.ipc} per class"),
+        ("Images", f"{len(distilled)} of {shape}, {distilled.ipc_words} per class"),
         *textures,
         ("Classes", _some(distilled.classes)),
         ("Labels", labels),

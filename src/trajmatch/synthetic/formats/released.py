@@ -1,18 +1,21 @@
-"""The tensor files of the method's released code, and of the many programs derived from it.
+"""The tensor files of released code: of trajectory matching (MTT), of dataset condensation (DC,
+DSA, DM), and of the many programs derived from either.
 
-images_best.pt    float [n, channels, height, width], as trained: whitened
-labels_best.pt    int64 [n], or one probability per class
+images_best.pt    MTT: float [n, channels, height, width], as trained: whitened
+labels_best.pt    int64 [n], or a probability or a logit per class
 syn_lr.pt         the learned step size; the released code prints it and does not save it
+res_*.pt          DC, DSA, DM: {"data": [[images, labels], ...]}, one pair an experiment
 
-They do not record data, classes or whitening, so these have to be given.
+A pair (images, labels) in one file is read as well. None of them records data, classes or
+whitening, so these have to be given.
 
     Cazenavette et al., Dataset distillation by matching training trajectories, CVPR 2022, code.
+    Zhao, Bilen, Dataset condensation with distribution matching, WACV 2023, code.
 """
 
 from __future__ import annotations
 
-import pickle
-import zipfile
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,37 +26,16 @@ from trajmatch.data import ImageDataset
 from trajmatch.data.dataset import Split
 from trajmatch.data.whiten import Normalize, Whitening, fit_whitening
 from trajmatch.errors import DataError, FileFormatError, MismatchError, SettingError
-from trajmatch.storage.files import atomic_write
+from trajmatch.synthetic.formats.archive import read_pt, save_pt
 from trajmatch.synthetic.formats.publish import publish
 from trajmatch.synthetic.set import SyntheticSet
 from trajmatch.types import Float, Int, Tensor
 
+EXPECTED = (
+    "give an images_*.pt, a pair (images, labels), or {'data': [[images, labels], ...]} as DC, DSA "
+    "and DM publish it"
+)
 IMAGES, LABELS, STEP_SIZE = "images_best.pt", "labels_best.pt", "syn_lr.pt"
-
-
-def read_pt(path: Path) -> Any:
-    """Tensors, numbers and lists of them that `torch.save` wrote, on the CPU.
-
-    Tensors are mapped from the file and read on use, so a buffer of 10 GB does not need 10 GB of
-    memory. (Files older than torch 1.6 are read whole.)
-
-    Raises FileFormatError for a file that is missing, damaged, or holds any other Python object,
-    because unpickling one could run code.
-    """
-    try:
-        mapped = zipfile.is_zipfile(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        raise FileFormatError(
-            f"{path} is not a plain torch file: it holds more than tensors, numbers and lists, or "
-            "it is damaged; such files may run code when they are read, so it was not"
-        ) from error
-    except Exception as error:  # the type depends on where torch fails
-        lines = (getattr(error, "strerror", None) or str(error)).splitlines()
-        why = lines[0] if lines else type(error).__name__
-        raise FileFormatError(
-            f"cannot read {path} ({why}); give a whole file that torch.save wrote"
-        ) from error
 
 
 def read_number(given: str) -> float:
@@ -109,28 +91,71 @@ def fit_released_whitening(
     return fit_whitening(name, _all_training_images(data))
 
 
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """The sets in a .pt file, at least one."""
+
+    sets: list[tuple[Tensor, Tensor | None]]
+    """Images and labels of each; labels are None where they are in a file of their own."""
+
+    @property
+    def has_labels(self) -> bool:
+        return self.sets[0][1] is not None
+
+
+def set_contents(value: Any) -> Contents | None:
+    """The sets in the value of a .pt file; None where it is of another kind, such as experts."""
+    if isinstance(value, Tensor):
+        return Contents([(value, None)])
+    if _is_pair(value):
+        return Contents([(value[0], value[1])])
+    found = value.get("data") if isinstance(value, dict) else None
+    if isinstance(found, (list, tuple)) and found and all(_is_pair(pair) for pair in found):
+        return Contents([(pair[0], pair[1]) for pair in found])
+    return None
+
+
 def read_released(
     images: Path,
-    labels: Path,
+    labels: Path | None = None,
     *,
     data: ImageDataset,
     whitening: Whitening,
+    number: int | None = None,
     step_size: float | None = None,
     info: Mapping[str, Any] | None = None,
 ) -> SyntheticSet:
-    """A set from images_*.pt and labels_*.pt.
+    """A set from images_*.pt and labels_*.pt, or from one file that holds both.
 
+    Labels that are no probabilities are taken as logits, of which the softmax is the labels; `info`
+    then says so under "labels".
+
+    labels: None for a file that holds them.
+    number: which set of a file with several, from 0. None: the last.
     info: added to the set's `info`. The files do not record the data, so its fingerprint is
         "unknown", and `evaluate` refuses to test the set on validation images, which are among
         those it was made from.
 
-    Raises FileFormatError for other files, MismatchError for images or classes that are not those
-    of `data`, DataError for soft labels that are no probabilities.
+    Raises FileFormatError for other files, SettingError for a `number` that is not there,
+    MismatchError for images or classes that are not those of `data`, DataError for labels that are
+    not finite.
     """
-    pixels = _images(images, data)
+    contents = set_contents(read_pt(images))
+    if contents is None:
+        raise FileFormatError(f"{images} holds no set; {EXPECTED}")
+    number = _number(images, contents, number)
+    pixels, stored = contents.sets[number]
+    pixels = _images(images, pixels, data)
+    files = [images.name]
+    if labels is not None:
+        files, stored = [images.name, labels.name], read_pt(labels)
+    values, logits = _labels(labels or images, stored, len(pixels), data)
     built_from = {**data.summary(), "fingerprint": "unknown"}
-    origin = {"method": "imported", "files": [images.name, labels.name], "data": built_from}
-    values = _labels(labels, len(pixels), data)
+    origin: dict[str, Any] = {"method": "imported", "files": files, "data": built_from}
+    if len(contents.sets) > 1:
+        origin["number"] = number
+    if logits:
+        origin["labels"] = "softmax of the logits in the file"
     distilled = SyntheticSet(
         images=pixels,
         labels=values,
@@ -160,13 +185,6 @@ def write_released(distilled: SyntheticSet, out: Path) -> dict[str, Any]:
     return {"files": sorted(tensors)}
 
 
-def save_pt(path: Path, value: Any) -> None:
-    """`torch.save`, atomically. Equal values give equal bytes: given a path, torch would name the
-    archive's entries by it."""
-    with atomic_write(path) as partial, partial.open("wb") as file:
-        torch.save(value, file)
-
-
 def _given_statistics(
     data: ImageDataset, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Normalize:
@@ -178,8 +196,6 @@ def _given_statistics(
             )
     assert mean is not None
     assert std is not None
-    if min(std) <= 0:
-        raise SettingError(f"std is {list(std)}; its numbers must be above 0")
     return Normalize(torch.tensor(mean), torch.tensor(std))
 
 
@@ -190,8 +206,22 @@ def _all_training_images(data: ImageDataset) -> Split:
     return Split(torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts]))
 
 
-def _images(path: Path, data: ImageDataset) -> Float[Tensor, "n channels height width"]:
-    value = read_pt(path)
+def _is_pair(value: Any) -> bool:
+    pair = isinstance(value, (list, tuple)) and len(value) == 2
+    return pair and all(isinstance(part, Tensor) for part in value)
+
+
+def _number(path: Path, contents: Contents, number: int | None) -> int:
+    last = len(contents.sets) - 1
+    if number is None:
+        return last
+    if not 0 <= number <= last:
+        holds = f"sets 0 to {last}" if last else "one set, number 0"
+        raise SettingError(f"number is {number} and {path} holds {holds}; give one of them")
+    return number
+
+
+def _images(path: Path, value: Any, data: ImageDataset) -> Float[Tensor, "n channels height width"]:
     fits = isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point()
     if not fits or not len(value):
         raise FileFormatError(
@@ -209,17 +239,20 @@ def _images(path: Path, data: ImageDataset) -> Float[Tensor, "n channels height 
 
 
 def _labels(
-    path: Path, count: int, data: ImageDataset
-) -> Int[Tensor, "n"] | Float[Tensor, "n classes"]:
-    value = read_pt(path)
+    path: Path, value: Any, count: int, data: ImageDataset
+) -> tuple[Int[Tensor, "n"] | Float[Tensor, "n classes"], bool]:
+    """The labels, and whether they were logits."""
     if isinstance(value, Tensor) and value.ndim and len(value) == count:
-        if value.ndim == 1 and not value.is_floating_point():
-            return _hard_labels(path, value.long().clone(), data)
+        integers = not (
+            value.is_floating_point() or value.is_complex() or value.dtype == torch.bool
+        )
+        if value.ndim == 1 and integers:
+            return _hard_labels(path, value.long().clone(), data), False
         if value.ndim == 2 and value.is_floating_point():
             return _soft_labels(path, value.detach().float().clone(), data)
     raise FileFormatError(
-        f"{path} holds {_words(value)} for {count} images; give whole numbers [n], or "
-        "probabilities [n, classes]"
+        f"{path} holds {_words(value)} for {count} images; give labels as whole numbers [n], or "
+        "probabilities or logits [n, classes]"
     )
 
 
@@ -233,22 +266,19 @@ def _hard_labels(path: Path, labels: Tensor, data: ImageDataset) -> Tensor:
     return labels
 
 
-def _soft_labels(path: Path, labels: Tensor, data: ImageDataset) -> Tensor:
+def _soft_labels(path: Path, labels: Tensor, data: ImageDataset) -> tuple[Tensor, bool]:
     if labels.shape[1] != data.num_classes:
         raise MismatchError(
             f"the soft labels of {path} are for {labels.shape[1]} classes and {data.name} has "
             f"{data.num_classes}; give the --data they were made from"
         )
-    least, sums = float(labels.min()), labels.sum(1)
-    if not (least >= 0 and float((sums - 1).abs().max()) <= 1e-3):
-        raise DataError(
-            f"the soft labels of {path} are no probabilities: the least is {least:.3g}, the first "
-            f"row adds up to {float(sums[0]):.3g}; give the softmax of logits"
-        )
-    return labels
+    if not bool(labels.isfinite().all()):
+        raise DataError(f"the labels of {path} hold NaN or infinity; give finite numbers")
+    probabilities = bool((labels >= 0).all()) and bool(((labels.sum(1) - 1).abs() <= 1e-3).all())
+    return (labels, False) if probabilities else (labels.softmax(1), True)
 
 
 def _words(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"{value.dtype} of shape {list(value.shape)}"
-    return f"a {type(value).__name__}"
+    return "nothing" if value is None else f"a {type(value).__name__}"
