@@ -32,7 +32,7 @@ import tyro
 
 from trajmatch.cli.mistakes import Refusal, UsageError
 from trajmatch.cli.values import REGISTRY
-from trajmatch.config import DataConfig, NamedValue, NetworkConfig
+from trajmatch.config import DataConfig, NamedValue, NetworkConfig, check_ranges
 from trajmatch.errors import SettingError, suggest
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class Common:
     """TOML file with settings, such as a recipe; flags given here win over it."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.out.exists() and not self.out.is_dir():
             raise SettingError(f"--out is '{self.out}', which is a file; give a folder")
         if self.device != "auto":

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from trajmatch.config import require_range
 from trajmatch.data.pixels import image_tensor, label_tensor, resize
 from trajmatch.data.stratified import stratified
-from trajmatch.errors import DataError, SettingError
+from trajmatch.errors import DataError
 from trajmatch.rng import stream
 from trajmatch.types import Int, Size, Tensor, UInt8
 
@@ -152,8 +153,7 @@ class ImageDataset:
         """
         if self.val is not None:
             return self
-        if not 0 < fraction < 1:
-            raise SettingError(f"val_fraction is {fraction}; it must be between 0 and 1")
+        require_range("val_fraction", fraction, integer=False)
         rest, cut = stratified(
             self.train.labels, self.classes, fraction, stream(seed, "data", "validation")
         )

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from trajmatch import pipeline
+from trajmatch.config import require_range
 from trajmatch.data import ImageDataset
 from trajmatch.errors import SettingError, TrajmatchError
 from trajmatch.evaluation import Score
@@ -65,8 +66,7 @@ def run_study(
     Examples:
         >>> run_study(STUDIES["init"], base, "runs/study-init", seeds=3)  # doctest: +SKIP
     """
-    if seeds < 1:
-        raise SettingError(f"seeds is {seeds}; it must be at least 1")
+    require_range("seeds", seeds)
     data = data or pipeline.load(base.data)
     given = None
     if experts is not None:

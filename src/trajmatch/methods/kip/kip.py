@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from trajmatch.config import DSA_STRATEGY, require
+from trajmatch.config import DSA_STRATEGY
 from trajmatch.methods.base import Conditions, Method
 from trajmatch.methods.kip.ntk import Convolutional, Dense, Kernel, Regression, centered
 from trajmatch.methods.parameters import Estimate, SyntheticParameters
@@ -52,10 +52,6 @@ class KIP(SoftLabels, Method):
     """DSA strategy of the real images, or none."""
     numbers_at_a_time: int = 2**20
     """Real images go through the kernel so many numbers a layer at a time: 8 MB each tensor."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "numbers_at_a_time", self.numbers_at_a_time >= 1, "at least 1")
 
     def check(self, conditions: Conditions) -> None:
         super().check(conditions)
