@@ -8,6 +8,7 @@ import errno
 import inspect
 import logging
 import os
+import re
 import select
 import shutil
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 
 from trajmatch._version import __version__
 from trajmatch.cli.flags import Common, parse
-from trajmatch.errors import TrajmatchError
+from trajmatch.errors import TrajmatchError, is_out_of_memory
 
 PROGRAM = "trajmatch"
 
@@ -87,6 +88,15 @@ def dispatch(commands: Mapping[str, Command], argv: Sequence[str] | None = None)
         if not _reader_is_gone():
             raise  # another pipe broke, such as one to a worker: a bug, shown as one
         return 141
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        wanted = re.search(r"allocate ([\d.]+ ?[KMGT]?i?B|\d+ bytes)", str(error))
+        return _refuse(
+            speaker,
+            f"memory ran out{f' ({wanted[1]} more were needed)' if wanted else ''}; lower --width, "
+            "--ipc, a batch or --workers, or free memory",
+        )
     except OSError as error:
         if error.errno not in _BROKEN_SETTINGS:
             raise

@@ -107,7 +107,7 @@ def run(flags: Flags) -> None:
     resources = Resources(pick_device(flags.device), flags.workers, flags.threads)
     _say_method(config, recipe, flags.method)
     if flags.dry_run:
-        say_cost(config, _shape(config), flags.out, resources)
+        say_cost(config, _shape(config, resources), flags.out, resources)
     else:
         carry_out(config, flags.out, resources, track=flags.track)
 
@@ -153,7 +153,7 @@ def carry_out(config: Recipe, out: Path, resources: Resources, *, track: str = "
 
     began = time.perf_counter()
     data = shown.load(config.data)
-    require_recipe(config, data)
+    require_recipe(config, data, resources=resources)
     say_cost(config, Shape.of(data), out, resources).require_room()
     with shown.progress_of(out, track=track) as progress:
         result = pipeline.run(
@@ -186,11 +186,12 @@ def say_cost(config: Recipe, shape: Shape, out: Path, resources: Resources) -> C
     return cost
 
 
-def _shape(config: Recipe) -> Shape:
+def _shape(config: Recipe, resources: Resources) -> Shape:
     """Of the data, or of what is known of them where they are not there; refuses as a run would."""
     from trajmatch.cli import shown
     from trajmatch.pipeline.checks import require_recipe, require_sound
     from trajmatch.pipeline.cost.shape import Shape
+    from trajmatch.pipeline.memory_needs import require_recipe_memory
 
     try:
         data = shown.load(config.data)
@@ -199,6 +200,7 @@ def _shape(config: Recipe) -> Shape:
         if known is None:
             raise
         shown.say(f"data not found: {error}")
+        require_recipe_memory(config, known, resources)
         require_sound(
             config.method,
             known.conditions(config),
@@ -206,5 +208,5 @@ def _shape(config: Recipe) -> Shape:
             evaluation=config.evaluate,
         )
         return known
-    require_recipe(config, data)
+    require_recipe(config, data, resources=resources)
     return Shape.of(data)

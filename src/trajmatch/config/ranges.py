@@ -3,7 +3,7 @@
 Every dataclass of settings calls `check_ranges(self)` when it is constructed, so that a number is
 refused where it is read: from a command line, from TOML, or in Python. Upper bounds are far beyond
 what is of use; they refuse what would overflow or never end. Whether there is memory for values in
-their range is checked when the data are known (`trajmatch.pipeline.memory`).
+their range is checked when the data are known (`trajmatch.pipeline.memory_needs`).
 """
 
 from __future__ import annotations
@@ -97,11 +97,11 @@ RANGES = {
     "max_start_epoch": EPOCHS,
     "skip_loss": Range(0.01, 10**12),  # below that no update would ever be skipped
     "canvas": Range(1, 16384),
-    "samples": Range(1, 10**6),
+    "samples": Range(1, 10**4),
     "outer_loop": COUNT,
-    "inner_loop": FEW,
-    "max_epochs": FEW,
-    "accuracies": FEW,
+    "inner_loop": Range(1, 10**4),
+    "max_epochs": Range(1, 10**4),
+    "accuracies": Range(1, 10**4),
     "settled": Range(0, 100),
     "moved": Range(0, 100),
     "discrimination_weight": WEIGHT,

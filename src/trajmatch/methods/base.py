@@ -29,6 +29,7 @@ from trajmatch.errors import SettingError
 from trajmatch.methods.parameters import Estimate, SyntheticParameters
 from trajmatch.methods.problem import Problem
 from trajmatch.networks import NetworkSpec
+from trajmatch.runtime.memory import Need
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +155,11 @@ class Method(ABC):
         Cost estimates measure a smaller iteration where this one is long.
         """
         return self, 1.0
+
+    def memory_needs(self, spec: NetworkSpec, images: int) -> list[Need]:
+        """What an iteration on so many synthetic images takes at the least, beside the images and
+        the network. A run that needs more than is free is refused before it starts."""
+        return []
 
     def threads(self, problem: Problem, parameters: SyntheticParameters) -> int:
         """How many threads there is work for on a CPU."""

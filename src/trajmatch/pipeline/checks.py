@@ -18,7 +18,10 @@ from trajmatch.methods import Conditions, Method
 from trajmatch.methods.base import augmentation_of
 from trajmatch.networks import Network, NetworkSpec
 from trajmatch.networks.spec import network_for
+from trajmatch.pipeline.cost.shape import Shape
+from trajmatch.pipeline.memory_needs import require_recipe_memory
 from trajmatch.pipeline.recipe import Recipe
+from trajmatch.runtime.resources import Resources
 from trajmatch.storage import read_result
 from trajmatch.types import Tensor
 
@@ -112,8 +115,18 @@ def require_sound(
     augmentation_of(evaluation.augment)
 
 
-def require_recipe(recipe: Recipe, data: ImageDataset, *, epochs: int | None = None) -> None:
-    """Refuse a recipe that does not fit the data. epochs: the experts' (None: the recipe's)."""
+def require_recipe(
+    recipe: Recipe,
+    data: ImageDataset,
+    *,
+    epochs: int | None = None,
+    resources: Resources = Resources(),
+) -> None:
+    """Refuse a recipe that does not fit the data or, at the least it needs, the memory.
+
+    epochs: the experts' (None: the recipe's).
+    """
+    require_recipe_memory(recipe, Shape.of(data), resources)
     conditions = conditions_of(
         data,
         network_for(data, recipe.network),

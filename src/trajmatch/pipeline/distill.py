@@ -31,9 +31,11 @@ from trajmatch.methods import (
 from trajmatch.networks import Network, NetworkSpec
 from trajmatch.networks.spec import network_for
 from trajmatch.pipeline.checks import conditions_of, require_experts, require_fit, require_sound
+from trajmatch.pipeline.memory_needs import distill_needs
 from trajmatch.rng import derive, stream
 from trajmatch.runtime.compiling import wanted
 from trajmatch.runtime.display import shown_or
+from trajmatch.runtime.memory import require_memory
 from trajmatch.runtime.progress import Progress
 from trajmatch.runtime.resources import Resources
 from trajmatch.runtime.threads import limited_threads
@@ -92,17 +94,8 @@ def distill(
         >>> data = trajmatch.load_data("digits")  # doctest: +SKIP
         >>> distill(data, MTT(syn_steps=20), "runs/experts", "runs/ipc1")  # doctest: +SKIP
     """
+    _require_sound(data, method, experts := _opened(experts, data), config, evaluation, resources)
     problem = _problem(data, experts, config, seed, resources.torch_device)
-    conditions = conditions_of(
-        data,
-        problem.spec,
-        config.ipc,
-        expert_epochs=problem.library.epochs if problem.library else None,
-        whitening=problem.whitening.name,
-    )
-    require_sound(method, conditions, init=config.init, evaluation=evaluation)
-    if data.val is None:
-        raise SettingError("the data have no validation split; use data.with_validation(0.1)")
     initial = initial_parameters(data, problem.whitening, method, config, seed=seed)
     if method.labels_from_experts:
         logits = problem.teacher_logits(initial.images)
@@ -149,9 +142,42 @@ def initial_parameters(
     return SyntheticParameters.begin(images, classes, step_size=method.first_step_size, soft=soft)
 
 
+def _opened(
+    experts: str | Path | ExpertLibrary | Untrained, data: ImageDataset
+) -> ExpertLibrary | Untrained:
+    """The library of a folder. Raises where the experts are not of `data`, or there are none."""
+    if isinstance(experts, Untrained):
+        return experts
+    library = experts if isinstance(experts, ExpertLibrary) else ExpertLibrary.open(Path(experts))
+    require_fit(library, data)
+    require_experts(library)
+    return library
+
+
+def _require_sound(
+    data: ImageDataset,
+    method: Method,
+    experts: ExpertLibrary | Untrained,
+    config: DistillConfig,
+    evaluation: EvaluateConfig,
+    resources: Resources,
+) -> None:
+    """Refuse, before anything is computed, what would fail or not fit into memory later."""
+    if data.val is None:
+        raise SettingError("the data have no validation split; use data.with_validation(0.1)")
+    if isinstance(experts, Untrained):
+        spec, whitening, epochs = network_for(data, experts.network), experts.whitening, None
+    else:
+        spec, whitening, epochs = experts.spec, experts.whitening, experts.epochs
+    name = whitening if isinstance(whitening, str) else whitening.name
+    require_memory(distill_needs(spec, len(data.val), method, config), resources.torch_device)
+    conditions = conditions_of(data, spec, config.ipc, expert_epochs=epochs, whitening=name)
+    require_sound(method, conditions, init=config.init, evaluation=evaluation)
+
+
 def _problem(
     data: ImageDataset,
-    experts: str | Path | ExpertLibrary | Untrained,
+    experts: ExpertLibrary | Untrained,
     config: DistillConfig,
     seed: int,
     device: torch.device,
@@ -165,10 +191,7 @@ def _problem(
     if isinstance(experts, Untrained):
         fitted = fit_whitening(experts.whitening, data.train)
         return Problem(data, network_for(data, experts.network), fitted, device, **settings)
-    library = experts if isinstance(experts, ExpertLibrary) else ExpertLibrary.open(Path(experts))
-    require_fit(library, data)
-    require_experts(library)
-    return Problem.of(data, library, device, **settings)
+    return Problem.of(data, experts, device, **settings)
 
 
 def _canvas(data: ImageDataset, method: Method) -> tuple[CropSampler, tuple[int, int]]:

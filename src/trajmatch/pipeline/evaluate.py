@@ -23,8 +23,10 @@ from trajmatch.networks.spec import network_for
 from trajmatch.pipeline.checks import require_own_folder, shape_words, some_words
 from trajmatch.pipeline.distill import Untrained
 from trajmatch.pipeline.experts import full_data_score
+from trajmatch.pipeline.memory_needs import evaluation_needs
 from trajmatch.pipeline.select import select_coreset
 from trajmatch.runtime.display import shown_or
+from trajmatch.runtime.memory import require_memory
 from trajmatch.runtime.progress import Progress
 from trajmatch.runtime.resources import Resources
 from trajmatch.synthetic import SyntheticSet, load_distilled
@@ -72,6 +74,7 @@ def evaluate(
     _require_split(distilled, data, split)
     specs = _specs(distilled, data, networks)
     augmentation_of(config)  # refuses an unknown strategy before anything is trained
+    _require_room(specs, data, len(distilled), config, resources)
     folder = None if out is None else Path(out)
     if folder is not None:
         require_own_folder(folder, "evaluate")
@@ -133,6 +136,19 @@ def _specs(
     for spec in specs:
         _require_fit(spec, data)
     return specs
+
+
+def _require_room(
+    specs: Sequence[NetworkSpec],
+    data: ImageDataset,
+    count: int,
+    config: EvaluateConfig,
+    resources: Resources,
+) -> None:
+    """Refuse a network that cannot be trained on `count` images in the memory that is free."""
+    for spec in specs:
+        needs = evaluation_needs(spec, len(data.test), count, config, resources)
+        require_memory(needs, resources.torch_device)
 
 
 def _require_fit(spec: NetworkSpec, data: ImageDataset) -> None:

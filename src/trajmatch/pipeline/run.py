@@ -49,7 +49,7 @@ def _run(
     recipe: Recipe, out: Path, data: ImageDataset, resources: Resources, progress: Progress
 ) -> dict[str, Any]:
     began = time.perf_counter()
-    require_recipe(recipe, data)
+    require_recipe(recipe, data, resources=resources)
     library = train_experts(
         data,
         out / "experts",

@@ -14,12 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from trajmatch import pipeline
 from trajmatch.config import require_range
 from trajmatch.data import ImageDataset
-from trajmatch.errors import SettingError, TrajmatchError
+from trajmatch.errors import SettingError, TrajmatchError, is_out_of_memory
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import METHODS
@@ -87,7 +85,7 @@ def _run(
     progress: Progress,
 ) -> dict[str, Any]:
     began = time.perf_counter()
-    variants = _checked(study, base, data, given)
+    variants = _checked(study, base, data, given, resources)
     libraries = libraries_of(
         variants, base, given, out, data, resources=resources, progress=progress
     )
@@ -114,10 +112,15 @@ def _run(
 
 
 def _checked(
-    study: Study, base: Recipe, data: ImageDataset, given: ExpertLibrary | None
+    study: Study,
+    base: Recipe,
+    data: ImageDataset,
+    given: ExpertLibrary | None,
+    resources: Resources,
 ) -> list[Variant]:
     """The variants; raises, before experts are trained, for what no cell could be run with."""
-    require_recipe(base, data, epochs=given.epochs if given else reach(base))
+    epochs = given.epochs if given else reach(base)
+    require_recipe(base, data, epochs=epochs, resources=resources)
     variants = study.variants(base)
     for variant in variants:
         if not is_own(variant.source):
@@ -153,7 +156,9 @@ def _measured(cells: Sequence[Cell], base: Recipe, progress: Progress) -> list[R
         found: list[Row]
         try:
             found = cell.measured(_Counted(progress, before, total))
-        except (TrajmatchError, torch.OutOfMemoryError) as error:
+        except (TrajmatchError, MemoryError, RuntimeError) as error:
+            if not (isinstance(error, TrajmatchError) or is_out_of_memory(error)):
+                raise
             found = [{"error": " ".join(str(error).split())}]
         for row in found:
             rows.append({**known, **row, "at": {**variant.at, **row.get("at", {})}})
