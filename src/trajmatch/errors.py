@@ -116,6 +116,19 @@ def require_utf8(name: str) -> None:
         ) from None
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory could not be allocated, by Python, NumPy or torch.
+
+    Examples:
+        >>> is_out_of_memory(MemoryError())
+        True
+    """
+    words = ("not enough memory", "DefaultCPUAllocator", "can't allocate memory", "out of memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
 def suggest(word: str, choices: Iterable[str]) -> str:
     """`did you mean 'x'? ` when `word` is close to one of `choices`, then the choices themselves.
 

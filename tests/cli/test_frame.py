@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import tyro
 
 import trajmatch
@@ -25,7 +26,7 @@ from trajmatch.config import (
     ExpertConfig,
     NetworkConfig,
 )
-from trajmatch.errors import SettingError
+from trajmatch.errors import SettingError, is_out_of_memory
 from trajmatch.runtime.display import LINE_SECONDS, Display
 from trajmatch.runtime.display import running as task
 from trajmatch.units import rough_duration
@@ -299,6 +300,40 @@ def test_a_path_that_cannot_be_written_is_one_line(
         told = capsys.readouterr().err
         assert said in told
         assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "amount"),
+    [
+        (MemoryError(), "memory ran out; "),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate "
+                "memory: you tried to allocate 4000000000000 bytes. Error code 12"
+            ),
+            "memory ran out (4000000000000 bytes more were needed); ",
+        ),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ..."),
+            "memory ran out (2.00 GiB more were needed); ",
+        ),
+    ],
+)
+def test_memory_that_ran_out_is_one_line(
+    ran: Recorder, capsys: pytest.CaptureFixture[str], error: BaseException, amount: str
+) -> None:
+    ran.error = error
+    assert cli.main(["make"]) == 2
+    assert capsys.readouterr().err == (
+        f"trajmatch make: {amount}lower --width, --ipc, a batch or --workers, or free memory\n"
+    )
+
+
+def test_the_allocator_s_own_error_is_recognized() -> None:
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(10**15)
+    assert is_out_of_memory(error.value)
+    assert not is_out_of_memory(RuntimeError("a bug"))
 
 
 @pytest.mark.parametrize(

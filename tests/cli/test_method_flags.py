@@ -228,7 +228,7 @@ def test_adam_on_the_command_line(here: Path) -> None:
         ("--optimizer", "adam(0.5)", ["'adam(0.5)' cannot be read", "key=1.0"]),
         ("--optimizer", "AdamW(lr=1)", ["lr"]),
         ("--schedule", "cosin", ["'cosin' is unknown", "did you mean 'cosine'?"]),
-        ("--schedule", "cosine(end=2)", ["end is 2.0", "from 0 to 1"]),
+        ("--schedule", "cosine(end=2)", ["end is 2.0", "at least 0 and at most 1"]),
         ("--schedule", "cosine(end='x')", ["end", " is 'x'; it must be"]),
         ("--optimizer", "adam(betas=0.9)", ["betas", " is 0.9; it must be"]),
     ],

@@ -392,7 +392,7 @@ def test_describe(name, options, words):
         ("resnet18", {"norm": "bach"}, r"unknown norm 'bach'; did you mean 'batch'\?"),
         ("convnet", {"activation": "rely"}, r"unknown activation 'rely'; did you mean 'relu'\?"),
         ("convnet", {"pooling": "average"}, r"unknown pooling 'average'; "),
-        ("convnet", {"width": 0}, r"width is 0; it must be a whole number of at least 1"),
+        ("convnet", {"width": 0}, r"width is 0; it must be at least 1 and at most 65536"),
         ("vit", {"width": 10, "heads": 4}, r"width 10 does not split into 4 heads"),
         ("vit", {"patch": 9}, r"a patch of 9 pixels is larger than images of 8x8; use at most 8"),
     ],

@@ -264,9 +264,9 @@ def test_the_truncated_gradient_is_of_plain_sgd_alone(optimizer):
 @pytest.mark.parametrize(
     ("build", "text"),
     [
-        (lambda: Momentum(1.0), "momentum is 1.0; use at least 0 and below 1"),
-        (lambda: Adam(betas=(0.9, 1.5)), "betas are"),
-        (lambda: Adam(eps=0.0), "eps is 0.0; use a number above 0"),
+        (lambda: Momentum(1.0), "momentum is 1.0; it must be at least 0 and below 1"),
+        (lambda: Adam(betas=(0.9, 1.5)), "betas is .* it must be at least 0 and below 1"),
+        (lambda: Adam(eps=0.0), "eps is 0.0; it must be above 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(build, text):

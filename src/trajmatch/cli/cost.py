@@ -45,14 +45,16 @@ def say_cost(
     return cost
 
 
-def shape_of(config: Recipe, library: ExpertLibrary | None = None) -> Shape:
+def shape_of(config: Recipe, library: ExpertLibrary | None, resources: Resources) -> Shape:
     """Of the data, or of what is known of them where they are not there; refuses what a run with
     these experts (None: its own) would."""
     from trajmatch.pipeline.checks import require_library, require_recipe, require_sound
     from trajmatch.pipeline.cost.shape import Shape
+    from trajmatch.pipeline.memory_needs import require_recipe_memory
 
     data = data_or_shape(config.data)
     if isinstance(data, Shape):
+        require_recipe_memory(config, data, resources)
         require_sound(
             config.method,
             data.conditions(config),
@@ -62,7 +64,8 @@ def shape_of(config: Recipe, library: ExpertLibrary | None = None) -> Shape:
         return data
     if library is not None:
         require_library(config, data, library)
-    require_recipe(config, data, epochs=library.epochs if library else None)
+    epochs = library.epochs if library else None
+    require_recipe(config, data, epochs=epochs, resources=resources)
     return Shape.of(data)
 
 

@@ -32,7 +32,7 @@ import tyro
 
 from trajmatch.cli.mistakes import Refusal, UsageError
 from trajmatch.cli.values import REGISTRY
-from trajmatch.config import DataConfig, NamedValue, NetworkConfig
+from trajmatch.config import DataConfig, NamedValue, NetworkConfig, check_ranges
 from trajmatch.errors import SettingError, suggest
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class Common:
     them."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.out.exists() and not self.out.is_dir():
             raise SettingError(f"--out is '{self.out}', which is a file; give a folder")
         if self.device != "auto":

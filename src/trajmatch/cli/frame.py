@@ -9,6 +9,7 @@ import errno
 import inspect
 import logging
 import os
+import re
 import select
 import shutil
 import signal
@@ -22,7 +23,7 @@ from typing import Any
 from trajmatch._version import __version__
 from trajmatch.cli.flags import Common, parse
 from trajmatch.config import DataConfig
-from trajmatch.errors import TrajmatchError, naming_flags, require_utf8
+from trajmatch.errors import TrajmatchError, is_out_of_memory, naming_flags, require_utf8
 from trajmatch.runtime.interruption import Interruption
 
 PROGRAM = "trajmatch"
@@ -86,6 +87,15 @@ def _dispatch(commands: Mapping[str, Command], arguments: list[str]) -> int:
         if not _reader_is_gone():
             raise  # another pipe broke, such as one to a worker: a bug, shown as one
         return 141
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        wanted = re.search(r"allocate ([\d.]+ ?[KMGT]?i?B|\d+ bytes)", str(error))
+        return _refuse(
+            line.speaker,
+            f"memory ran out{f' ({wanted[1]} more were needed)' if wanted else ''}; lower --width, "
+            "--ipc, a batch or --workers, or free memory",
+        )
     except OSError as error:
         words = line.about(error)
         if words is None:

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from trajmatch.cli.flags import Common, Positional
+from trajmatch.config import check_ranges
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,7 @@ class Flags(Common):
 
     def __post_init__(self) -> None:
         """Unlike other commands' --out, this one may be a file: the page of last time."""
+        check_ranges(self)
 
 
 def run(flags: Flags) -> None:

@@ -123,7 +123,7 @@ def run(flags: Flags) -> None:
     resources = Resources(pick_device(flags.device), flags.workers, flags.threads)
     _say_method(config, recipe, flags.method, library)
     if flags.dry_run:
-        shape = shape_of(config, library)
+        shape = shape_of(config, library, resources)
         _say_cost(config, shape, flags.out, library, resources, test=flags.test)
     else:
         carry_out(config, flags.out, resources, library, track=flags.track, test=flags.test)
@@ -208,7 +208,8 @@ def carry_out(
     data = shown.load(config.data)
     if library is not None:
         require_library(config, data, library)
-    require_recipe(config, data, epochs=library.epochs if library else None, out=out)
+    epochs = library.epochs if library else None
+    require_recipe(config, data, epochs=epochs, out=out, resources=resources)
     _say_cost(config, Shape.of(data), out, library, resources, test=test).require_room()
     with shown.progress_of(out, track=track) as progress:
         result = pipeline.run(

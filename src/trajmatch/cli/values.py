@@ -75,7 +75,7 @@ def _number(wanted: str, convert: Reader, optional: bool) -> Reader:
         try:
             return convert(word)
         except ValueError:
-            raise ValueError(f"needs {wanted}, not '{word}'") from None
+            raise ValueError(f"needs {wanted}, not '{word:.60}'") from None
 
     return read
 

@@ -13,6 +13,7 @@ from trajmatch.config.optimizers import (
     Schedule,
     TorchOptimizer,
 )
+from trajmatch.config.ranges import check_ranges, require_range
 from trajmatch.config.settings import (
     DSA_STRATEGY,
     Compile,
@@ -48,9 +49,11 @@ __all__ = [
     "Schedule",
     "Storage",
     "TorchOptimizer",
+    "check_ranges",
     "from_dict",
     "read_toml",
     "require",
+    "require_range",
     "table_of",
     "to_dict",
 ]

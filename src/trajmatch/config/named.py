@@ -6,6 +6,7 @@ import ast
 import dataclasses
 from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
+from trajmatch.config.ranges import check_ranges, shown
 from trajmatch.errors import SettingError, suggest
 
 N = TypeVar("N", bound="NamedValue")
@@ -82,6 +83,9 @@ class NamedValue:
         )
         return result
 
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
     def __str__(self) -> str:
         values = [
             f"{field.name}={getattr(self, field.name)!r}"
@@ -102,4 +106,4 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
     elif isinstance(hint, type) and type(value) is hint:
         return value
     wanted = hint.__name__ if isinstance(hint, type) else str(hint)
-    raise SettingError(f"{name} is {value!r:.80}; it must be {wanted}")
+    raise SettingError(f"{name} is {shown(value)}; it must be {wanted}")

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from trajmatch.config.named import NamedValue
+from trajmatch.config.ranges import require_range
 from trajmatch.errors import SettingError
 
 # torch is imported when an optimizer is used: settings are read before a command line is accepted.
@@ -66,10 +67,6 @@ class SGD(OuterOptimizer, name="sgd"):
     (Cazenavette et al. 2022)."""
 
     momentum: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.momentum < 1:
-            raise SettingError(f"momentum is {self.momentum}; it must be at least 0 and below 1")
 
     def start(self, parameters: Mapping[str, Tensor]) -> Tensors:
         import torch
@@ -154,6 +151,9 @@ class TorchOptimizer(OuterOptimizer):
                 f"{self.kind} is given an lr; leave it out: the rates are the method's lr_img, "
                 "lr_lr and lr_label"
             )
+        for name, value in self.options:
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                require_range(name, value, integer=False)
         try:
             _, state = self.step(parts, parts, dict.fromkeys(parts, 1e-3), {})
             self.step(parts, parts, dict.fromkeys(parts, 1e-3), state)
@@ -180,10 +180,9 @@ class Adam(OuterOptimizer, name="adam"):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise SettingError(f"betas is {self.betas}; it must be two numbers from 0 to below 1")
-        if not self.eps > 0:
-            raise SettingError(f"eps is {self.eps}; it must be above 0")
+        if len(self.betas) != 2:
+            raise SettingError(f"betas is {self.betas}; it must be two numbers")
+        super().__post_init__()
 
     @property
     def _torch(self) -> TorchOptimizer:
@@ -222,10 +221,6 @@ class Cosine(Schedule, name="cosine"):
 
     end: float = 0.0
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.end <= 1:
-            raise SettingError(f"end is {self.end}; it must be from 0 to 1")
-
     def factor(self, iteration: int, iterations: int) -> float:
         return self.end + (1 - self.end) * (1 + math.cos(math.pi * iteration / iterations)) / 2
 
@@ -236,13 +231,6 @@ class Decay(Schedule, name="decay"):
 
     to: float = 0.1
     at: float = 0.5
-
-    def __post_init__(self) -> None:
-        for name in ("to", "at"):
-            if not 0 < getattr(self, name) <= 1:
-                raise SettingError(
-                    f"{name} is {getattr(self, name)}; it must be above 0 and at most 1"
-                )
 
     def factor(self, iteration: int, iterations: int) -> float:
         return self.to if iteration >= self.at * iterations else 1.0

@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any, Literal
 
 from trajmatch.config.optimizers import SGD, Constant, OuterOptimizer, Schedule
+from trajmatch.config.ranges import check_ranges
 from trajmatch.errors import SettingError
 
 Precision = Literal["float32", "bf16", "tf32"]
@@ -54,7 +55,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.whitening in ("none", "None"):
             object.__setattr__(self, "whitening", None)
-        require(self, "val_fraction", 0 < self.val_fraction < 1, "between 0 and 1, not including")
+        check_ranges(self)
         require(self, "size", self.size is None or self.size >= 4, "at least 4 pixels")
 
 
@@ -75,6 +76,9 @@ class NetworkConfig:
     """relu, leakyrelu, sigmoid. None: relu."""
     pooling: str | None = None
     """avg, max, none. None: avg."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def options(self) -> dict[str, Any]:
         """The options a person set, as keywords for `build_network`."""
@@ -108,11 +112,7 @@ class ExpertConfig:
     """Through torch.compile: a minute at the start, less time after that. auto: where it pays."""
 
     def __post_init__(self) -> None:
-        for name in ("experts", "epochs", "batch"):
-            require(self, name, getattr(self, name) >= 1, "at least 1")
-        require(self, "lr", self.lr > 0, "above 0")
-        require(self, "momentum", 0 <= self.momentum < 1, "at least 0 and below 1")
-        require(self, "weight_decay", self.weight_decay >= 0, "at least 0")
+        check_ranges(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,10 +147,8 @@ class DistillConfig:
     """Iterations between checkpoints."""
 
     def __post_init__(self) -> None:
-        for name in ("ipc", "iterations", "eval_every", "eval_networks", "checkpoint_every"):
-            require(self, name, getattr(self, name) >= 1, "at least 1")
+        check_ranges(self)
         require(self, "init", self.init != "", "real, noise, or the folder of a set")
-        require(self, "ema", 0 <= self.ema < 1, "at least 0 and below 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,9 +176,7 @@ class EvaluateConfig:
     """Processes of one thread. None: one on a GPU; on the CPU one per core where that pays."""
 
     def __post_init__(self) -> None:
-        for name in ("n", "epochs", "batch"):
-            require(self, name, getattr(self, name) >= 1, "at least 1")
-        require(self, "lr", self.lr is None or self.lr > 0, "above 0")
+        check_ranges(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,3 +187,6 @@ class PublishedConfig:
     """Percent of the test images, the mean over fresh networks."""
     source: str = ""
     """The paper, and where in it."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)

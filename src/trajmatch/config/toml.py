@@ -10,6 +10,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from trajmatch.config.named import NamedValue
+from trajmatch.config.ranges import shown
 from trajmatch.errors import SettingError, suggest
 
 C = TypeVar("C")
@@ -82,8 +83,10 @@ def _plain(value: Any) -> Any:
 def read_toml(path: Path, build: Callable[[Mapping[str, Any]], C]) -> C:
     """`build` of the tables of a TOML file. SettingError names the file and what is wrong in it."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        # utf-8-sig: with or without the byte-order mark that some editors write.
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        # ValueError: no UTF-8, no TOML, or a number of thousands of digits.
         raise SettingError(f"cannot read settings from {path}: {error}") from error
     try:
         return build(values)
@@ -94,6 +97,8 @@ def read_toml(path: Path, build: Callable[[Mapping[str, Any]], C]) -> C:
 def _typed(value: Any, hint: Any, name: str) -> Any:
     """Check one plain value against a field's type; whole numbers pass for floats."""
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:  # TOML's range, too
+        raise SettingError(f"{name} is {shown(value)}; a whole number must fit in 64 bits")
     for option in options:
         if get_origin(option) is Literal:
             if value in get_args(option):
@@ -102,7 +107,7 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
             if value is None:
                 return None
         elif option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
+            return float(value)  # of a whole number with few enough bits: checked above
         elif isinstance(option, type) and type(value) is option:
             return value
     literals = [c for o in options if get_origin(o) is Literal for c in get_args(o)]
@@ -111,4 +116,4 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
     wanted = " or ".join(getattr(o, "__name__", str(o)) for o in options).replace(
         "NoneType", "none"
     )
-    raise SettingError(f"{name} is {value!r}; it must be {wanted}")
+    raise SettingError(f"{name} is {shown(value)}; it must be {wanted}")

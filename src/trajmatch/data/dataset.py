@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from trajmatch.config import require_range
 from trajmatch.data.labels import class_indices, class_names
-from trajmatch.data.pixels import image_tensor, require_memory, resize
+from trajmatch.data.pixels import image_tensor, require_space, resize
 from trajmatch.data.stratified import stratified
 from trajmatch.errors import DataError, SettingError
 from trajmatch.rng import stream
@@ -174,8 +175,7 @@ class ImageDataset:
         """
         if self.val is not None:
             return self
-        if not 0 < fraction < 1:
-            raise SettingError(f"val_fraction is {fraction}; it must be between 0 and 1")
+        require_range("val_fraction", fraction, integer=False)
         rest, cut = stratified(
             self.train.labels, self.classes, fraction, stream(seed, "data", "validation")
         )
@@ -190,7 +190,7 @@ class ImageDataset:
         if self.size == size:
             return self
         channels, count = self.channels, sum(len(split) for split in self._splits().values())
-        require_memory(
+        require_space(
             count * channels * size * size,
             f"{count:,} images of {size:,}x{size:,}",
             "give a smaller size",

@@ -3,7 +3,6 @@ size."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from trajmatch.errors import DataError
-from trajmatch.runtime.memory import available_bytes
+from trajmatch.runtime.memory import free_bytes
 from trajmatch.types import Float, Int, Tensor, UInt8
 
 
@@ -96,7 +95,7 @@ def resize(
     factor = size / min(height, width)
     tall, wide = max(round(height * factor), size), max(round(width * factor), size)
     floats = 4 * (height * width + 2 * tall * wide) * min(len(images), 1024)
-    require_memory(
+    require_space(
         images.shape[1] * (len(images) * size * size + floats),
         f"{len(images):,} images of {size:,}x{size:,}",
         "give a smaller size",
@@ -112,15 +111,13 @@ def resize(
     return torch.cat(chunks)
 
 
-def require_memory(needed: int, what: str, mend: str) -> None:
-    """Refuse work that takes more memory than is free. needed: bytes; what, mend: for the message.
+def require_space(needed: int, what: str, mend: str) -> None:
+    """Refuse images that take more memory than is free. needed: bytes; what, mend: for the message.
 
-    Off Linux free memory is unknown, and nothing is refused. Raises DataError.
+    Where free memory is unknown, nothing is refused. Raises DataError.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    free = available_bytes(torch.device("cpu"))
-    if needed > free:
+    free = free_bytes(torch.device("cpu"))
+    if free is not None and needed > free:
         raise DataError(
             f"{what} need about {needed / 1e9:,.1f} GB of memory and {free / 1e9:,.1f} GB are "
             f"free; {mend}"

@@ -17,19 +17,19 @@ one iteration hands to the next is in `Problem.state`, which checkpoints hold.
 from __future__ import annotations
 
 import dataclasses
-import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
-from trajmatch.config import require
+from trajmatch.config import check_ranges, require
 from trajmatch.data.augment import Augmentation
 from trajmatch.data.canvas import CropSampler
 from trajmatch.errors import SettingError
 from trajmatch.methods.parameters import Estimate, SyntheticParameters
 from trajmatch.methods.problem import Problem
 from trajmatch.networks import NetworkSpec
+from trajmatch.runtime.memory import Need
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Method(ABC):
     """Whether a loss above `skip_loss` says that the update would do harm."""
 
     def __post_init__(self) -> None:
-        check_range(self)
+        check_settings(self)
 
     @abstractmethod
     def estimate(
@@ -157,6 +157,11 @@ class Method(ABC):
         """
         return self, 1.0
 
+    def memory_needs(self, spec: NetworkSpec, images: int) -> list[Need]:
+        """What an iteration on so many synthetic images takes at the least, beside the images and
+        the network. A run that needs more than is free is refused before it starts."""
+        return []
+
     def threads(self, problem: Problem, parameters: SyntheticParameters) -> int:
         """How many threads there is work for on a CPU."""
         return torch.get_num_threads()
@@ -167,31 +172,15 @@ def augmentation_of(strategy: str | None) -> Augmentation | None:
     return None if strategy in (None, "none") else Augmentation(str(strategy))
 
 
-def check_range(method: Method) -> None:
-    """The rules that fields of the same name share in all methods, by name; numbers are finite, and
-    a Literal is one of its values.
+def check_settings(method: Method) -> None:
+    """Numbers are in the range of their name, and a Literal is one of its values.
 
     Raises SettingError with the field, its value and the rule.
     """
-    at_least_one = (
-        "syn_steps", "expert_epochs", "max_start_epoch", "segments", "samples", "batch_real",
-        "batch_syn", "outer_loop", "inner_loop", "bptt_steps", "accuracies", "max_epochs",
-        "batch_query",
-    )  # fmt: skip
-    above_zero = ("lr_img", "step_size", "skip_loss", "lr_label", "lr_net")
+    check_ranges(method)
     hints = get_type_hints(type(method))
     for field in dataclasses.fields(method):
         value, hint = getattr(method, field.name), hints[field.name]
-        if value is None:
-            continue
-        if get_origin(hint) is Literal:
+        if value is not None and get_origin(hint) is Literal:
             choices = get_args(hint)
             require(method, field.name, value in choices, f"one of {', '.join(map(str, choices))}")
-        if isinstance(value, float):
-            require(method, field.name, math.isfinite(value), "a finite number")
-        if field.name in at_least_one:
-            require(method, field.name, value >= 1, "at least 1")
-        elif field.name in above_zero:
-            require(method, field.name, value > 0, "above 0")
-    if hasattr(method, "lr_lr"):
-        require(method, "lr_lr", method.lr_lr >= 0, "at least 0 (0 keeps the step size fixed)")

@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch.nn import functional as F
 
-from trajmatch.config import DSA_STRATEGY, require
+from trajmatch.config import DSA_STRATEGY
 from trajmatch.errors import SettingError
 from trajmatch.methods.alternating import BATCH, AlternatingMethod
 from trajmatch.methods.base import Conditions
@@ -71,11 +71,6 @@ class CAFE(AlternatingMethod):
     which on few images may be for ever."""
     batch_query: int = 128
     """Real images of each class that an accuracy is measured on; released."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("discrimination_weight", "settled", "moved"):
-            require(self, name, getattr(self, name) >= 0, "at least 0")
 
     def check(self, conditions: Conditions) -> None:
         super().check(conditions)

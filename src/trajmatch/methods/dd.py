@@ -9,10 +9,12 @@ import torch
 
 from trajmatch.config import require
 from trajmatch.methods.parameters import SyntheticParameters
-from trajmatch.methods.problem import Problem
+from trajmatch.methods.problem import Problem, real_batch
 from trajmatch.methods.unrolled import SoftLabels, UnrolledMethod
+from trajmatch.networks import NetworkSpec
 from trajmatch.networks.functional import parameter_vector
 from trajmatch.networks.precision import classifier
+from trajmatch.runtime.memory import Need
 from trajmatch.types import Tensor
 from trajmatch.unroll import OuterLoss
 from trajmatch.unroll.gradient import training_loss
@@ -42,6 +44,9 @@ class RealLoss(UnrolledMethod):
     @property
     def differentiated_steps(self) -> int | None:
         return self.bptt_steps
+
+    def memory_needs(self, spec: NetworkSpec, images: int) -> list[Need]:
+        return [*super().memory_needs(spec, images), real_batch(spec, self.batch_real)]
 
     def steps(self, problem: Problem, iteration: int, number: int) -> int:
         if self.bptt_steps is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,10 +16,11 @@ from trajmatch.data.whiten import Whitening
 from trajmatch.errors import SettingError
 from trajmatch.experts import ExpertLibrary
 from trajmatch.networks import NetworkSpec
-from trajmatch.networks.base import Network
+from trajmatch.networks.base import Network, height_width
 from trajmatch.networks.functional import FunctionalNetwork
 from trajmatch.rng import derive, stream
 from trajmatch.runtime import micro_batches
+from trajmatch.runtime.memory import Need
 from trajmatch.types import Float, Int, Tensor
 
 TEACHERS = 5
@@ -137,6 +139,12 @@ class Problem:
             self._cache[key] = make()
         found: T = self._cache[key]
         return found
+
+
+def real_batch(spec: NetworkSpec, count: int) -> Need:
+    """The memory of so many real images at a time, drawn with replacement."""
+    pixels = spec.channels * math.prod(height_width(spec.size))
+    return Need(f"{count} real images an iteration", 4 * count * pixels, "batch_real")
 
 
 def classes_of(labels: Int[Tensor, "n"], count: int) -> Sequence[Int[Tensor, "of_class"]]:

@@ -14,8 +14,10 @@ from trajmatch.errors import SettingError
 from trajmatch.methods.base import Conditions, Method
 from trajmatch.methods.parameters import Estimate, SyntheticParameters, mean_estimate
 from trajmatch.methods.problem import Problem
-from trajmatch.networks.base import Network
+from trajmatch.networks import NetworkSpec
+from trajmatch.networks.base import Network, height_width
 from trajmatch.runtime.compiling import Work, forward_flop, wanted
+from trajmatch.runtime.memory import Need
 from trajmatch.runtime.micro_batches import micro_batch_size
 from trajmatch.types import Tensor
 from trajmatch.unroll import OuterLoss, Schedule, Student, plan
@@ -173,6 +175,20 @@ class UnrolledMethod(Method):
             half = -(-batch // 2)
             return dataclasses.replace(self, batch_syn=half), batch / half
         return self, 1.0
+
+    def memory_needs(self, spec: NetworkSpec, images: int) -> list[Need]:
+        """The parameters before each step that is differentiated, and the crops of a step."""
+        needs = super().memory_needs(spec, images)
+        if self.gradient != "tesla":
+            steps = self.differentiated_steps or self.syn_steps
+            vectors = 4 * steps * spec.parameters()
+            needs.append(Need(f"the parameters at {steps} steps", vectors, "syn_steps or width"))
+        height, width = height_width(spec.size)
+        if self.canvas_for(height, width) is not None:
+            crops = self.images_per_step(images)
+            each = (4 * spec.channels + 8) * height * width  # pixels, and where they are read
+            needs.append(Need(f"{crops} crops a step", crops * each, "samples, ipc or batch_syn"))
+        return needs
 
     def threads(self, problem: Problem, parameters: SyntheticParameters) -> int:
         """More than one only where there is work enough for each."""

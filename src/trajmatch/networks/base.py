@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from trajmatch.config import require_range
 from trajmatch.errors import SettingError, suggest
 from trajmatch.types import Float, Size, Tensor
 
@@ -28,8 +29,8 @@ class Network(nn.Module):
         self, *, channels: int, classes: int, size: Size, options: dict[str, int | str]
     ) -> None:
         super().__init__()
-        at_least("channels", channels, 1)
-        at_least("classes", classes, 1)
+        require_range("channels", channels)
+        require_range("classes", classes)
         self.image_shape = (channels, *height_width(size))
         self.options = options
 
@@ -84,15 +85,9 @@ def height_width(size: Size) -> tuple[int, int]:
     if not isinstance(size, int) and not (isinstance(size, tuple) and len(size) == 2):
         raise SettingError(f"size is {size!r}; it must be pixels a side, or (height, width)")
     height, width = (size, size) if isinstance(size, int) else size
-    at_least("size", height, 1)
-    at_least("size", width, 1)
+    require_range("size", height)
+    require_range("size", width)
     return height, width
-
-
-def at_least(name: str, value: int, least: int) -> None:
-    """Raises SettingError unless `value` is a whole number of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise SettingError(f"{name} is {value!r}; it must be a whole number of at least {least}")
 
 
 def require_pixels(network: str, height: int, width: int, least: int) -> None:

@@ -11,8 +11,9 @@ import math
 import torch
 from torch import nn
 
+from trajmatch.config import require_range
 from trajmatch.errors import SettingError
-from trajmatch.networks.base import Network, at_least, height_width, one_of, require_pixels
+from trajmatch.networks.base import Network, height_width, one_of, require_pixels
 from trajmatch.networks.norm import build_norm, norm_words
 from trajmatch.types import Float, Size, Tensor
 
@@ -77,8 +78,8 @@ class ConvNet(Network):
         require_pixels("convnet", height, breadth, 2)
         if depth is None:
             depth = default_depth(height, breadth)
-        at_least("depth", depth, 1)
-        at_least("width", width, 1)
+        require_range("depth", depth)
+        require_range("width", width)
         one_of("activation", activation, tuple(ACTIVATIONS))
         one_of("pooling", pooling, tuple(POOLINGS))
         if pooling != "none" and depth > deepest(height, breadth):

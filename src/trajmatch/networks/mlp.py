@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from trajmatch.networks.base import Network, at_least, height_width
+from trajmatch.config import require_range
+from trajmatch.networks.base import Network, height_width
 from trajmatch.types import Size
 
 
@@ -16,7 +17,7 @@ class MLP(Network):
 
     def __init__(self, *, channels: int, classes: int, size: Size, width: int = 128) -> None:
         super().__init__(channels=channels, classes=classes, size=size, options={"width": width})
-        at_least("width", width, 1)
+        require_range("width", width)
         height, breadth = height_width(size)
         self.features = nn.Sequential(
             nn.Flatten(),

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from trajmatch.networks.base import Network, at_least, height_width, require_pixels
+from trajmatch.config import require_range
+from trajmatch.networks.base import Network, height_width, require_pixels
 from trajmatch.networks.norm import build_norm, norm_words
 from trajmatch.types import Float, Size, Tensor
 
@@ -36,7 +37,7 @@ class ResNet18(Network):
         super().__init__(
             channels=channels, classes=classes, size=size, options={"width": width, "norm": norm}
         )
-        at_least("width", width, 1)
+        require_range("width", width)
         height, breadth = height_width(size)
         require_pixels("resnet18", height, breadth, 4)
         layers: list[nn.Module] = [

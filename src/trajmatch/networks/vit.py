@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from trajmatch.config import require_range
 from trajmatch.errors import SettingError
-from trajmatch.networks.base import Network, at_least, height_width
+from trajmatch.networks.base import Network, height_width
 from trajmatch.networks.norm import LayerNorm
 from trajmatch.types import Float, Size, Tensor
 
@@ -46,7 +47,7 @@ class ViT(Network):
         if patch is None:
             patch = min(max(2, round(min(height, breadth) / 8)), height, breadth)
         for name, value in (("depth", depth), ("width", width), ("heads", heads), ("patch", patch)):
-            at_least(name, value, 1)
+            require_range(name, value)
         if width % heads:
             raise SettingError(
                 f"width {width} does not split into {heads} heads; use a multiple of {heads}"

@@ -22,7 +22,10 @@ from trajmatch.methods import Conditions, Method
 from trajmatch.methods.base import augmentation_of
 from trajmatch.networks import Network, NetworkSpec
 from trajmatch.networks.spec import network_for
+from trajmatch.pipeline.cost.shape import Shape
+from trajmatch.pipeline.memory_needs import require_recipe_memory
 from trajmatch.pipeline.recipe import Recipe
+from trajmatch.runtime.resources import Resources
 from trajmatch.synthetic import SyntheticSet, load_distilled
 from trajmatch.types import Tensor
 
@@ -217,11 +220,19 @@ def canvas_of(data: ImageDataset, method: Method) -> tuple[CropSampler, tuple[in
 
 
 def require_recipe(
-    recipe: Recipe, data: ImageDataset, *, epochs: int | None = None, out: Path | None = None
+    recipe: Recipe,
+    data: ImageDataset,
+    *,
+    epochs: int | None = None,
+    out: Path | None = None,
+    resources: Resources = Resources(),
 ) -> None:
-    """Refuse a recipe that does not fit the data. epochs: the experts' (None: the recipe's). out:
-    the folder of the run."""
+    """Refuse a recipe that does not fit the data or, at the least it needs, the memory.
+
+    epochs: the experts' (None: the recipe's). out: the folder of the run.
+    """
     require_validation(data)
+    require_recipe_memory(recipe, Shape.of(data), resources)
     conditions = conditions_of(
         data,
         network_for(data, recipe.network),

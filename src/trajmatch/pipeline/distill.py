@@ -35,9 +35,11 @@ from trajmatch.pipeline.checks import (
     starting_set,
 )
 from trajmatch.pipeline.initial import initial_parameters, recorded_settings
+from trajmatch.pipeline.memory_needs import distill_needs
 from trajmatch.rng import derive, stream
 from trajmatch.runtime.compiling import wanted
 from trajmatch.runtime.display import shown_or
+from trajmatch.runtime.memory import require_memory
 from trajmatch.runtime.progress import Progress
 from trajmatch.runtime.resources import Resources
 from trajmatch.runtime.threads import limited_threads
@@ -99,6 +101,8 @@ def distill(
     """
     with claim(Path(out), "distill"):
         start = starting_set(config, method, data, Path(out))
+        experts = _opened(experts, data)
+        _require_sound(data, method, experts, config, evaluation, resources)
         run = _prepared(
             data, method, experts, config, evaluation, seed, resources.torch_device, start
         )
@@ -110,25 +114,15 @@ def distill(
 def _prepared(
     data: ImageDataset,
     method: Method,
-    experts: str | Path | ExpertLibrary | Untrained,
+    experts: ExpertLibrary | Untrained,
     config: DistillConfig,
     evaluation: EvaluateConfig,
     seed: int,
     device: torch.device,
     start: SyntheticSet | None,
 ) -> Distillation:
-    """The run, with everything checked that could fail in the middle of it."""
-    METHODS.require_own_name(method.name, type(method), type(method).__name__)
-    require_validation(data)
+    """The run, of what `_require_sound` has checked."""
     problem = _problem(data, experts, config, seed, device)
-    conditions = conditions_of(
-        data,
-        problem.spec,
-        config.ipc,
-        expert_epochs=problem.library.epochs if problem.library else None,
-        whitening=problem.whitening.name,
-    )
-    require_sound(method, conditions, init=config.init, evaluation=evaluation)
     initial = _initial(problem, method, config, start)
     settings = recorded_settings(config, method, start)
     package = _Package(problem, method, settings, initial)
@@ -145,9 +139,43 @@ def _prepared(
     )
 
 
+def _opened(
+    experts: str | Path | ExpertLibrary | Untrained, data: ImageDataset
+) -> ExpertLibrary | Untrained:
+    """The library of a folder. Raises where the experts are not of `data`, or there are none."""
+    if isinstance(experts, Untrained):
+        return experts
+    library = experts if isinstance(experts, ExpertLibrary) else ExpertLibrary.open(Path(experts))
+    require_fit(library, data)
+    require_experts(library)
+    return library
+
+
+def _require_sound(
+    data: ImageDataset,
+    method: Method,
+    experts: ExpertLibrary | Untrained,
+    config: DistillConfig,
+    evaluation: EvaluateConfig,
+    resources: Resources,
+) -> None:
+    """Refuse, before anything is computed, what would fail or not fit into memory later."""
+    METHODS.require_own_name(method.name, type(method), type(method).__name__)
+    require_validation(data)
+    assert data.val is not None
+    if isinstance(experts, Untrained):
+        spec, whitening, epochs = network_for(data, experts.network), experts.whitening, None
+    else:
+        spec, whitening, epochs = experts.spec, experts.whitening, experts.epochs
+    name = whitening if isinstance(whitening, str) else whitening.name
+    require_memory(distill_needs(spec, len(data.val), method, config), resources.torch_device)
+    conditions = conditions_of(data, spec, config.ipc, expert_epochs=epochs, whitening=name)
+    require_sound(method, conditions, init=config.init, evaluation=evaluation)
+
+
 def _problem(
     data: ImageDataset,
-    experts: str | Path | ExpertLibrary | Untrained,
+    experts: ExpertLibrary | Untrained,
     config: DistillConfig,
     seed: int,
     device: torch.device,
@@ -161,10 +189,7 @@ def _problem(
     if isinstance(experts, Untrained):
         fitted = fit_whitening(experts.whitening, data.train)
         return Problem(data, network_for(data, experts.network), fitted, device, **settings)
-    library = experts if isinstance(experts, ExpertLibrary) else ExpertLibrary.open(Path(experts))
-    require_fit(library, data)
-    require_experts(library)
-    return Problem.of(data, library, device, **settings)
+    return Problem.of(data, experts, device, **settings)
 
 
 def _initial(

@@ -24,8 +24,10 @@ from trajmatch.networks.spec import network_for
 from trajmatch.pipeline.checks import require_split, shape_words, some_words
 from trajmatch.pipeline.distill import Untrained
 from trajmatch.pipeline.experts import experts_score
+from trajmatch.pipeline.memory_needs import evaluation_needs
 from trajmatch.pipeline.select import select_coreset
 from trajmatch.runtime.display import shown_or
+from trajmatch.runtime.memory import require_memory
 from trajmatch.runtime.progress import Progress
 from trajmatch.runtime.resources import Resources
 from trajmatch.storage.folder import claim
@@ -74,6 +76,7 @@ def evaluate(
     _require_split(distilled, data, split)
     specs = networks_for(distilled, data, networks)
     augmentation_of(config)  # refuses an unknown strategy before anything is trained
+    _require_room(specs, data, len(distilled), config, resources)
     with log_in(out, "evaluate") as log, shown_or(progress) as observer:
         evaluator = Evaluator(
             distilled,
@@ -150,6 +153,19 @@ def networks_for(
     for spec in specs:
         _require_fit(spec, data)
     return specs
+
+
+def _require_room(
+    specs: Sequence[NetworkSpec],
+    data: ImageDataset,
+    count: int,
+    config: EvaluateConfig,
+    resources: Resources,
+) -> None:
+    """Refuse a network that cannot be trained on `count` images in the memory that is free."""
+    for spec in specs:
+        needs = evaluation_needs(spec, len(data.test), count, config, resources)
+        require_memory(needs, resources.torch_device)
 
 
 def _require_fit(spec: NetworkSpec, data: ImageDataset) -> None:

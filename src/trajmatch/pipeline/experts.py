@@ -12,10 +12,13 @@ from trajmatch.data import ImageDataset
 from trajmatch.data.whiten import Whitening, fit_whitening
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary, LibraryFilling
+from trajmatch.methods.base import augmentation_of
 from trajmatch.networks import Network, NetworkSpec
 from trajmatch.networks.spec import network_for
 from trajmatch.pipeline.checks import require_fit, require_validation
+from trajmatch.pipeline.memory_needs import expert_needs
 from trajmatch.runtime.display import shown_or
+from trajmatch.runtime.memory import require_memory
 from trajmatch.runtime.progress import Progress
 from trajmatch.runtime.resources import Resources
 from trajmatch.storage.folder import claim
@@ -56,6 +59,10 @@ def train_experts(
             require_validation(data)
         spec = network_for(data, network)
         whitening = whitening or "normalize"
+        zca = whitening == "zca"
+        needs = expert_needs(spec, len(data.train), config, resources, zca=zca)
+        require_memory(needs, resources.torch_device)
+        augmentation_of(config.augment)  # refuses an unknown strategy
         if begun:  # fitting a ZCA again would take half a minute
             library = ExpertLibrary.open(out)
             require_fit(library, data, whitening=whitening)

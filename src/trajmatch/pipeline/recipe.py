@@ -14,6 +14,7 @@ from trajmatch.config import (
     ExpertConfig,
     NetworkConfig,
     PublishedConfig,
+    check_ranges,
     from_dict,
     read_toml,
     table_of,
@@ -50,6 +51,7 @@ class Recipe:
     methods: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         for name, table in self.methods.items():
             self._changed(name, None)
             for key in table:

@@ -70,7 +70,8 @@ def _run(
     began = time.perf_counter()
     if given is not None:
         require_library(recipe, data, given)
-    require_recipe(recipe, data, epochs=given.epochs if given else None, out=out)
+    epochs = given.epochs if given else None
+    require_recipe(recipe, data, epochs=epochs, out=out, resources=resources)
     library = _experts(recipe, out, given, data, resources, progress)
     reached = f", test accuracy {experts_score(library, data)}" if test else ""
     progress.message(f"experts: {len(library.experts)} of {library.epochs} epochs{reached}")

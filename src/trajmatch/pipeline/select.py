@@ -20,7 +20,9 @@ from trajmatch.networks.functional import require_stateless
 from trajmatch.networks.spec import network_for
 from trajmatch.pipeline.checks import require_experts, require_fit
 from trajmatch.pipeline.distill import Untrained
+from trajmatch.pipeline.memory_needs import expert_needs
 from trajmatch.runtime.display import shown_or
+from trajmatch.runtime.memory import require_memory
 from trajmatch.runtime.progress import Progress, Silent
 from trajmatch.runtime.resources import Resources
 from trajmatch.synthetic import SyntheticSet
@@ -63,12 +65,15 @@ def select_coreset(
     requires = coresets.coreset_of(method).requires
     coresets.require_enough(data, ipc)
     library = _library(method, data, experts)
-    if library is not None:
-        spec, whitening = library.spec, library.whitening
+    untrained = experts if isinstance(experts, Untrained) else Untrained()
+    spec = network_for(data, untrained.network) if library is None else library.spec
+    if requires != "nothing":
+        one = dataclasses.replace(training or training_like(library), experts=1)
+        require_memory(expert_needs(spec, len(data.train), one, resources), resources.torch_device)
+    if library is None:
+        whitening = fit_whitening(untrained.whitening, data.train)
     else:
-        assert isinstance(experts, Untrained)
-        spec = network_for(data, experts.network)
-        whitening = fit_whitening(experts.whitening, data.train)
+        whitening = library.whitening
     statistics: Tensor | None = None
     origin: dict[str, Any] = {}
     if requires == "features":

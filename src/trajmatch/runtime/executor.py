@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, runtime_checkabl
 
 import torch
 
-from trajmatch.errors import SettingError, TrajmatchError
+from trajmatch.config import check_ranges
+from trajmatch.errors import TrajmatchError
 from trajmatch.runtime.interruption import NAMES
 from trajmatch.runtime.threads import limited_threads
 
@@ -108,8 +109,7 @@ class Processes:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise SettingError(f"workers is {self.workers}; it must be at least 1")
+        check_ranges(self)
 
     def map_tasks(
         self,

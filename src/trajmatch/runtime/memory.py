@@ -7,7 +7,7 @@ import ctypes
 import gc
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -16,24 +16,80 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from trajmatch.errors import SettingError
+from trajmatch.units import byte_size
+
 _CGROUP = Path("/sys/fs/cgroup")
 _SELF = Path("/proc/self")
+_ASSUMED = 4 * 2**30
+"""A low guess of free memory, which keeps "auto" working."""
 
 
 def available_bytes(device: torch.device) -> int:
+    """As `free_bytes`; 4 GiB where that is unknown."""
+    free = free_bytes(device)
+    return _ASSUMED if free is None else free
+
+
+def free_bytes(device: torch.device) -> int | None:
     """Bytes that can still be allocated on `device`, within a container's limit where there is one.
 
-    Off Linux free memory of the CPU is unknown, and 4 GiB are assumed.
+    None for the CPU off Linux, where it is unknown. A container's cache of files counts as free.
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    free = _meminfo("MemAvailable")
+    try:
+        free = _field(Path("/proc/meminfo"), "MemAvailable")
+    except (OSError, StopIteration):
+        return None
     try:
         limit = int((_CGROUP / "memory.max").read_text())
         used = int((_CGROUP / "memory.current").read_text())
     except (OSError, ValueError):
         return free
-    return max(0, min(free, limit - used))
+    return max(0, min(free, limit - used + _cached_files()))
+
+
+def _cached_files() -> int:
+    """Bytes of a container's cache of files that the system gives back when they are needed."""
+    try:
+        lines = (_CGROUP / "memory.stat").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+    except (OSError, StopIteration, ValueError):
+        return 0
+
+
+@dataclass(frozen=True)
+class Need:
+    """Memory that a part of some work takes at the least."""
+
+    what: str
+    """`10 synthetic images of 3x32x32`."""
+    bytes: int
+    lower: str
+    """The setting that makes it less."""
+
+
+def require_memory(needs: Sequence[Need], device: torch.device, free: int | None = None) -> None:
+    """Refuse work that cannot fit into what is free on `device`, before any of it is allocated.
+
+    free: bytes; None: asked of the system. Where the system does not tell, nothing is refused.
+
+    Raises SettingError with the largest need, both amounts, and the setting to lower.
+
+    Examples:
+        >>> require_memory([Need("10 images", 4000, "ipc")], torch.device("cpu"), free=5000)
+    """
+    if free is None:
+        free = free_bytes(device)
+    total = sum(need.bytes for need in needs)
+    if free is None or total <= free:
+        return
+    largest = max(needs, key=lambda need: need.bytes)
+    raise SettingError(
+        f"at least {byte_size(total)} of memory are needed, {byte_size(largest.bytes)} of them for "
+        f"{largest.what}, and {byte_size(free)} are free on {device}; lower {largest.lower}"
+    )
 
 
 @runtime_checkable
@@ -173,13 +229,6 @@ def resident_peak() -> int:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB on Linux
     return max(_highest, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
-
-
-def _meminfo(field: str) -> int:
-    try:
-        return _field(Path("/proc/meminfo"), field)
-    except OSError:
-        return 4 * 2**30  # no such file off Linux; a low guess keeps "auto" working
 
 
 def _field(file: Path, name: str) -> int:

@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from trajmatch.errors import SettingError
+from trajmatch.config import check_ranges
 from trajmatch.runtime.threads import cores
 
 
@@ -27,10 +27,7 @@ class Resources:
     per core."""
 
     def __post_init__(self) -> None:
-        for name in ("workers", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SettingError(f"{name} is {value}; it must be at least 1")
+        check_ranges(self)
 
     @property
     def torch_device(self) -> torch.device:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from trajmatch.config import NetworkConfig, to_dict
+from trajmatch.config import NetworkConfig, require_range, to_dict
 from trajmatch.errors import SettingError, suggest
 from trajmatch.methods import METHODS
 from trajmatch.methods.coresets import CORESETS
@@ -48,8 +48,8 @@ def comparison(
         twice = sorted({str(one) for one in given if list(given).count(one) > 1})
         if twice:
             raise SettingError(f"{what} {twice[0]} stands twice; name each once")
-    if min(ipcs) < 1:
-        raise SettingError(f"ipc is {min(ipcs)}; it must be at least 1")
+    for ipc in ipcs:
+        require_range("ipc", ipc)
     for network in networks:
         if network.network not in NETWORKS:
             word = str(network.network)

@@ -17,11 +17,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from trajmatch import pipeline
+from trajmatch.config import require_range
 from trajmatch.data import ImageDataset
-from trajmatch.errors import SettingError, TrajmatchError
+from trajmatch.errors import SettingError, TrajmatchError, is_out_of_memory
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import METHODS
@@ -70,8 +69,7 @@ def run_study(
     Examples:
         >>> run_study(STUDIES["init"], base, "runs/study-init", seeds=3)  # doctest: +SKIP
     """
-    if seeds < 1:
-        raise SettingError(f"seeds is {seeds}; it must be at least 1")
+    require_range("seeds", seeds)
     out = Path(out)
     with claim(out, study_command(study.name), data=data_folder(base.data)):
         data = data or pipeline.load(base.data)
@@ -94,7 +92,7 @@ def _run(
     progress: Progress,
 ) -> dict[str, Any]:
     began = time.perf_counter()
-    variants = _checked(study, base, data, given)
+    variants = _checked(study, base, data, given, resources)
     libraries = libraries_of(
         variants, base, given, out, data, resources=resources, progress=progress
     )
@@ -121,12 +119,17 @@ def _run(
 
 
 def _checked(
-    study: Study, base: Recipe, data: ImageDataset, given: ExpertLibrary | None
+    study: Study,
+    base: Recipe,
+    data: ImageDataset,
+    given: ExpertLibrary | None,
+    resources: Resources,
 ) -> list[Variant]:
     """The variants; raises, before experts are trained, for what no cell could be run with."""
     variants = study.variants(base)
     if any(variant.source == base.method.name for variant in variants):
-        require_recipe(base, data, epochs=given.epochs if given else reach(base))
+        epochs = given.epochs if given else reach(base)
+        require_recipe(base, data, epochs=epochs, resources=resources)
     else:
         require_validation(data)
         augmentation_of(base.evaluate.augment)
@@ -191,7 +194,9 @@ def _measured_cell(cell: Cell, base: Recipe, progress: Progress) -> list[Row]:
     found: list[Row]
     try:
         found = cell.measured(progress)
-    except (TrajmatchError, torch.OutOfMemoryError) as error:
+    except (TrajmatchError, MemoryError, RuntimeError) as error:
+        if not (isinstance(error, TrajmatchError) or is_out_of_memory(error)):
+            raise
         found = [{"error": " ".join(str(error).split())}]
     return [{**known, **row, "at": {**variant.at, **row.get("at", {})}} for row in found]
 

@@ -149,10 +149,6 @@ class Momentum(InnerOptimizer, name="momentum"):
 
     momentum: float = 0.9
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.momentum < 1:
-            raise SettingError(f"momentum is {self.momentum}; use at least 0 and below 1")
-
     def init(self, vector: Float[Tensor, "params"]) -> Vectors:
         """(m,) = (0,)."""
         return (torch.zeros_like(vector),)
@@ -218,10 +214,9 @@ class Adam(InnerOptimizer, name="adam"):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise SettingError(f"betas are {self.betas}; use two numbers, at least 0 and below 1")
-        if not self.eps > 0:
-            raise SettingError(f"eps is {self.eps}; use a number above 0, such as 1e-8")
+        if len(self.betas) != 2:
+            raise SettingError(f"betas is {self.betas}; it must be two numbers")
+        super().__post_init__()
 
     def init(self, vector: Float[Tensor, "params"]) -> Vectors:
         """(m, v) = (0, 0)."""

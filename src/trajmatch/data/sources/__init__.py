@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from trajmatch.config import require_range
 from trajmatch.config.settings import OnBadImage
 from trajmatch.data.dataset import ImageDataset
 from trajmatch.data.sources.classes import restricted
@@ -68,8 +69,9 @@ def load_data(
         >>> load_data((images, labels), test=(images[:10], labels[:10]), size=16)
         ImageDataset('arrays': 90 train, 10 test, 10 val; 3x16x16, 2 classes)
     """
-    if not 0 < val_fraction < 1:
-        raise SettingError(f"val_fraction is {val_fraction}; it must be between 0 and 1")
+    if size is not None:
+        require_range("size", size)
+    require_range("val_fraction", val_fraction, integer=False)
     root = None if data_root is None else Path(data_root)
     request = Request(root, size, cache, progress, _class_list(classes), on_bad_image)
     if isinstance(data_root, str) and not data_root.strip():

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from trajmatch.data.pixels import require_memory
+from trajmatch.data.pixels import require_space
 from trajmatch.errors import DataError
 from trajmatch.types import Tensor, UInt8
 
@@ -176,7 +176,7 @@ def _require_room(count: int, height: int, width: int) -> None:
     """Refuse images that do not fit into memory, before the first of them is decoded."""
     # Twice: cutting the validation split copies the training images.
     needed = 2 * count * 3 * height * width
-    require_memory(needed, _words(count, height, width), _FEWER)
+    require_space(needed, _words(count, height, width), _FEWER)
 
 
 def _picture(name: str, data: bytes, size: int | None, header_only: bool = False) -> Image.Image:

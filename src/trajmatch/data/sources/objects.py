@@ -18,7 +18,7 @@ from PIL import Image
 
 from trajmatch.data.dataset import ImageDataset, Split, numbered_classes
 from trajmatch.data.labels import class_indices, class_names
-from trajmatch.data.pixels import image_tensor, require_memory, resize
+from trajmatch.data.pixels import image_tensor, require_space, resize
 from trajmatch.data.sources.classes import choose, renumbered
 from trajmatch.data.sources.decode import fitted, plain
 from trajmatch.data.sources.hub import is_table, load_tables
@@ -215,7 +215,7 @@ class _Reader:
         pixels = self._pixels(item[0], f"{self.role} images (item {index})")
         if self.images is None:
             shape = (self.count, 3, *pixels.shape[1:])
-            require_memory(math.prod(shape), f"{self.count:,} {self.role} images", "give a size=")
+            require_space(math.prod(shape), f"{self.count:,} {self.role} images", "give a size=")
             self.images = torch.empty(shape, dtype=torch.uint8)
         if pixels.shape[1:] != self.images.shape[2:]:
             one, other = ("x".join(map(str, s)) for s in (self.images.shape[2:], pixels.shape[1:]))

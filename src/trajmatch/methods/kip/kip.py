@@ -7,14 +7,15 @@ from typing import ClassVar
 
 import torch
 
-from trajmatch.config import DSA_STRATEGY, require
+from trajmatch.config import DSA_STRATEGY
 from trajmatch.methods.base import Conditions, Method
 from trajmatch.methods.kip.ntk import Convolutional, Dense, Kernel, Regression, centered
 from trajmatch.methods.parameters import Estimate, SyntheticParameters
-from trajmatch.methods.problem import Problem
+from trajmatch.methods.problem import Problem, real_batch
 from trajmatch.methods.unrolled import SoftLabels
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.base import height_width
+from trajmatch.runtime.memory import Need
 from trajmatch.types import Float, Tensor
 
 PUBLISHED_DEPTH = 3
@@ -53,13 +54,15 @@ class KIP(SoftLabels, Method):
     numbers_at_a_time: int = 2**20
     """Real images go through the kernel so many numbers a layer at a time: 8 MB each tensor."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "numbers_at_a_time", self.numbers_at_a_time >= 1, "at least 1")
-
     def check(self, conditions: Conditions) -> None:
         super().check(conditions)
         kernel_for(conditions.spec, conditions.images)
+
+    def memory_needs(self, spec: NetworkSpec, images: int) -> list[Need]:
+        """The kernel of the images with each other, its derivative and their solution, in float64;
+        and the real images."""
+        kernel = Need(f"kernels of {images} images with each other", 3 * 8 * images**2, "ipc")
+        return [*super().memory_needs(spec, images), kernel, real_batch(spec, self.batch_real)]
 
     def estimate(
         self, problem: Problem, parameters: SyntheticParameters, iteration: int

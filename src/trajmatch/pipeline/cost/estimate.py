@@ -17,6 +17,7 @@ from trajmatch.networks import NetworkSpec
 from trajmatch.pipeline.cost.done import Done, Room
 from trajmatch.pipeline.cost.measure import Measure, Speeds, measure
 from trajmatch.pipeline.cost.shape import Shape
+from trajmatch.pipeline.memory_needs import require_recipe_memory
 from trajmatch.pipeline.recipe import Recipe
 from trajmatch.runtime.compiling import wanted
 from trajmatch.runtime.resources import Resources
@@ -140,10 +141,11 @@ def estimate(
 
     Takes some seconds of measuring, and nothing for a finished run.
 
-    Raises SettingError for a network that does not fit the images, and for settings that the method
-    refuses.
+    Raises SettingError for a network that does not fit the images, for settings that the method
+    refuses, and for those that at the least they take do not fit into memory.
     """
     spec = shape.network(recipe.network)
+    require_recipe_memory(recipe, shape, resources)
     if distills := "distillation" in stages:
         recipe.method.check(shape.conditions(recipe))
     disk = recipe.experts.experts * (recipe.experts.epochs + 1) * spec.parameters()
