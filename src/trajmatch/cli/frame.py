@@ -137,6 +137,11 @@ class _Line:
             path = Path(os.fsdecode(name)).resolve()
             if out is not None and _related(path, out):
                 return f"'{path}': {why}; see that {out} can be written, or give another --out"
+            if _is_compilers(path):
+                return (
+                    f"'{path}': {why}; torch's compiler keeps its cache there: set "
+                    "TORCHINDUCTOR_CACHE_DIR to a folder that can be written"
+                )
             if any(_related(path, one) for one in given):
                 return f"'{path}': {why}; see that it is there and can be read and written"
         if error.errno not in _CONDITIONS:
@@ -150,6 +155,13 @@ class _Line:
 def _related(path: Path, given: Path) -> bool:
     """Whether one is the other, or lies in it."""
     return path == given or given in path.parents or path in given.parents
+
+
+def _is_compilers(path: Path) -> bool:
+    chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    if chosen and _related(path, Path(chosen).resolve()):
+        return True
+    return any(part.startswith("torchinductor_") for part in path.parts)
 
 
 def _paths(value: Any) -> Iterator[str | Path]:

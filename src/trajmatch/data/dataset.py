@@ -11,7 +11,7 @@ from typing import Any
 
 from trajmatch.data.pixels import image_tensor, label_tensor, resize
 from trajmatch.data.stratified import stratified
-from trajmatch.errors import DataError, SettingError
+from trajmatch.errors import DataError, SettingError, require_utf8
 from trajmatch.rng import stream
 from trajmatch.types import Int, Size, Tensor, UInt8
 
@@ -70,6 +70,8 @@ class ImageDataset:
     """
 
     def __post_init__(self) -> None:
+        for name in (self.name, *self.classes):
+            require_utf8(str(name))
         shape = self.train.images.shape[1:]
         if len(shape) != 3 or shape[0] not in (1, 3):
             raise DataError(
