@@ -134,7 +134,7 @@ def _quiet() -> Iterator[None]:
     """Without what the profiler's library says on stderr when it starts and stops."""
     sys.stderr.flush()
     kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
         yield

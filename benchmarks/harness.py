@@ -232,14 +232,14 @@ def _trim() -> None:
 def _reset_peak() -> int:
     """Bytes resident now, and the high-water mark put back to them where the system allows."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:
         return _status("VmHWM")  # then the mark stands at what building the inputs reached
     return _status("VmRSS")
 
 
 def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 

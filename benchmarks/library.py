@@ -147,7 +147,7 @@ def fitting(experts: int, each: int, folder: Path) -> int:
 def disk_bytes() -> int:
     """How much this process has read from the disk itself; 0 where the system does not tell."""
     try:
-        lines = Path("/proc/self/io").read_text().splitlines()
+        lines = Path("/proc/self/io").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0
     return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes:"))

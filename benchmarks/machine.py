@@ -81,7 +81,7 @@ def _memory_bytes() -> int:
 def _lines(path: str) -> dict[str, str]:
     """The `name : value` lines of a file of the kernel, each name once."""
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_text(encoding="utf-8")
     except OSError:
         return {}
     parts = (line.partition(":") for line in reversed(text.splitlines()))

@@ -802,3 +802,65 @@ def test_a_result_of_a_later_version(mistake: Mistake, tmp_path: Path, run: Path
         copy / "result.json", {**json.loads((copy / "result.json").read_text()), "format": 2}
     )
     holds(mistake(f"report {copy}"), "newer trajmatch", "format 2", "upgrade")
+
+
+# -- whose folder it is --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "command"),
+    [
+        ("demo", "run"),
+        ("run digits-ipc1", "run"),
+        ("run digits-ipc1 --dry-run", "run"),
+        ("experts", "experts"),
+        ("distill", "distill"),
+        ("select", "select"),
+        ("evaluate cifar10-ipc1", "evaluate"),
+        ("study init", "study init"),
+        ("compare", "compare"),
+        ("import buffer.pt", "import"),
+        ("export cifar10-ipc1 --to npz", "export"),
+    ],
+)
+def test_the_folder_of_another_command_is_refused(
+    tmp_path: Path, mistake: Mistake, line: str, command: str
+) -> None:
+    """Also where that command was killed before its first file."""
+    out, other = tmp_path / "run", "select" if command == "distill" else "distill"
+    out.mkdir()
+    write_json(out / ".trajmatch.json", {"command": other})
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    said = mistake(f"{line} --device cpu --out {out}")
+    assert f"{out} is a folder of `trajmatch {other}`, and `trajmatch {command}` would" in said
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_finished_run_is_not_written_over_by_select(run: Path, mistake: Mistake) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert "a folder of `trajmatch distill`" in mistake(f"select --method random --out {run}")
+    assert "a folder of `trajmatch distill`" in mistake(f"export {run}/best --to npz --out {run}")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "line", ["experts", "distill", "select", "study init", "compare", "run digits-ipc1", "import x"]
+)
+def test_out_in_the_folder_of_the_images_is_refused(
+    tmp_path: Path, mistake: Mistake, line: str
+) -> None:
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    said = mistake(f"{line} --data {tmp_path}/photos --out {tmp_path}/photos/run")
+    assert "is in the folder of the images" in said
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat"]
+
+
+def test_a_refused_command_leaves_no_folder(tmp_path: Path, mistake: Mistake) -> None:
+    assert "no such file or folder" in mistake(f"select --data nothing/x --out {tmp_path}/a/b")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc")
+def test_out_that_cannot_be_created_is_one_line_before_any_work(mistake: Mistake) -> None:
+    said = mistake("select --device cpu --out /proc/x")
+    assert "'/proc/x': No such file or directory; see that /proc/x can be written, or give" in said

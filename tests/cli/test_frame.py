@@ -292,6 +292,10 @@ def test_a_path_that_cannot_be_written_is_one_line(
         (FileNotFoundError(2, "No such file", "runs/made/x"), "runs/made can be written, or give"),
         (FileNotFoundError(2, "No such file", "photos/x.png"), "photos/x.png': No such file; see"),
         (IsADirectoryError(21, "Is a directory", "a", None, "runs/made"), "': Is a directory; see"),
+        (
+            PermissionError(13, "Permission denied", "/t/torchinductor_me/a"),
+            "TORCHINDUCTOR_CACHE_DIR",
+        ),
         (OSError(28, "No space left on device"), "make: No space left on device; see that stdout"),
         (OSError(5, "Input/output error"), "make: Input/output error; see that stdout"),
     ):

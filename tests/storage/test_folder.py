@@ -143,6 +143,13 @@ def test_out_that_is_a_file_is_refused(tmp_path: Path) -> None:
     assert "is a file; give a folder as --out" in refusal(write(tmp_path / "out"), "distill")
 
 
+def test_a_link_that_leads_to_itself_is_an_error_of_the_system(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(OSError) as error, claim(tmp_path / "loop", "distill"):
+        pass
+    assert error.value.filename == str(tmp_path / "loop")
+
+
 # -- the folder of the images ----------------------------------------------------------------------
 
 

@@ -38,6 +38,7 @@ from trajmatch.runtime.progress import Silent
 from trajmatch.runtime.resources import Resources
 from trajmatch.storage import read_log, read_result
 from trajmatch.storage.files import read_json, write_json
+from trajmatch.storage.locks import lock
 from trajmatch.storage.results import StudyResult, result_from_json
 from trajmatch.studies import STUDIES, Study, Subject, Variant, run_study
 from trajmatch.studies.accuracy import accuracy
@@ -91,6 +92,36 @@ def run(out: Path, study: Study | None = None, **more: object) -> dict:
 
 
 ONE = Resources(workers=1)
+
+
+# -- whose folder it is --------------------------------------------------------------------------
+
+
+def test_a_second_study_in_a_folder_is_refused(tmp_path: Path) -> None:
+    with (
+        lock(tmp_path / ".lock"),
+        pytest.raises(SettingError, match=r"another process is writing to .*; wait for it"),
+    ):
+        run(tmp_path)
+    assert not (tmp_path / "log.jsonl").exists()
+
+
+def test_another_study_is_not_written_over(tmp_path: Path) -> None:
+    write_json(
+        tmp_path / "result.json", {"command": "study", "study": {"name": "init"}, "scores": []}
+    )
+    with pytest.raises(SettingError, match=r"a folder of `trajmatch study init`"):
+        run(tmp_path)
+
+
+def test_a_folder_that_is_removed_meanwhile_is_an_error_that_names_it(tmp_path: Path) -> None:
+    class Remover(Silent):
+        def update(self, task: str, done: int, total: int, **values: object) -> None:
+            shutil.rmtree(tmp_path / "study", ignore_errors=True)
+
+    with pytest.raises(FileNotFoundError) as error:
+        run(tmp_path / "study", progress=Remover())
+    assert tmp_path / "study" in Path(error.value.filename).parents
 
 
 # -- what is varied ------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ COMMANDS: dict[str, Command] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (None: the process's own) and return the exit code.
 
-    0 on success, 2 on a user's mistake (one line on stderr), 130 when interrupted, 141 when the
-    reader of the output has gone.
+    0 on success, 2 on a user's mistake (one line on stderr), 130, 143 or 129 when interrupted by
+    Ctrl-C, SIGTERM or SIGHUP, 141 when the reader of the output has gone.
     """
     return dispatch(COMMANDS, argv)

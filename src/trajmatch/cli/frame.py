@@ -36,7 +36,10 @@ are tested on real images."""
 
 _CONDITIONS = {
     getattr(errno, name)
-    for name in ("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "EMFILE", "ENFILE")
+    for name in (
+        *("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EFBIG", "EIO", "EMFILE", "ENFILE"),
+        *("ENAMETOOLONG", "ENOTDIR", "ELOOP"),
+    )
     if hasattr(errno, name)
 }
 """Operating system errors that say something of the machine, whatever path they are about."""
@@ -143,14 +146,19 @@ class _Line:
         """One line for an error of the system that is no bug: about a path that the line names, the
         machine, or stdout; None for any other."""
         why = error.strerror or str(error)
-        out = None if self.flags is None else self.flags.out.resolve()
-        given = [Path(path).expanduser().resolve() for path in _paths(self.flags)]
+        out = None if self.flags is None else _real(self.flags.out)
+        given = [_real(path) for path in _paths(self.flags)]
         for name in (error.filename, error.filename2):
             if not isinstance(name, (str, bytes)):
                 continue
-            path = Path(os.fsdecode(name)).resolve()
+            path = _real(os.fsdecode(name))
             if out is not None and _related(path, out):
                 return f"'{path}': {why}; see that {out} can be written, or give another --out"
+            if _is_compilers(path):
+                return (
+                    f"'{path}': {why}; torch's compiler keeps its cache there: set "
+                    "TORCHINDUCTOR_CACHE_DIR to a folder that can be written"
+                )
             if any(_related(path, one) for one in given):
                 return f"'{path}': {why}; see that it is there and can be read and written"
         if error.errno not in _CONDITIONS:
@@ -161,9 +169,20 @@ class _Line:
         return f"'{error.filename}': {why}; see that it can be read and written"
 
 
+def _real(path: str | Path) -> Path:
+    return Path(os.path.realpath(os.path.expanduser(path)))
+
+
 def _related(path: Path, given: Path) -> bool:
     """Whether one is the other, or lies in it."""
     return path == given or given in path.parents or path in given.parents
+
+
+def _is_compilers(path: Path) -> bool:
+    chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    if chosen and _related(path, _real(chosen)):
+        return True
+    return any(part.startswith("torchinductor_") for part in path.parts)
 
 
 def _paths(value: Any) -> Iterator[str | Path]:

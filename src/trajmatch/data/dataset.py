@@ -13,7 +13,7 @@ from trajmatch.config import require_range
 from trajmatch.data.labels import class_indices, class_names
 from trajmatch.data.pixels import image_tensor, require_space, resize
 from trajmatch.data.stratified import stratified
-from trajmatch.errors import DataError, SettingError
+from trajmatch.errors import DataError, SettingError, require_utf8
 from trajmatch.rng import stream
 from trajmatch.types import Int, Size, Tensor, UInt8
 
@@ -72,6 +72,8 @@ class ImageDataset:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", class_names(self.classes))
+        for name in (self.name, *self.classes):
+            require_utf8(str(name))
         shape = self.train.images.shape[1:]
         if len(shape) != 3 or shape[0] not in (1, 3):
             raise DataError(

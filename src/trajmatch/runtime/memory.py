@@ -43,8 +43,8 @@ def free_bytes(device: torch.device) -> int | None:
     except (OSError, StopIteration):
         return None
     try:
-        limit = int((_CGROUP / "memory.max").read_text())
-        used = int((_CGROUP / "memory.current").read_text())
+        limit = int((_CGROUP / "memory.max").read_text(encoding="utf-8"))
+        used = int((_CGROUP / "memory.current").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return free
     return max(0, min(free, limit - used + _cached_files()))
@@ -198,7 +198,7 @@ def added(device: torch.device) -> Iterator[Added]:
         # Memory freed before but not returned to the system would hide as much of the work's.
         ctypes.CDLL(None).malloc_trim(0)
         _remember_peak()
-        (_SELF / "clear_refs").write_text("5")  # resets the system's peak (VmHWM)
+        (_SELF / "clear_refs").write_text("5", encoding="utf-8")  # resets the system's peak (VmHWM)
         start = _field(_SELF / "status", "VmRSS")
     except (OSError, AttributeError, StopIteration, TypeError):  # TypeError: CDLL(None) on Windows
         yield measured
@@ -233,5 +233,5 @@ def resident_peak() -> int:
 
 def _field(file: Path, name: str) -> int:
     """The value in bytes of the line `name:  123 kB`."""
-    lines = file.read_text().splitlines()
+    lines = file.read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))

@@ -70,7 +70,7 @@ def claim(
         ('distill',)
         >>> folder.cleanup()
     """
-    place = out.resolve()
+    place = _real(out)
     if place in _claimed.get():
         yield
         return
@@ -111,7 +111,7 @@ def require_own_folder(
     for a folder where the name of a file that will be written belongs to something else, and for a
     folder in the data, or with the data in a part that is written anew.
     """
-    require_utf8(str(out.resolve()))
+    require_utf8(str(_real(out)))
     if out.exists() and not out.is_dir():
         raise SettingError(f"{out} is a file; give a folder as --out")
     _require_kinds(out, command)
@@ -170,6 +170,11 @@ def sweep(folder: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+
+
+def _real(path: Path) -> Path:
+    """`Path.resolve`, which raises RuntimeError for a link that leads to itself."""
+    return Path(os.path.realpath(path))
 
 
 def _entered(
@@ -258,13 +263,13 @@ def _require_apart(out: Path, data: Path) -> None:
     of it that is replaced."""
     if not data.is_dir():
         return
-    place = out.resolve()
+    place = _real(out)
     if any(path.exists() and os.path.samefile(path, data) for path in (place, *place.parents)):
         raise SettingError(
             f"--out {out} is in the folder of the images, {data}, and what is written there would "
             "become classes; give an --out outside of it"
         )
-    above = {data.resolve(), *data.resolve().parents}
+    above = {_real(data), *_real(data).parents}
     for name in _REWRITTEN:
         if place / name in above:
             raise SettingError(

@@ -207,7 +207,10 @@ def _validation(tree: Tree, base: str, classes: tuple[str, ...]) -> Listed:
             f"or put {_VAL_CLASSES} beside it"
         )
     # ILSVRC2012_val_00000001,n03995372 85 1 499 272 ...: all boxes of a picture have one class.
-    rows = (line.partition(",") for line in table.read_text(errors="replace").splitlines()[1:])
+    rows = (
+        line.partition(",")
+        for line in table.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
+    )
     files = ((f"{val}{picture}.JPEG", boxes.split(" ")[0]) for picture, _, boxes in rows)
     return by_table(files, classes, str(table))
 
