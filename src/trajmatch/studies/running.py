@@ -122,11 +122,11 @@ def _checked(
 ) -> list[Variant]:
     """The variants; raises, before experts are trained, for what no cell could be run with."""
     variants = study.variants(base)
-    if any(variant.source == base.method.name for variant in variants):
-        require_recipe(base, data, epochs=given.epochs if given else reach(base))
-    else:
-        require_validation(data)
+    if all(is_own(one.source) and one.source != base.method.name for one in variants):
+        require_validation(data)  # the base's own method is not used
         augmentation_of(base.evaluate.augment)
+    else:
+        require_recipe(base, data, epochs=given.epochs if given else reach(base))
     for variant in variants:
         if not is_own(variant.source):
             load_distilled(variant.source)
