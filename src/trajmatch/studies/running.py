@@ -61,7 +61,8 @@ def run_study(
     A study that was stopped continues in the cell it was in; a cell that failed is tried again.
     Returns the contents of `out`/result.json: beside the usual, `study` (what is drawn) and `cells`
     {variant, at, settings (other than the base's), seed, mean, sd, n, values, ...} or, where it
-    failed, {variant, at, settings, seed, error}.
+    failed, {variant, at, settings, seed, error}; of settings beside which others of the same method
+    were chosen, `validated` (a score on validation images) in the place of the test's numbers.
 
     Raises SettingError when the base itself cannot be run or no cell succeeded, and what training
     the experts or loading a set raises.
