@@ -121,7 +121,7 @@ CASES: dict[str, tuple[Callable[[], object], str, str, str]] = {
     ),
     "no library": (
         lambda: trajmatch.open_experts("nowhere"),
-        "give the out= of `trajmatch experts`",
+        "give the out= of `trajmatch experts` (train_experts)",
         "inspect nowhere",
         "give the --out of experts or distill",
     ),

@@ -23,6 +23,11 @@ from trajmatch.errors import SettingError, suggest
 T = TypeVar("T")
 
 
+def _place(entry: Any) -> tuple[Any, Any]:
+    """The module of a class, and what it is called there."""
+    return getattr(entry, "__module__", None), getattr(entry, "__qualname__", entry)
+
+
 class Registry(Mapping[str, T], Generic[T]):
     """A mapping from names to implementations of one kind.
 
@@ -112,7 +117,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
         words: what the entry is called in the message. Raises SettingError.
         """
-        if name in self and self[name] is not entry:
+        if name in self and _place(self[name]) != _place(entry):  # not a module read again
             raise SettingError(
                 f"{words} has the name '{name}', which is another {self.what}'s; give the class a "
                 "name of its own"

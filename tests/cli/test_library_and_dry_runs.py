@@ -175,7 +175,9 @@ def test_a_distillation_says_what_it_costs(library: Path, said: Line) -> None:
     [
         (f"{EXPERTS} --norm batch", "running statistics"),
         (f"{EXPERTS} --augment colr", "did you mean 'color'?"),
-        (f"{EXPERTS} --width 8 --out LIBRARY", "width=8"),
+        (f"{EXPERTS} --width 8 --out LIBRARY", "use --width 4 or another --out"),
+        (f"{EXPERTS} --lr 0.1 --out LIBRARY", "use --lr 0.05 or another --out"),
+        (f"{EXPERTS} --seed 3 --out LIBRARY", "use --seed 0 or another --out"),
         (f"{DISTILL} --experts LIBRARY --max-start-epoch 6", "these experts have 3"),
         (f"{DISTILL} --experts LIBRARY --ipc 126", "from 1 to 125"),
         (f"{DISTILL} --experts LIBRARY --width 8", "leave the network out"),

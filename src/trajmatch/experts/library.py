@@ -64,7 +64,7 @@ class ExpertLibrary:
         if not where.is_file():
             raise FileFormatError(
                 f"there is no expert library in {path} (no library.json); give the --out of "
-                "`trajmatch experts`"
+                "`trajmatch experts` (train_experts)"
             )
         document = read_json(where)
         try:

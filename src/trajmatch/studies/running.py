@@ -61,7 +61,8 @@ def run_study(
     A study that was stopped continues in the cell it was in; a cell that failed is tried again.
     Returns the contents of `out`/result.json: beside the usual, `study` (what is drawn) and `cells`
     {variant, at, settings (other than the base's), seed, mean, sd, n, values, ...} or, where it
-    failed, {variant, at, settings, seed, error}.
+    failed, {variant, at, settings, seed, error}; of settings beside which others of the same method
+    were chosen, `validated` (a score on validation images) in the place of the test's numbers.
 
     Raises SettingError when the base itself cannot be run, no cell succeeded, or `out` is another
     command's or in use, and what training the experts or loading a set raises.
@@ -127,12 +128,12 @@ def _checked(
 ) -> list[Variant]:
     """The variants; raises, before experts are trained, for what no cell could be run with."""
     variants = study.variants(base)
-    if any(variant.source == base.method.name for variant in variants):
+    if all(is_own(one.source) and one.source != base.method.name for one in variants):
+        require_validation(data)  # the base's own method is not used
+        augmentation_of(base.evaluate.augment)
+    else:
         epochs = given.epochs if given else reach(base)
         require_recipe(base, data, epochs=epochs, resources=resources)
-    else:
-        require_validation(data)
-        augmentation_of(base.evaluate.augment)
     for variant in variants:
         if not is_own(variant.source):
             load_distilled(variant.source)
