@@ -23,6 +23,7 @@ from trajmatch.storage import LogProgress, open_tracker, write_result
 from trajmatch.storage.results.classes import is_imbalanced, majority, present
 from trajmatch.storage.trackers.log import EVENTS
 from trajmatch.synthetic import SyntheticSet
+from trajmatch.units import shortened
 
 
 def say(line: str) -> None:
@@ -59,7 +60,8 @@ def warn_of_classes(data: ImageDataset) -> None:
     """Lines on classes of very different size among the training images, and on classes without
     images to validate or test on; none for balanced data."""
     for split, counts in data.class_counts().items():
-        absent = [data.classes[i] for i, count in enumerate(counts) if count == 0]
+        names = [shortened(name, 40) for name in data.classes]
+        absent = [names[i] for i, count in enumerate(counts) if count == 0]
         if absent:
             say(
                 f"warning: {split} images of {present(counts)} of {len(counts)} classes; none of "
@@ -69,7 +71,7 @@ def warn_of_classes(data: ImageDataset) -> None:
             most, least = (pick(range(len(counts)), key=counts.__getitem__) for pick in (max, min))
             say(
                 f"warning: imbalanced classes: {counts[most]:,} training images of "
-                f"{data.classes[most]} and {counts[least]:,} of {data.classes[least]}; the largest "
+                f"{names[most]} and {counts[least]:,} of {names[least]}; the largest "
                 f"class is {majority(counts):.1f} % of them, so see the balanced accuracy"
             )
 
