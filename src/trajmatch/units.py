@@ -1,4 +1,4 @@
-"""Numbers, percentages, durations and bytes as text, for tables, pages and messages."""
+"""Numbers, percentages, durations, bytes and long names as text, for tables, pages and messages."""
 
 from __future__ import annotations
 
@@ -18,6 +18,16 @@ def number(value: Real, digits: int = 3) -> str:
     decimals = max(0, digits - 1 - (math.floor(math.log10(abs(value))) if value else 0))
     text = f"{value:,.{decimals}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def shortened(text: str, most: int) -> str:
+    """`text`, of which at most `most` letters are left.
+
+    Examples:
+        >>> shortened("Acanthurus", 40), shortened("Acanthurus coeruleus", 12)
+        ('Acanthurus', 'Acanthurus…')
+    """
+    return text if len(text) <= most else f"{text[: max(1, most - 1)].rstrip()}…"
 
 
 def percent(mean: Real, sd: Real | None = None) -> str:

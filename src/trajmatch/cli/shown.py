@@ -25,7 +25,7 @@ from trajmatch.storage import LogProgress, open_tracker, write_result
 from trajmatch.storage.results.classes import is_imbalanced, majority, present
 from trajmatch.storage.trackers.log import EVENTS
 from trajmatch.synthetic import SyntheticSet
-from trajmatch.units import byte_size
+from trajmatch.units import byte_size, shortened
 
 
 def say(line: str) -> None:
@@ -95,7 +95,8 @@ def class_warnings(data: ImageDataset) -> Iterator[str]:
     """Lines on classes of very different size among the training images, and on classes without
     images to validate or test on; none for balanced data."""
     for split, counts in data.class_counts().items():
-        absent = [data.classes[i] for i, count in enumerate(counts) if count == 0]
+        names = [shortened(name, 40) for name in data.classes]
+        absent = [names[i] for i, count in enumerate(counts) if count == 0]
         if absent:
             yield (
                 f"warning: {split} images of {present(counts)} of {len(counts)} classes; none of "
@@ -105,7 +106,7 @@ def class_warnings(data: ImageDataset) -> Iterator[str]:
             most, least = (pick(range(len(counts)), key=counts.__getitem__) for pick in (max, min))
             yield (
                 f"warning: imbalanced classes: {counts[most]:,} training images of "
-                f"{data.classes[most]} and {counts[least]:,} of {data.classes[least]}; the largest "
+                f"{names[most]} and {counts[least]:,} of {names[least]}; the largest "
                 f"class is {majority(counts):.1f} % of them, so see the balanced accuracy"
             )
 

@@ -35,7 +35,11 @@ _ENDS = (0.5, 1, 1.5, 2, 3, 4, 5, 8, 10, 15, 20, 25, 30, 40, 50, 60, 80, 100)
 """Where the axis may end, in percent; it begins at 0."""
 _NETWORKS = 50
 """At most so many networks' accuracies are drawn one by one."""
-_COLUMNS = ("method", "model", "parameters", "lr", "ipc", "n", "mean", "sd", "split", "protocol")
+_COLUMNS = (
+    "method", "model", "parameters", "lr", "ipc", "n", "mean", "sd", "balanced", "balanced_sd",
+    "split", "protocol",
+)  # fmt: skip
+"""Entries of a score in the figure's frame."""
 
 
 @dataclass(frozen=True)

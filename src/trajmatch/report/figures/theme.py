@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trajmatch.errors import MissingExtraError
-from trajmatch.units import Real
+from trajmatch.units import Real, shortened
 
 ACCENT, WARM, INK, SOFT = "#00697a", "#a94800", "#14181c", "#525c65"
 RULE, BACKGROUND = "#d8dee2", "#ffffff"
@@ -111,9 +111,7 @@ def tag(artist: Any, kind: str, title: str = "") -> Any:
 def shown(value: Any, most: int | None = None) -> str:
     """`value` as a text that any font and XML can hold, of at most `most` letters."""
     text = "".join(one if _is_plain(one) else "\N{REPLACEMENT CHARACTER}" for one in str(value))
-    if most is not None and len(text) > most:
-        return text[: max(1, most - 1)].rstrip() + "…"
-    return text
+    return text if most is None else shortened(text, most)
 
 
 def spread(axes: Any, across: Real, mean: Real, sd: Real | None, color: str) -> None:

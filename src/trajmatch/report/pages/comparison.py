@@ -10,6 +10,7 @@ from trajmatch.report.figures.points import Place, accuracy_words
 from trajmatch.report.figures.scatter import CostPoint, Scatter
 from trajmatch.report.pages.across import Across
 from trajmatch.report.pages.sheet import Sheet, contact_sheet
+from trajmatch.report.tables.scores import caveats
 from trajmatch.report.tables.standings import StandingsTable
 from trajmatch.storage.results import Score, StudyResult
 from trajmatch.units import NBSP, Real, number, percent
@@ -58,7 +59,7 @@ def markdown_table(result: StudyResult) -> str:
         for column in table.columns
     ]
     lines = [
-        _plain(f"{table.counted()} {table.about_full()}"),
+        _plain(" ".join([table.counted(), table.about_full(), *caveats(result.scores)])),
         "",
         _line("method", heads),
         "|---|" + "---:|" * len(heads),

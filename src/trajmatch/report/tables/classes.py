@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from trajmatch.report.figures.figure import Row, csv_url
 from trajmatch.report.folder import RunFolder
 from trajmatch.storage.results import Score
-from trajmatch.units import NBSP, percent
+from trajmatch.units import NBSP, percent, shortened
 
 MOST = 200
 """Classes that are shown at most: of more, half as many of the lowest and of the highest."""
@@ -108,5 +108,4 @@ class ClassTable:
 
 
 def _words(row: ClassRow) -> str:
-    name = row.name if len(row.name) <= 40 else f"{row.name[:39]}…"
-    return f"{name}, {row.accuracy or 0.0:.1f}{NBSP}%"
+    return f"{shortened(row.name, 40)}, {row.accuracy or 0.0:.1f}{NBSP}%"

@@ -105,8 +105,10 @@ class Score:
         """
         if self.method == CEILING:
             return "all training images"
-        epochs = re.match(r"\d+ epochs?", self.protocol)
-        return f"{EXPERTS} ({epochs[0]})" if self.method == EXPERTS and epochs else self.method
+        epochs = re.match(r"(\d+) epochs?\b", self.protocol)
+        if self.method != EXPERTS or epochs is None:
+            return self.method
+        return f"{EXPERTS} ({epochs[1]} epoch{'s' if epochs[1] != '1' else ''})"
 
     @property
     def is_imbalanced(self) -> bool:
