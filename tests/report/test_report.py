@@ -79,7 +79,7 @@ def fake_run(
         kept = (kept + torch.randn(kept.shape, generator=generator)).softmax(1)
     best = min(200, iterations)
     for place in ("best", "last") if finished else ("last",):
-        images = whitening.apply(real + noise)
+        images = whitening.transform(real + noise)
         info = {"method": "mtt", "seed": 0}
         SyntheticSet(images, kept, classes, whitening, 0.0107, info).save(out / place)
     for index in range(snapshots):

@@ -38,7 +38,7 @@ def image_tensor(images: Any, what: str) -> UInt8[Tensor, "n channels height wid
         pixels = pixels if first else pixels.transpose(0, 3, 1, 2)
     if pixels.dtype.kind == "f":
         low, high = (pixels.min(), pixels.max()) if pixels.size else (0, 1)
-        _require_unit_range(low, high, what)
+        _require_unit_range(float(low), float(high), what)
         pixels = np.rint(pixels.astype(np.float64) * 255).astype(np.uint8)
     elif pixels.dtype != np.uint8:
         raise DataError(f"{what} are {pixels.dtype}; give uint8 in 0..255 or floats in [0, 1]")

@@ -60,7 +60,7 @@ def select_coreset(
         >>> len(select_coreset("random", load_data("digits"), 2))
         20
         >>> len(select_coreset("random", load_data("digits"), coresets.Share(0.1)))
-        131
+        129
     """
     requires = coresets.coreset_of(method).requires
     coresets.require_enough(data, ipc)
