@@ -217,7 +217,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     refused(path, r"pipe\.png \(it is a pipe, not a regular file\); remove it")
     assert "passed over 1 of 13" in load_data(path, on_bad_image="skip").note
     os.mkfifo(tmp_path / "pets.zip")
-    refused(tmp_path / "pets.zip", r"neither a folder nor an archive")
+    refused(tmp_path / "pets.zip", r"pets\.zip is not read; give a folder or archive")
     os.mkfifo(tmp_path / "imagenette.zip")
     with pytest.raises(DataError, match="no files of imagenette"):
         load_data("imagenette", data_root=tmp_path)

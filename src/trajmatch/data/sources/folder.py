@@ -28,6 +28,8 @@ from trajmatch.data.dataset import ImageDataset, Split
 from trajmatch.data.sources.classes import choose
 from trajmatch.data.sources.decode import Decoded, decode_images, picture_formats
 from trajmatch.data.sources.layout import (
+    TABLES,
+    LayoutError,
     find_base,
     find_layout,
     is_other,
@@ -71,8 +73,12 @@ def load_folder(path: Path, request: Request) -> ImageDataset:
         }
         splits, note = with_test(splits, chosen)
         place = cache_place(tree, splits, request)
+        remarks = passed_over(others)
+        tables = [file for file in tree.beside("") if suffix_of(file) in TABLES]
+        if tables:
+            remarks += (f"{tables[0]} is not read, as there are class folders",)
         return decode_splits(
-            name_of(path), splits, chosen, tree.read, request, place, note, passed_over(others)
+            name_of(path), splits, chosen, tree.read, request, place, note, remarks
         )
 
 
@@ -236,7 +242,7 @@ def pictures(
                 others[suffix_of(file)] += 1
             continue
         if len(parts) == 1:
-            raise DataError(
+            raise LayoutError(
                 f"{file} in {tree.path} lies in no class folder; move it to {prefix}<class>/"
             )
         found[parts[0]].append(file)
