@@ -317,7 +317,9 @@ def test_a_zip_with_dots_before_its_names(tmp_path):
 def test_an_empty_word_is_not_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(write(tmp_path / "pets", *splits("train", "test")))
     for word in ("", "  "):
-        refused(word, r"data is .*; \(known: .*digits.*or give the path of a folder or archive")
+        refused(
+            word, r"data is .*; give a name \(digits, .*\), hf:NAME, or the path of a folder or"
+        )
     with pytest.raises(ValueError, match="data_root is empty"):
         load_data("cifar10", data_root="")
     assert load_data(".").classes == ("cat", "dog")

@@ -33,7 +33,16 @@ def available_bytes(device: torch.device) -> int:
         used = int((_CGROUP / "memory.current").read_text())
     except (OSError, ValueError):
         return free
-    return max(0, min(free, limit - used))
+    return max(0, min(free, limit - used + _cached_files()))
+
+
+def _cached_files() -> int:
+    """Bytes of files that the system keeps in a container's memory, and drops when it needs it."""
+    try:
+        rows = (_CGROUP / "memory.stat").read_text().splitlines()
+        return next(int(row.split()[1]) for row in rows if row.startswith("inactive_file "))
+    except (OSError, ValueError, StopIteration):
+        return 0
 
 
 @runtime_checkable

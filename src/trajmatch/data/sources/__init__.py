@@ -104,7 +104,8 @@ def _load(data: Any, test: Any, request: Request) -> ImageDataset:
     if isinstance(data, str):
         if not data.strip():
             raise DataError(
-                f"data is {data!r}; {suggest('', SOURCES)}, or give the path of a folder or archive"
+                f"data is {data!r}; give a name ({', '.join(SOURCES)}), {HUB}NAME, or the path of "
+                f"{READ}"
             )
         if data.startswith(HUB):
             return load_hub(data, request)

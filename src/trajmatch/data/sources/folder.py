@@ -141,8 +141,9 @@ def decode_splits(
     decoded, uncached = _cached(place, len(names)), 0
     if decoded is None:
         decoded = decode_images(names, read, request.size, request.progress, skip=request.skip)
-        if request.cache == "read" and place is not None:
-            uncached = decoded.images.nbytes
+        if request.cache == "read":
+            fits = place is not None and decoded.images.nbytes <= cache.largest_size()
+            uncached = decoded.images.nbytes if fits else 0
         else:
             remarks += _keep(place, request.source or name, decoded)
     splits, images = _without(splits, decoded.broken), decoded.images
