@@ -215,7 +215,11 @@ def test_class_folders_win_over_a_table(tmp_path):
     (tmp_path / "pets" / "labels.csv").write_text(rows())
     data = load_data(tmp_path / "pets")
     assert data.classes == ("a", "b")
-    assert data.remarks[0] == "labels.csv is not read, as there are class folders"
+    table = tmp_path / "pets" / "labels.csv"
+    assert data.remarks[0] == (
+        f"labels.csv is not read, as there are class folders; give {table} to take labels from it"
+    )
+    assert load_data(table).classes == ("cat", "dog")
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,8 @@ def load_folder(path: Path, request: Request) -> ImageDataset:
         remarks = passed_over(others)
         tables = [file for file in tree.beside("") if suffix_of(file) in TABLES]
         if tables:
-            remarks += (f"{tables[0]} is not read, as there are class folders",)
+            mend = f"; give {path / tables[0]} to take labels from it" if path.is_dir() else ""
+            remarks += (f"{tables[0]} is not read, as there are class folders{mend}",)
         return decode_splits(
             name_of(path), splits, chosen, tree.read, request, place, note, remarks
         )

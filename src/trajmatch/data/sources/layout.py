@@ -86,7 +86,7 @@ def _splits(tree: Tree, base: str) -> dict[str, str]:
         there = ", ".join(places[role] for role in ("train", "val", "test") if role in places)
         free = [role for role in ("val", "test") if role not in places]
         name = f"rename it {' or '.join(free)} if it is that split, or " if free else ""
-        raise LayoutError(
+        raise DataError(
             f"{tree.path} has {there} and pictures in {base}{beside[0]}/ beside; {name}move it "
             "away if it is no part of the data set"
         )
