@@ -20,6 +20,7 @@ from trajmatch.data.sources import folder
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TRAJMATCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)  # waiting for the disk takes long
     return tmp_path / "cache"
 
 

@@ -18,6 +18,7 @@ from trajmatch.errors import DataError, MissingExtraError
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TRAJMATCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)  # waiting for the disk takes long
 
 
 def refused(path, message, **options):

@@ -21,6 +21,7 @@ from trajmatch.errors import DataError
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TRAJMATCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)  # waiting for the disk takes long
 
 
 def write(root: Path, *places: str, count: int = 3, ending: str = ".png") -> Path:

@@ -157,7 +157,7 @@ def keep(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> bo
 
 
 def _sweep(age: float) -> None:
-    """Remove half-written files of killed processes, of which the last write is `age` seconds old."""
+    """Remove half-written files of killed processes, last written `age` seconds ago or earlier."""
     for folder in folders():
         with contextlib.suppress(OSError):
             for item in os.scandir(folder):
