@@ -20,6 +20,7 @@ from trajmatch.data.sources import folder
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TRAJMATCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)  # waiting for the disk takes long
     return tmp_path / "cache"
 
 
@@ -126,6 +127,21 @@ def test_the_cache_is_bounded_and_the_oldest_goes(tmp_path, monkeypatch) -> None
     monkeypatch.setenv("TRAJMATCH_CACHE_SIZE", f"{sum(f.bytes for f in files) / 1e3:.3f} kB")
     load_data(path, size=4)
     assert [files[2].path in [e.path for e in entries()], len(entries())] == [False, 3]
+
+
+def test_half_written_files_of_killed_runs_are_swept(tmp_path, cache, capsys) -> None:
+    path = photos(tmp_path / "photos")
+    load_data(path)
+    partial = cache / f"{entries()[0].path.name}.123-0a1b2c3d.partial"
+    partial.write_bytes(b"x")
+    load_data(path, size=4)
+    assert partial.exists()  # it may be another process's
+    os.utime(partial, (1e9, 1e9))
+    load_data(path, size=5)
+    assert not partial.exists()
+    partial.write_bytes(b"x")
+    assert cli.main(["cache", "--clear"]) == 0
+    assert list(cache.iterdir()) == []
 
 
 def test_a_file_larger_than_the_cache_is_not_written(tmp_path, monkeypatch) -> None:

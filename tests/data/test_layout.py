@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from trajmatch.data import load_data
 from trajmatch.data.sources.tree import archive_stem, role_within, split_role
@@ -20,6 +21,7 @@ from trajmatch.errors import DataError
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TRAJMATCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)  # waiting for the disk takes long
 
 
 def write(root: Path, *places: str, count: int = 3, ending: str = ".png") -> Path:
@@ -217,10 +219,24 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     refused(path, r"pipe\.png \(it is a pipe, not a regular file\); remove it")
     assert "passed over 1 of 13" in load_data(path, on_bad_image="skip").note
     os.mkfifo(tmp_path / "pets.zip")
-    refused(tmp_path / "pets.zip", r"neither a folder nor an archive")
+    refused(tmp_path / "pets.zip", r"pets\.zip is not read; give a folder or archive")
     os.mkfifo(tmp_path / "imagenette.zip")
     with pytest.raises(DataError, match="no files of imagenette"):
         load_data("imagenette", data_root=tmp_path)
+    for name, place in (
+        ("cifar10", "cifar-10-batches-py/data_batch_1"),
+        ("mnist", "MNIST/raw/train-labels-idx1-ubyte"),
+        ("svhn", "test_32x32.mat"),
+    ):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(tmp_path / place)
+        images = np.zeros((1, 28, 28), np.uint8).tobytes()
+        header = bytes((0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 28, 0, 0, 0, 28))
+        (tmp_path / place).with_name("train-images-idx3-ubyte").write_bytes(header + images)
+        savemat(tmp_path / "train_32x32.mat", {"X": np.zeros((32, 32, 3, 9), np.uint8),
+                                               "y": np.ones((9, 1), np.uint8)})  # fmt: skip
+        with pytest.raises(DataError, match=rf"{place} \(it is a pipe, not a regular file\)"):
+            load_data(name, data_root=tmp_path)
 
 
 def test_a_link_to_a_device_is_refused(tmp_path):
@@ -302,7 +318,9 @@ def test_a_zip_with_dots_before_its_names(tmp_path):
 def test_an_empty_word_is_not_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(write(tmp_path / "pets", *splits("train", "test")))
     for word in ("", "  "):
-        refused(word, r"data is .*; \(known: .*digits.*or give the path of a folder or archive")
+        refused(
+            word, r"data is .*; give a name \(digits, .*\), hf:NAME, or the path of a folder or"
+        )
     with pytest.raises(ValueError, match="data_root is empty"):
         load_data("cifar10", data_root="")
     assert load_data(".").classes == ("cat", "dog")

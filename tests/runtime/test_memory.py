@@ -48,3 +48,13 @@ def test_without_the_resource_module_the_peak_is_unknown() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_files_that_the_system_keeps_in_memory_count_as_free(tmp_path, monkeypatch):
+    """Else a container that has read much would be taken for full."""
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("900000\n")
+    assert memory.available_bytes(torch.device("cpu")) == 100_000
+    (tmp_path / "memory.stat").write_text("anon 5\nactive_file 7\ninactive_file 300000\n")
+    assert memory.available_bytes(torch.device("cpu")) == 400_000

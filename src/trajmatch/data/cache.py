@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ DEFAULT_SIZE = 4_000_000_000
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _NAME = re.compile(r"[\w-]{0,60}-[0-9a-f]{24}\.safetensors", re.ASCII)  # of `cache_path`
+_PARTIAL = re.compile(_NAME.pattern + r"\.\d+-[0-9a-f]+\.partial", re.ASCII)  # of `atomic_write`
+_DAY = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ def entries() -> list[Entry]:
 
 def clear() -> list[Entry]:
     """Remove all files of the cache, and give those that were removed."""
+    _sweep(0.0)
     return [entry for entry in entries() if _remove(entry)]
 
 
@@ -142,6 +146,7 @@ def keep(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> bo
         save_tensors(path, tensors, kind=KIND, version=VERSION, metadata=metadata)
     except OSError:
         return False
+    _sweep(_DAY)
     total = 0
     for entry in entries():
         total += entry.bytes
@@ -149,6 +154,15 @@ def keep(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> bo
             _remove(entry)
             total -= entry.bytes
     return True
+
+
+def _sweep(age: float) -> None:
+    """Remove half-written files of killed processes, last written `age` seconds ago or earlier."""
+    for folder in folders():
+        with contextlib.suppress(OSError):
+            for item in os.scandir(folder):
+                if _PARTIAL.fullmatch(item.name) and item.stat().st_mtime <= time.time() - age:
+                    os.unlink(item.path)
 
 
 def _remove(entry: Entry) -> bool:

@@ -14,15 +14,25 @@ from trajmatch.data.dataset import ImageDataset
 from trajmatch.data.sources.classes import restricted
 from trajmatch.data.sources.folder import load_folder
 from trajmatch.data.sources.hub import load_hub
+from trajmatch.data.sources.layout import TABLES, LayoutError
 from trajmatch.data.sources.named import SOURCES
+from trajmatch.data.sources.npz import load_npz
 from trajmatch.data.sources.objects import load_objects
 from trajmatch.data.sources.source import Caching, Progress, Request, Source
+from trajmatch.data.sources.table import load_table, load_tables_of
+from trajmatch.data.sources.tree import ARCHIVES, open_tree
 from trajmatch.errors import DataError, SettingError, suggest
 
 __all__ = ["HUB", "SOURCES", "Request", "Source", "load_data"]
 
 HUB = "hf:"
 """Prefix of the names of data sets on the Hugging Face hub."""
+
+READ = (
+    "a folder or archive (.zip, .tar, .tar.gz) of class folders or of pictures with a table of "
+    "labels (.csv, .parquet), such a table, or an .npz of arrays"
+)
+"""What paths are read, for messages."""
 
 _IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
@@ -96,7 +106,8 @@ def _load(data: Any, test: Any, request: Request) -> ImageDataset:
     if isinstance(data, str):
         if not data.strip():
             raise DataError(
-                f"data is {data!r}; {suggest('', SOURCES)}, or give the path of a folder or archive"
+                f"data is {data!r}; give a name ({', '.join(SOURCES)}), {HUB}NAME, or the path of "
+                f"{READ}"
             )
         if data.startswith(HUB):
             return load_hub(data, request)
@@ -112,10 +123,29 @@ def _at_path(data: str | Path, request: Request) -> ImageDataset:
         what = "no such file or folder" if looks_like_path else "unknown data"
         raise DataError(
             f"{what} '{data}'; {suggest(str(data), SOURCES)}; or give {HUB}NAME of a data set on "
-            "the Hugging Face hub, or a folder or .zip of class folders"
+            f"the Hugging Face hub, or the path of {READ}"
         )
     request = replace(request, source=str(path.absolute()))
-    return load_folder(path, request)
+    name = path.name.lower()
+    if path.is_dir() or (path.is_file() and name.endswith(ARCHIVES)):
+        return _folder(path, request)
+    if path.is_file() and name.endswith(".npz"):
+        return load_npz(path, request)
+    if path.is_file() and name.endswith(TABLES):
+        return load_table(path, request)
+    raise DataError(f"{path} is not read; give {READ}")
+
+
+def _folder(path: Path, request: Request) -> ImageDataset:
+    """Class folders, or pictures with a table of their labels."""
+    try:
+        return load_folder(path, request)
+    except LayoutError:
+        with open_tree(path) as tree:
+            found = load_tables_of(tree, request)
+        if found is None:
+            raise
+        return found
 
 
 def _class_list(classes: str | Sequence[str] | None) -> tuple[str, ...] | None:

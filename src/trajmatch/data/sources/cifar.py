@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from trajmatch.data.dataset import ImageDataset, Split
 from trajmatch.data.sources.arrays import labeled, one_line
 from trajmatch.data.sources.source import Request
+from trajmatch.data.sources.tree import require_regular
 from trajmatch.data.sources.unpickle import text, unpickle
 from trajmatch.errors import DataError
 
@@ -169,6 +170,8 @@ def _files(place: Path, version: _Version) -> dict[str, bytes]:
     wanted = {*version.train, version.test, version.meta}
     try:
         if place.is_dir():
+            for name in wanted:
+                require_regular(place / name)
             found = {name: (place / name).read_bytes() for name in sorted(wanted)}
         else:
             found = _unpacked(place, version.folder, wanted)

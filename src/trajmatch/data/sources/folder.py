@@ -28,6 +28,8 @@ from trajmatch.data.dataset import ImageDataset, Split
 from trajmatch.data.sources.classes import choose
 from trajmatch.data.sources.decode import Decoded, decode_images, picture_formats
 from trajmatch.data.sources.layout import (
+    TABLES,
+    LayoutError,
     find_base,
     find_layout,
     is_other,
@@ -71,8 +73,13 @@ def load_folder(path: Path, request: Request) -> ImageDataset:
         }
         splits, note = with_test(splits, chosen)
         place = cache_place(tree, splits, request)
+        remarks = passed_over(others)
+        tables = [file for file in tree.beside("") if suffix_of(file) in TABLES]
+        if tables:
+            mend = f"; give {path / tables[0]} to take labels from it" if path.is_dir() else ""
+            remarks += (f"{tables[0]} is not read, as there are class folders{mend}",)
         return decode_splits(
-            name_of(path), splits, chosen, tree.read, request, place, note, passed_over(others)
+            name_of(path), splits, chosen, tree.read, request, place, note, remarks
         )
 
 
@@ -135,8 +142,9 @@ def decode_splits(
     decoded, uncached = _cached(place, len(names)), 0
     if decoded is None:
         decoded = decode_images(names, read, request.size, request.progress, skip=request.skip)
-        if request.cache == "read" and place is not None:
-            uncached = decoded.images.nbytes
+        if request.cache == "read":
+            fits = place is not None and decoded.images.nbytes <= cache.largest_size()
+            uncached = decoded.images.nbytes if fits else 0
         else:
             remarks += _keep(place, request.source or name, decoded)
     splits, images = _without(splits, decoded.broken), decoded.images
@@ -236,7 +244,7 @@ def pictures(
                 others[suffix_of(file)] += 1
             continue
         if len(parts) == 1:
-            raise DataError(
+            raise LayoutError(
                 f"{file} in {tree.path} lies in no class folder; move it to {prefix}<class>/"
             )
         found[parts[0]].append(file)

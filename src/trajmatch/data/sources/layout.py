@@ -10,6 +10,9 @@ from trajmatch.data.sources.decode import picture_formats
 from trajmatch.data.sources.tree import Tree, role_within, split_role
 from trajmatch.errors import DataError
 
+TABLES = (".csv", ".tsv", ".parquet")
+"""Endings of tables of labels."""
+
 _PICTURES = frozenset(
     ("image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "jpegimages")
 )
@@ -19,9 +22,14 @@ _MASKS = frozenset(
 _LAYOUT = "train/<class>/ and test/<class>/"
 
 
+class LayoutError(DataError):
+    """A tree without class folders, of which the pictures may have their labels elsewhere."""
+
+
 def find_layout(tree: Tree) -> dict[str, str]:
     """The prefix of the class folders of each split: of `train`, and of `val` and `test` where
-    they exist. Raises DataError where the tree has no such layout, or more than one."""
+    they exist. Raises LayoutError where the tree has no such layout, DataError for more than one.
+    """
     base = find_base(tree, lambda name: split_role(name) == "train")
     if base is not None:
         return _splits(tree, base)
@@ -56,7 +64,7 @@ def _splits(tree: Tree, base: str) -> dict[str, str]:
         if role is None:
             others.append(name)
         elif role in places:
-            raise DataError(
+            raise LayoutError(
                 f"{tree.path / base} holds {places[role]} and {base}{name}/, which both are "
                 f"names of the {role} split; rename one or move it away"
             )
@@ -68,12 +76,12 @@ def _splits(tree: Tree, base: str) -> dict[str, str]:
         said = f"{tree.path} has no class folders in {train}"
         if beside and any(map(is_picture, tree.beside(train))):
             names = f"{', '.join(beside[:3])}{', ...' if len(beside) > 3 else ''}"
-            raise DataError(
+            raise LayoutError(
                 f"{said}, but pictures, as {names} beside it has; if it is a class like these, put "
                 f"all class folders into one called train/ (train/{train.split('/')[-2]}/, "
                 f"train/{beside[0]}/), else put its pictures into {train}<class>/"
             )
-        raise DataError(f"{said}; put pictures into {train}<class>/")
+        raise LayoutError(f"{said}; put pictures into {train}<class>/")
     if beside:
         there = ", ".join(places[role] for role in ("train", "val", "test") if role in places)
         free = [role for role in ("val", "test") if role not in places]
@@ -127,24 +135,24 @@ def _plain(tree: Tree, place: str) -> str:
     """
     found = shown(tree, place)
     if not found:
-        raise DataError(
+        raise LayoutError(
             f"{tree.path} holds no folders; put pictures into <class>/, or into {_LAYOUT}"
         )
     splits = [f"{place}{name}/" for name in found if split_role(name)]
     if splits:
-        raise DataError(
+        raise LayoutError(
             f"{tree.path} holds {', '.join(splits)} and no train/; name its folders {_LAYOUT}, or "
             f"put all class folders into one called train/ if {splits[0]} is a class"
         )
     words = {name.lower() for name in found}
     if words & _PICTURES and words & _MASKS:
-        raise DataError(
+        raise LayoutError(
             f"{tree.path} holds {', '.join(f'{place}{name}/' for name in found[:4])}, which look "
             "like pictures and their masks and not like classes; "
             + _mend(tree, [file for file in tree.files(place) if is_picture(file)], place)
         )
     if len(found) == 1:
-        raise DataError(
+        raise LayoutError(
             f"{tree.path} holds one class folder, '{found[0]}'; pictures of at least two classes "
             "are needed, in <class>/ each" + _instead(tree, tree.files(place), place)
         )
@@ -171,7 +179,7 @@ def require_direct(tree: Tree, prefix: str, found: Mapping[str, Sequence[str]]) 
     folders = sorted({file.removeprefix(f"{prefix}{deep[0]}/").split("/")[0]
                       for file in found[deep[0]]})  # fmt: skip
     shown_folders = ", ".join(f"{name}/" for name in folders[:3])
-    raise DataError(
+    raise LayoutError(
         f"class folder {prefix}{deep[0]}/ of {tree.path} holds no pictures but folders "
         f"({shown_folders}{', ...' if len(folders) > 3 else ''}); "
         + _mend(tree, [file for files in found.values() for file in files], prefix)

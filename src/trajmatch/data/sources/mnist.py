@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from trajmatch.data.dataset import ImageDataset, Split
 from trajmatch.data.sources.arrays import labeled, one_line
 from trajmatch.data.sources.source import Request
+from trajmatch.data.sources.tree import require_regular
 from trajmatch.errors import DataError
 
 _TRAIN_IMAGES = "train-images-idx3-ubyte"
@@ -82,6 +83,7 @@ def _idx(path: Path, axes: int) -> NDArray[np.uint8]:
 
     Big-endian: 0, 0, 8 (for uint8), the number of axes, a length of 4 bytes per axis, the values.
     """
+    require_regular(path)
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             data = file.read(_LARGEST_FILE)

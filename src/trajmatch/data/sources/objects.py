@@ -32,9 +32,10 @@ _VAL_IS_TEST = "val is the test split, as no test images were given; validation 
 _KINDS = "a torch Dataset with a length, a pair (images, labels), or a Hugging Face Dataset"
 
 
-def load_objects(data: Any, test: Any, request: Request) -> ImageDataset:
+def load_objects(data: Any, test: Any, request: Request, *, name: str = "") -> ImageDataset:
     """The data set of `data`: the training images, or a dict of splits by name.
 
+    name: of the data set; that of its type where it is empty.
     test: the test images where `data` is no dict. Without any, val serves as test, and without val
     a fifth of each class of train does; the data set's `note` records that. Raises DataError for
     objects of another kind and for images and labels that do not fit together.
@@ -59,7 +60,7 @@ def load_objects(data: Any, test: Any, request: Request) -> ImageDataset:
     for role, split in parts.items():
         _require_labels(split, role, classes)
     train = splits["train"]
-    name = "arrays" if isinstance(train, tuple) else type(train).__name__
+    name = name or ("arrays" if isinstance(train, tuple) else type(train).__name__)
     dataset = _assemble(name, parts, classes, request)
     if not broken:
         return dataset

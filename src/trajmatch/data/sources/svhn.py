@@ -13,6 +13,7 @@ import numpy as np
 from trajmatch.data.dataset import ImageDataset, Split
 from trajmatch.data.sources.arrays import labeled, one_line
 from trajmatch.data.sources.source import Request
+from trajmatch.data.sources.tree import require_regular
 from trajmatch.errors import DataError
 
 _TRAIN, _TEST = "train_32x32.mat", "test_32x32.mat"
@@ -30,6 +31,7 @@ def _read(path: Path) -> Split:
     # A dependency of scikit-learn, without types.
     from scipy.io import loadmat  # type: ignore[import-untyped]
 
+    require_regular(path)
     try:
         found = loadmat(path, variable_names=("X", "y"))
         images, labels = found["X"], found["y"]

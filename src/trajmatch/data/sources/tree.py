@@ -69,10 +69,9 @@ def archive_stem(path: Path) -> str:
 def read_regular(path: Path) -> bytes:
     """The bytes of a file. Raises DataError for what is no regular file (opening a pipe would
     wait for ever), for one that is too large for a picture, and for one that cannot be read."""
+    require_regular(path)
     try:
         found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):
-            raise DataError(f"cannot read {path} (it is {_kind(found.st_mode)}); remove it")
         if found.st_size > _LARGEST_FILE:
             raise DataError(
                 f"cannot read {path} (it has {found.st_size / 1e6:,.0f} MB, too many for a "
@@ -81,6 +80,16 @@ def read_regular(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror})") from error
+
+
+def require_regular(path: Path) -> None:
+    """Refuse what is there and no regular file, before it is opened. Raises DataError."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return  # absent, which reading reports
+    if not stat.S_ISREG(mode):
+        raise DataError(f"cannot read {path} (it is {_kind(mode)}); remove it")
 
 
 def _kind(mode: int) -> str:
