@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from trajmatch.data.dataset import ImageDataset
-from trajmatch.data.pixels import require_memory
+from trajmatch.data.pixels import require_space
 from trajmatch.data.sources.arrays import one_line
 from trajmatch.data.sources.objects import load_objects
 from trajmatch.data.sources.source import Request
@@ -42,7 +42,7 @@ def load_npz(path: Path, request: Request) -> ImageDataset:
             keys = _keys(path, file.files)
             wanted = {key for pair in keys.values() for key in pair}
             sizes = [archive.getinfo(f"{key}.npy").file_size for key in wanted]
-            require_memory(2 * sum(sizes), f"the arrays in {path}", "give fewer images")
+            require_space(2 * sum(sizes), f"the arrays in {path}", "give fewer images")
             splits = {role: (file[pair[0]], file[pair[1]]) for role, pair in keys.items()}
     except DataError:
         raise
