@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -97,15 +98,19 @@ def resize(
 def require_memory(needed: int, what: str, mend: str) -> None:
     """Refuse work that takes more memory than is free. needed: bytes; what, mend: for the message.
 
-    Off Linux free memory is unknown, and nothing is refused. Raises DataError.
+    On macOS it is compared with all memory, as what is free is unknown there; on Windows nothing is
+    refused. Raises DataError.
     """
-    if not sys.platform.startswith("linux"):
+    if sys.platform.startswith("linux"):
+        there, kind = available_bytes(torch.device("cpu")), "free"
+    elif hasattr(os, "sysconf"):
+        there, kind = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "there"
+    else:
         return
-    free = available_bytes(torch.device("cpu"))
-    if needed > free:
+    if needed > there:
         raise DataError(
-            f"{what} need about {needed / 1e9:,.1f} GB of memory and {free / 1e9:,.1f} GB are "
-            f"free; {mend}"
+            f"{what} need about {needed / 1e9:,.1f} GB of memory and {there / 1e9:,.1f} GB are "
+            f"{kind}; {mend}"
         )
 
 
