@@ -21,7 +21,7 @@ class Flags(Common):
     Network and whitening are the experts', where there are any. The set that scores best on
     validation images is in OUT/best, the newest in OUT/last. Run the same command again to continue
     a killed run; a larger --iterations extends a finished one. At the end the best set is tested
-    once, beside random and herding images.
+    once, beside random and herding images where these can be had.
     """
 
     out: Path = Path("runs/distilled")
@@ -61,6 +61,7 @@ def run(flags: Flags) -> None:
     library = None if path is None else ExpertLibrary.open(path)
     data = shown.load(flags.data)
     experts = pipeline.experts_or_untrained(library, data, flags.network, flags.data)
+    left_out = shown.left_out(method, flags.distill.ipc, data, library)
     with shown.progress_of(flags.out, track=flags.track) as progress:
         outcome = pipeline.distill(
             data,
@@ -94,6 +95,7 @@ def run(flags: Flags) -> None:
         scores=scores,
         seconds=time.perf_counter() - began,
         device=str(resources.device),
+        left_out=left_out,
     )
     pipeline.write_run(flags.out, finished)
     shown.table(scores)

@@ -147,7 +147,7 @@ def carry_out(config: Recipe, out: Path, resources: Resources, *, track: str = "
 
     from trajmatch import pipeline
     from trajmatch.cli import shown
-    from trajmatch.pipeline.checks import require_recipe
+    from trajmatch.pipeline.checks import left_out_words, require_recipe
     from trajmatch.pipeline.cost.shape import Shape
     from trajmatch.report import write_report
 
@@ -164,6 +164,8 @@ def carry_out(config: Recipe, out: Path, resources: Resources, *, track: str = "
             progress=progress,
         )
     shown.records(result["scores"])
+    for line in left_out_words(result.get("left_out", {})):
+        print(line)
     if config.published.accuracy is not None:
         print(f"published for these settings: {config.published.accuracy} % "
               f"({config.published.source})")  # fmt: skip

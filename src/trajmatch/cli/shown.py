@@ -14,7 +14,7 @@ from trajmatch.config import DataConfig, to_dict
 from trajmatch.data import ImageDataset
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
-from trajmatch.methods import Outcome
+from trajmatch.methods import Method, Outcome
 from trajmatch.runtime.display import Bar, Display
 from trajmatch.runtime.display import running as task
 from trajmatch.runtime.progress import Progress, Several, Silent
@@ -124,6 +124,18 @@ def best_of(outcome: Outcome) -> str:
         f"best set: iteration {outcome.best_iteration} of {outcome.iterations}, validation "
         f"accuracy {best['mean']:.1f} % (n={best['n']})"
     )
+
+
+def left_out(
+    method: Method, ipc: int, data: ImageDataset, library: ExpertLibrary | None
+) -> dict[str, str]:
+    """Say which baselines a run cannot be compared with, and why; the same for its result."""
+    from trajmatch.pipeline.checks import baselines_left_out, left_out_words, set_ipc
+
+    found = baselines_left_out(data, set_ipc(method, ipc, data), experts=library is not None)
+    for line in left_out_words(found):
+        say(line)
+    return found
 
 
 def table(scores: Sequence[Score]) -> None:

@@ -20,7 +20,12 @@ from trajmatch.methods import coresets
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.base import height_width
 from trajmatch.networks.spec import network_for
-from trajmatch.pipeline.checks import require_own_folder, shape_words, some_words
+from trajmatch.pipeline.checks import (
+    baselines_left_out,
+    require_own_folder,
+    shape_words,
+    some_words,
+)
 from trajmatch.pipeline.distill import Untrained
 from trajmatch.pipeline.experts import full_data_score
 from trajmatch.pipeline.memory_needs import evaluation_needs
@@ -73,8 +78,7 @@ def evaluate(
         distilled = load_distilled(distilled)
     _require_split(distilled, data, split)
     specs = _specs(distilled, data, networks)
-    augmentation_of(config)  # refuses an unknown strategy before anything is trained
-    _require_room(specs, data, len(distilled), config, resources)
+    _require_startable(specs, data, len(distilled), config, resources)
     folder = None if out is None else Path(out)
     if folder is not None:
         require_own_folder(folder, "evaluate")
@@ -138,14 +142,16 @@ def _specs(
     return specs
 
 
-def _require_room(
+def _require_startable(
     specs: Sequence[NetworkSpec],
     data: ImageDataset,
     count: int,
     config: EvaluateConfig,
     resources: Resources,
 ) -> None:
-    """Refuse a network that cannot be trained on `count` images in the memory that is free."""
+    """Refuse, before anything is trained, an unknown augmentation and a network that cannot be
+    trained on `count` images in the memory that is free."""
+    augmentation_of(config)
     for spec in specs:
         needs = evaluation_needs(spec, len(data.test), count, config, resources)
         require_memory(needs, resources.torch_device)
@@ -193,14 +199,16 @@ def compare_on_test(
     """Test accuracy of a distilled set, random and herding images of the same number, and the full
     data, under one protocol.
 
-    Without experts there are no features for herding and no networks trained on the full data, so
-    both are left out. Each score is a message of `progress` as soon as it is known.
+    Without experts there are no networks trained on the full data. What is left out beside, and
+    why, is in `checks.baselines_left_out`. Each score is a message of `progress` as soon as it is
+    known.
 
     out: the run's folder, whose log.jsonl receives the result of every network: a later call uses
     these and trains the others.
     """
     spec = network_of(distilled)
     assert spec is not None
+    left_out = baselines_left_out(data, distilled.ipc, experts=library is not None)
     baselines = [
         select_coreset(
             name,
@@ -210,7 +218,7 @@ def compare_on_test(
             seed=seed,
         )
         for name in coresets.BASELINES
-        if library is not None or coresets.coreset_of(name).requires == "nothing"
+        if name not in left_out
     ]
     sets = [TrainingSet.of(each, resources.torch_device) for each in (distilled, *baselines)]
     batch = EvaluationBatch("score", spec, config, sets, "test", seed)

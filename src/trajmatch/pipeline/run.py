@@ -13,7 +13,13 @@ from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import Outcome
 from trajmatch.networks import NetworkSpec
-from trajmatch.pipeline.checks import load, require_recipe
+from trajmatch.pipeline.checks import (
+    baselines_left_out,
+    left_out_words,
+    load,
+    require_recipe,
+    set_ipc,
+)
 from trajmatch.pipeline.distill import distill
 from trajmatch.pipeline.evaluate import compare_on_test
 from trajmatch.pipeline.experts import full_data_score, train_experts
@@ -50,6 +56,11 @@ def _run(
 ) -> dict[str, Any]:
     began = time.perf_counter()
     require_recipe(recipe, data, resources=resources)
+    left_out = baselines_left_out(
+        data, set_ipc(recipe.method, recipe.distill.ipc, data), experts=True
+    )
+    for line in left_out_words(left_out):
+        progress.message(line)
     library = train_experts(
         data,
         out / "experts",
@@ -96,6 +107,7 @@ def _run(
         scores=scores,
         seconds=time.perf_counter() - began,
         device=str(resources.device),
+        left_out=left_out,
     )
     return write_run(out, finished)
 
@@ -116,6 +128,8 @@ class FinishedRun:
     seconds: float
     """Of the whole command; those of the outer loop are the outcome's."""
     device: str
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Baselines that could not be had, and why."""
 
 
 def write_run(out: Path, run: FinishedRun) -> dict[str, Any]:
@@ -138,5 +152,6 @@ def write_run(out: Path, run: FinishedRun) -> dict[str, Any]:
             "last_iteration": outcome.iterations,
             "distill_seconds": round(outcome.seconds, 3),
             "resolved": outcome.resolved,
+            **({"left_out": dict(run.left_out)} if run.left_out else {}),
         },
     )
