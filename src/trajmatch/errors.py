@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
+import sys
 from collections.abc import Iterable
 
 
@@ -31,6 +33,17 @@ class MissingExtraError(TrajmatchError, ImportError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs an optional dependency: pip install 'trajmatch[{extra}]'")
+
+
+def require_extra(what: str, extra: str, *modules: str) -> None:
+    """Raises MissingExtraError, without importing anything, unless all `modules` are installed.
+
+    Examples:
+        >>> require_extra("the page", "report", "json")
+    """
+    for module in modules:
+        if sys.modules.get(module) is None and importlib.util.find_spec(module) is None:
+            raise MissingExtraError(what, extra)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

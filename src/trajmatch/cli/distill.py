@@ -57,6 +57,7 @@ def run(flags: Flags) -> None:
     method = flags.settings
     assert isinstance(method, Method)
     resources = Resources(pick_device(flags.device), threads=flags.threads)
+    _refuse_early(flags, method)
     path = flags.experts or (Path("runs/experts") if method.needs_experts else None)
     library = None if path is None else ExpertLibrary.open(path)
     data = shown.load(flags.data)
@@ -102,6 +103,15 @@ def run(flags: Flags) -> None:
     if outcome.best.canvases is not None:
         print(f"the textures are in {flags.out / 'best' / 'textures'}")
     print(f"the set is in {flags.out / 'best'}; `trajmatch report {flags.out}` draws its page")
+
+
+def _refuse_early(flags: Flags, method: Method) -> None:
+    """Refuse what takes no data to refuse."""
+    from trajmatch.pipeline.checks import require_augmentations
+    from trajmatch.storage import require_tracker
+
+    require_tracker(flags.track)
+    require_augmentations(getattr(method, "augment", None), flags.evaluate.augment)
 
 
 def _settings(flags: Flags, method: Method) -> dict[str, Any]:

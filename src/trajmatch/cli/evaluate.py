@@ -61,7 +61,7 @@ def run(flags: Flags) -> None:
     from trajmatch import pipeline
     from trajmatch.cli import shown
     from trajmatch.evaluation.evaluator import network_of
-    from trajmatch.pipeline.checks import require_own_folder
+    from trajmatch.pipeline.checks import require_augmentations, require_own_folder
     from trajmatch.runtime.resources import Resources
     from trajmatch.synthetic import load_distilled
 
@@ -70,6 +70,7 @@ def run(flags: Flags) -> None:
     device = pick_device(flags.device)
     networks = networks_of(flags.networks or "")
     require_own_folder(flags.out, "evaluate")
+    require_augmentations(flags.settings.augment)
     distilled = load_distilled(flags.set)
     data = shown.load(flags.data)
     config = flags.settings

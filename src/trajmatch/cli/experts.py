@@ -32,10 +32,12 @@ def run(flags: Flags) -> None:
 
     from trajmatch import pipeline
     from trajmatch.cli import shown
+    from trajmatch.pipeline.checks import require_augmentations
     from trajmatch.runtime.resources import Resources
 
     began = time.perf_counter()
     device = pick_device(flags.device)
+    require_augmentations(flags.experts.augment)
     data = shown.load(flags.data)
     with shown.progress_of(flags.out, log=True) as progress:
         library = pipeline.train_experts(

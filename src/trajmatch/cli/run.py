@@ -94,8 +94,10 @@ class Flags(Common):
 
 
 def run(flags: Flags) -> None:
+    from trajmatch.pipeline.checks import require_augmentations
     from trajmatch.pipeline.recipe import load_recipe
     from trajmatch.runtime.resources import Resources
+    from trajmatch.storage import require_tracker
 
     if flags.config is not None:
         raise SettingError(
@@ -105,6 +107,8 @@ def run(flags: Flags) -> None:
     recipe = load_recipe(flags.recipe)
     config = with_flags(recipe, flags)
     resources = Resources(pick_device(flags.device), flags.workers, flags.threads)
+    require_tracker(flags.track)
+    require_augmentations(config.experts.augment, config.evaluate.augment)
     _say_method(config, recipe, flags.method)
     if flags.dry_run:
         say_cost(config, _shape(config, resources), flags.out, resources)
@@ -152,6 +156,7 @@ def carry_out(config: Recipe, out: Path, resources: Resources, *, track: str = "
     from trajmatch.report import write_report
 
     began = time.perf_counter()
+    shown.warn_without_page()
     data = shown.load(config.data)
     require_recipe(config, data, resources=resources)
     say_cost(config, Shape.of(data), out, resources).require_room()

@@ -45,12 +45,16 @@ def run(flags: Flags) -> None:
     from trajmatch import pipeline
     from trajmatch.cli import shown
     from trajmatch.experts import ExpertLibrary
+    from trajmatch.methods.coresets import coreset_of
+    from trajmatch.pipeline.checks import require_augmentations
     from trajmatch.runtime.resources import Resources
 
     began = time.perf_counter()
     resources = Resources(pick_device(flags.device))
-    data = shown.load(flags.data)
+    coreset_of(flags.method)  # refuses an unknown one
+    require_augmentations(flags.evaluate.augment)
     library = None if flags.experts is None else ExpertLibrary.open(flags.experts)
+    data = shown.load(flags.data)
     training = pipeline.training_like(library, epochs=flags.epochs, batch=flags.batch, lr=flags.lr)
     experts = pipeline.experts_or_untrained(library, data, flags.network, flags.data)
     scores = []

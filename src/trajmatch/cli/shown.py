@@ -12,6 +12,7 @@ from typing import Any
 from trajmatch.cli.flags import Common
 from trajmatch.config import DataConfig, to_dict
 from trajmatch.data import ImageDataset
+from trajmatch.errors import MissingExtraError, require_extra
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import Method, Outcome
@@ -26,6 +27,14 @@ from trajmatch.synthetic import SyntheticSet
 def say(line: str) -> None:
     """A line on stdout at once, also when it goes to a file."""
     print(line, flush=True)
+
+
+def warn_without_page() -> None:
+    """Say before the work what `report` will lack after it."""
+    try:
+        require_extra("the page", "report", "jinja2", "matplotlib")
+    except MissingExtraError as error:
+        say(f"warning: no page will be drawn: {error}")
 
 
 def load(config: DataConfig) -> ImageDataset:

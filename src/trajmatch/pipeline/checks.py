@@ -86,6 +86,12 @@ def require_experts(library: ExpertLibrary) -> None:
         )
 
 
+def require_augmentations(*strategies: str | None) -> None:
+    """Refuse unknown augmentations, which takes no data. Raises SettingError."""
+    for strategy in strategies:
+        augmentation_of(strategy)
+
+
 def conditions_of(
     data: ImageDataset,
     spec: NetworkSpec,
