@@ -68,3 +68,12 @@ def test_an_extra_is_found_without_importing_it() -> None:
     require_extra("x", "x", "json", "trajmatch")
     with pytest.raises(MissingExtraError, match=r"x needs .* 'trajmatch\[y\]'"):
         require_extra("x", "y", "json", "no_such_module")
+
+
+def test_paths_in_commands_to_copy_are_quoted(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    settings = tmp_path / "my settings.toml"
+    settings.write_text("[experts]\nexperts = 2\n")
+    assert cli.main(["run", "digits-ipc1", "--config", str(settings)]) == 2
+    assert f"trajmatch run '{settings}'" in capsys.readouterr().err

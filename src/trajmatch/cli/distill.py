@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -102,7 +103,8 @@ def run(flags: Flags) -> None:
     shown.table(scores)
     if outcome.best.canvases is not None:
         print(f"the textures are in {flags.out / 'best' / 'textures'}")
-    print(f"the set is in {flags.out / 'best'}; `trajmatch report {flags.out}` draws its page")
+    page = f"`trajmatch report {shlex.quote(str(flags.out))}` draws its page"
+    print(f"the set is in {flags.out / 'best'}; {page}")
 
 
 def _refuse_early(flags: Flags, method: Method) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -98,7 +99,8 @@ def run(flags: Flags) -> None:
     _table(scores)
     run = _run_of(flags.set)
     inside = run is not None and run.resolve() == flags.out.resolve().parent
-    print(f"results in {flags.out}; `trajmatch report {run if inside else flags.out}` draws it")
+    drawn = shlex.quote(str(run if inside else flags.out))
+    print(f"results in {flags.out}; `trajmatch report {drawn}` draws it")
 
 
 def _set_of(place: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -102,7 +103,7 @@ def run(flags: Flags) -> None:
     if flags.config is not None:
         raise SettingError(
             f"run takes its settings from RECIPE, and --config is {flags.config} as well; give one "
-            f"of them: trajmatch run {flags.config}"
+            f"of them: trajmatch run {shlex.quote(str(flags.config))}"
         )
     recipe = load_recipe(flags.recipe)
     config = with_flags(recipe, flags)
@@ -177,7 +178,7 @@ def carry_out(config: Recipe, out: Path, resources: Resources, *, track: str = "
     try:
         page = f"the page: {write_report(out)}"
     except MissingExtraError as error:  # hours of work are done and lie in the folder
-        page = f"no page: {error}; then `trajmatch report {out}`"
+        page = f"no page: {error}; then `trajmatch report {shlex.quote(str(out))}`"
     print(f"done in {time.perf_counter() - began:.0f} s; {page}")
 
 

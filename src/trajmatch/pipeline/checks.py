@@ -4,6 +4,7 @@ not fit the data."""
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,10 @@ def require_fit(
 def require_experts(library: ExpertLibrary) -> None:
     """Refuse a library without a finished expert."""
     if not library.experts:
+        quoted = shlex.quote(str(library.path))
         raise SettingError(
             f"the library {library.path} holds 0 finished experts; run `trajmatch experts --out "
-            f"{library.path}` again, with the settings it was begun with, to continue it"
+            f"{quoted}` again, with the settings it was begun with, to continue it"
         )
 
 
