@@ -17,6 +17,7 @@ from trajmatch.pipeline.distill import (
 )
 from trajmatch.pipeline.evaluate import QUICK_EPOCHS, compare_on_test, evaluate
 from trajmatch.pipeline.experts import full_data_score, train_experts
+from trajmatch.pipeline.flipping import compare_flipping
 from trajmatch.pipeline.recipe import Recipe, load_recipe
 from trajmatch.pipeline.run import FinishedRun, run, write_run
 from trajmatch.pipeline.select import select_coreset, training_like
@@ -27,6 +28,7 @@ __all__ = [
     "Outcome",
     "Recipe",
     "Untrained",
+    "compare_flipping",
     "compare_on_test",
     "distill",
     "evaluate",
