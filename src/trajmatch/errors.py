@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib.util
 import re
+import sys
 from collections.abc import Iterable, Iterator
 
 _FLAG = re.compile(
@@ -114,6 +116,17 @@ def require_utf8(name: str) -> None:
         raise SettingError(
             f"the name {shown} is not UTF-8, and files that record it are; rename it"
         ) from None
+
+
+def require_extra(what: str, extra: str, *modules: str) -> None:
+    """Raises MissingExtraError, without importing anything, unless all `modules` are installed.
+
+    Examples:
+        >>> require_extra("the page", "report", "json")
+    """
+    for module in modules:
+        if sys.modules.get(module) is None and importlib.util.find_spec(module) is None:
+            raise MissingExtraError(what, extra)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

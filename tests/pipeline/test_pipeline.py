@@ -22,6 +22,7 @@ from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import DD, DM, LD, MTT, Conditions, Method, coresets
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.functional import load_parameter_vector
+from trajmatch.pipeline.checks import baselines_left_out
 from trajmatch.pipeline.recipe import Recipe
 from trajmatch.runtime.progress import Silent
 from trajmatch.runtime.resources import Resources
@@ -610,3 +611,53 @@ def test_a_method_that_matches_no_experts_needs_no_library(
     with pytest.raises(SettingError, match="mtt matches experts; give experts= a library"):
         pipeline.distill(digits, tiny.METHOD, untrained, tmp_path / "other", config=tiny.DISTILL)
     assert not (tmp_path / "other").exists()
+
+
+# -- baselines that cannot be had ----------------------------------------------------------------
+
+
+class _Heard(Silent):
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+def few_digits() -> ImageDataset:
+    """Three training images of each class."""
+    data = tiny.digits()
+    chosen = torch.cat([members[:3] for members in data.train.per_class(10)])
+    return dataclasses.replace(data, name="few", train=data.train.take(chosen))
+
+
+def test_baselines_that_cannot_be_had_are_left_out_and_named(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(
+        RUN, distill=dataclasses.replace(tiny.DISTILL, ipc=5, init="noise", iterations=1)
+    )
+    heard = _Heard()
+    result = pipeline.run(recipe, tmp_path, data=few_digits(), resources=ONE, progress=heard)
+    reason = "ipc is 5 and class '0' has 3 training images"
+    assert result["left_out"] == {"random": reason, "herding": reason}
+    assert [score["method"] for score in result["scores"]] == ["mtt", "full data"]
+    assert heard.messages[:2] == [
+        f"random images are left out: {reason}",
+        f"herding images are left out: {reason}",
+    ]
+    assert read_result(tmp_path)["left_out"] == result["left_out"]
+
+
+def test_what_is_advised_where_a_class_has_too_few_images_is_true(tmp_path: Path) -> None:
+    distill = dataclasses.replace(tiny.DISTILL, ipc=5)
+    with pytest.raises(SettingError) as error:
+        pipeline.run(dataclasses.replace(RUN, distill=distill), tmp_path / "x", data=few_digits())
+    assert str(error.value) == (
+        "ipc is 5 and class '0' has 3 training images to begin from; choose ipc from 1 to 3, or "
+        "begin with --init noise, which leaves random and herding images, to compare with, out"
+    )
+    assert not (tmp_path / "x").exists()
+
+
+def test_nothing_is_left_out_of_a_usual_run(ran: tuple[Path, dict]) -> None:
+    assert "left_out" not in ran[1]
+    assert baselines_left_out(tiny.digits(), 1, experts=True) == {}

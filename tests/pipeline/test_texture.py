@@ -386,7 +386,7 @@ def test_canvases_that_do_not_fit_are_refused(
     own = {name: value for name, value in changes.items() if name == "canvas"}
     method = dataclasses.replace(TEXTURE, **own)
     with pytest.raises(SettingError, match=said):
-        distill(tmp_path / "run", library, method=method, ipc=changes.get("ipc", 1))
+        distill(tmp_path / "run", library, method=method, ipc=changes.get("ipc", 1), init="real")
     assert not (tmp_path / "run").exists()
 
 

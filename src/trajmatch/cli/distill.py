@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +25,7 @@ class Flags(Common):
     Network and whitening are the experts', where there are any. The set that scores best on
     validation images is in OUT/best, the newest in OUT/last. Run the same command again to continue
     a killed run; a larger --iterations extends a finished one. At the end the best set is tested
-    once, beside random and herding images, unless --no-test is given.
+    once, beside random and herding images where these can be had, unless --no-test is given.
     """
 
     out: Path = Path("runs/distilled")
@@ -66,6 +67,7 @@ def run(flags: Flags) -> None:
     method = flags.settings
     assert isinstance(method, Method)
     resources = Resources(pick_device(flags.device), threads=flags.threads)
+    _refuse_early(flags, method)
     path = flags.experts or (Path("runs/experts") if method.needs_experts else None)
     library = None if path is None else ExpertLibrary.open(path)
     data = shown.load(flags.data)
@@ -73,6 +75,7 @@ def run(flags: Flags) -> None:
     if flags.dry_run:
         _dry_run(flags, method, library, data, resources)
         return
+    left_out = shown.left_out(method, flags.distill.ipc, data, library) if flags.test else {}
     with shown.progress_of(flags.out, track=flags.track) as progress:
         outcome = pipeline.distill(
             data,
@@ -107,6 +110,7 @@ def run(flags: Flags) -> None:
         scores=scores,
         seconds=time.perf_counter() - began,
         device=str(resources.device),
+        left_out=left_out,
     )
     pipeline.write_run(flags.out, finished)
     shown.table(scores)
@@ -118,7 +122,17 @@ def run(flags: Flags) -> None:
 def _say_places(out: Path, *, textures: bool) -> None:
     if textures:
         print(f"the textures are in {out / 'best' / 'textures'}")
-    print(f"the set is in {out / 'best'}; `trajmatch report {out}` draws its page")
+    page = f"`trajmatch report {shlex.quote(str(out))}` draws its page"
+    print(f"the set is in {out / 'best'}; {page}")
+
+
+def _refuse_early(flags: Flags, method: Method) -> None:
+    """Refuse what takes no data to refuse."""
+    from trajmatch.pipeline.checks import require_augmentations
+    from trajmatch.storage import require_tracker
+
+    require_tracker(flags.track)
+    require_augmentations(getattr(method, "augment", None), flags.evaluate.augment)
 
 
 def _settings(flags: Flags, method: Method) -> dict[str, Any]:
@@ -142,10 +156,15 @@ def _dry_run(
     from trajmatch.cli.cost import say_cost
     from trajmatch.config import ExpertConfig
     from trajmatch.methods.checkpoint import checkpoint_iteration
-    from trajmatch.pipeline.checks import conditions_of, require_sound
+    from trajmatch.methods.coresets import BASELINES
+    from trajmatch.pipeline.checks import (
+        baselines_left_out,
+        conditions_of,
+        require_sound,
+        set_ipc,
+    )
     from trajmatch.pipeline.cost.done import Done
     from trajmatch.pipeline.cost.shape import Shape
-    from trajmatch.pipeline.evaluate import baselines_beside
     from trajmatch.pipeline.recipe import Recipe
 
     recipe = Recipe(
@@ -167,6 +186,9 @@ def _dry_run(
     )
     require_sound(method, conditions, init=flags.distill.init, evaluation=flags.evaluate)
     done = Done(0 if library is None else len(library.experts), checkpoint_iteration(flags.out))
-    compared = 1 + len(baselines_beside(library)) if flags.test else 1
+    left_out = baselines_left_out(
+        data, set_ipc(method, flags.distill.ipc, data), experts=library is not None
+    )
+    compared = 1 + len(BASELINES) - len(left_out) if flags.test else 1
     stages = ("distillation", "evaluation")
     say_cost(recipe, shape, done, resources, stages=stages, compared=compared)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -69,6 +70,7 @@ def run(flags: Flags) -> None:
 
     from trajmatch.cli import shown
     from trajmatch.evaluation.evaluator import network_of
+    from trajmatch.pipeline.checks import require_augmentations
     from trajmatch.runtime.resources import Resources
     from trajmatch.synthetic import load_distilled
 
@@ -77,6 +79,7 @@ def run(flags: Flags) -> None:
     device = pick_device(flags.device)
     networks_of(flags.networks or "")  # refuses unknown ones before anything is loaded
     _check_ceiling(flags)
+    require_augmentations(flags.settings.augment)
     distilled = load_distilled(flags.set)
     data = shown.load(flags.data)
     scores = _scores(flags, distilled, data, Resources(device))
@@ -96,7 +99,8 @@ def run(flags: Flags) -> None:
     _table(scores)
     run = _run_of(flags.set)
     inside = run is not None and run.resolve() == flags.out.resolve().parent
-    print(f"results in {flags.out}; `trajmatch report {run if inside else flags.out}` draws it")
+    drawn = shlex.quote(str(run if inside else flags.out))
+    print(f"results in {flags.out}; `trajmatch report {drawn}` draws it")
 
 
 def _check_ceiling(flags: Flags) -> None:

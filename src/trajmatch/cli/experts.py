@@ -39,10 +39,12 @@ def run(flags: Flags) -> None:
 
     from trajmatch import pipeline
     from trajmatch.cli import shown
+    from trajmatch.pipeline.checks import require_augmentations
     from trajmatch.runtime.resources import Resources
 
     began = time.perf_counter()
     device = pick_device(flags.device)
+    require_augmentations(flags.experts.augment)
     if flags.dry_run:
         _dry_run(flags, Resources(device=device, workers=flags.workers))
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -107,13 +108,15 @@ class Flags(Common):
 
 
 def run(flags: Flags) -> None:
+    from trajmatch.pipeline.checks import require_augmentations
     from trajmatch.pipeline.recipe import load_recipe
     from trajmatch.runtime.resources import Resources
+    from trajmatch.storage import require_tracker
 
     if flags.config is not None:
         raise SettingError(
             f"run takes its settings from RECIPE, and --config is {flags.config} as well; give one "
-            f"of them: trajmatch run {flags.config}"
+            f"of them: trajmatch run {shlex.quote(str(flags.config))}"
         )
     recipe = load_recipe(flags.recipe)
     config = with_flags(recipe, flags)
@@ -121,6 +124,8 @@ def run(flags: Flags) -> None:
     if library is not None:
         _require_as_trained(config, recipe.with_library(library), library)
     resources = Resources(pick_device(flags.device), flags.workers, flags.threads)
+    require_tracker(flags.track)
+    require_augmentations(config.experts.augment, config.evaluate.augment)
     _say_method(config, recipe, flags.method, library)
     if flags.dry_run:
         shape = shape_of(config, library, resources)
@@ -199,12 +204,13 @@ def carry_out(
 
     from trajmatch import pipeline
     from trajmatch.cli import shown
-    from trajmatch.pipeline.checks import require_library, require_recipe
+    from trajmatch.pipeline.checks import left_out_words, require_library, require_recipe
     from trajmatch.pipeline.cost.shape import Shape
     from trajmatch.report import write_report
     from trajmatch.storage.results import Score
 
     began = time.perf_counter()
+    shown.warn_without_page()
     data = shown.load(config.data)
     if library is not None:
         require_library(config, data, library)
@@ -222,6 +228,8 @@ def carry_out(
             progress=progress,
         )
     shown.table([Score.from_json(score) for score in result["scores"]])
+    for line in left_out_words(result.get("left_out", {})):
+        print(line)
     if not test:
         shown.say(shown.untested(out))
     elif config.published.accuracy is not None:
@@ -230,7 +238,7 @@ def carry_out(
     try:
         page = f"the page: {write_report(out)}"
     except MissingExtraError as error:  # hours of work are done and lie in the folder
-        page = f"no page: {error}; then `trajmatch report {out}`"
+        page = f"no page: {error}; then `trajmatch report {shlex.quote(str(out))}`"
     print(f"done in {time.perf_counter() - began:.0f} s; {page}")
 
 

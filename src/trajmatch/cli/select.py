@@ -49,7 +49,8 @@ def run(flags: Flags) -> None:
     from trajmatch import pipeline
     from trajmatch.cli import shown
     from trajmatch.experts import ExpertLibrary
-    from trajmatch.methods.coresets import Share
+    from trajmatch.methods.coresets import Share, coreset_of
+    from trajmatch.pipeline.checks import require_augmentations
     from trajmatch.runtime.resources import Resources
 
     began = time.perf_counter()
@@ -59,8 +60,10 @@ def run(flags: Flags) -> None:
     if flags.fraction is not None:
         ipc = Share(flags.fraction)
     resources = Resources(pick_device(flags.device))
-    data = shown.load(flags.data)
+    coreset_of(flags.method)  # refuses an unknown one
+    require_augmentations(flags.evaluate.augment)
     library = None if flags.experts is None else ExpertLibrary.open(flags.experts)
+    data = shown.load(flags.data)
     training = pipeline.training_like(library, epochs=flags.epochs, batch=flags.batch, lr=flags.lr)
     experts = pipeline.experts_or_untrained(library, data, flags.network, flags.data)
     scores = []

@@ -14,9 +14,10 @@ from trajmatch.config import DataConfig, to_dict
 from trajmatch.data import ImageDataset
 from trajmatch.data.cache import folders
 from trajmatch.data.sources.source import Caching
+from trajmatch.errors import MissingExtraError, require_extra
 from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
-from trajmatch.methods import Outcome
+from trajmatch.methods import Method, Outcome
 from trajmatch.pipeline.checks import some_words
 from trajmatch.runtime.display import Bar, Display
 from trajmatch.runtime.display import running as task
@@ -31,6 +32,14 @@ from trajmatch.units import byte_size, shortened
 def say(line: str) -> None:
     """A line on stdout at once, also when it goes to a file."""
     print(line, flush=True)
+
+
+def warn_without_page() -> None:
+    """Say before the work what `report` will lack after it."""
+    try:
+        require_extra("the page", "report", "jinja2", "matplotlib")
+    except MissingExtraError as error:
+        say(f"warning: no page will be drawn: {error}")
 
 
 def load(config: DataConfig, *, cache: Caching = True) -> ImageDataset:
@@ -191,6 +200,18 @@ def untested(out: Path) -> str:
         "not tested (--no-test): the accuracy is on validation images, by which the set was chosen "
         f"as well; `trajmatch evaluate {out}` tests it"
     )
+
+
+def left_out(
+    method: Method, ipc: int, data: ImageDataset, library: ExpertLibrary | None
+) -> dict[str, str]:
+    """Say which baselines a run cannot be compared with, and why; the same for its result."""
+    from trajmatch.pipeline.checks import baselines_left_out, left_out_words, set_ipc
+
+    found = baselines_left_out(data, set_ipc(method, ipc, data), experts=library is not None)
+    for line in left_out_words(found):
+        say(line)
+    return found
 
 
 def table(scores: Sequence[Score]) -> None:

@@ -144,6 +144,7 @@ def run_variations(study: Study, flags: Variations) -> None:
 
     from trajmatch import studies
     from trajmatch.cli import shown
+    from trajmatch.pipeline.checks import require_augmentations
     from trajmatch.report.pages.comparison import markdown_table
     from trajmatch.report.pages.study import pooled, require_study, write_study_report
     from trajmatch.runtime.resources import Resources
@@ -152,6 +153,8 @@ def run_variations(study: Study, flags: Variations) -> None:
     began = time.perf_counter()
     resources = Resources(pick_device(flags.device), flags.workers, flags.threads)
     base = base_of(flags)
+    require_augmentations(base.experts.augment, base.evaluate.augment)
+    shown.warn_without_page()
     data = shown.load(base.data)
     shown.say(f"{study.purpose} {study.rule(base)}")
     with shown.progress_of(flags.out, log=True, events=("cell",)) as progress:

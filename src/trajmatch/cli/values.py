@@ -110,12 +110,11 @@ def _network(word: str) -> NetworkConfig:
     name, colon, norm = (part.strip() for part in word.partition(":"))
     if not name or (colon and not norm):
         raise SettingError(f"--networks has '{word.strip()}'; write NAME or NAME:NORM")
-    if colon:
-        from trajmatch.networks import NETWORKS
-        from trajmatch.networks.norm import NORMS
+    from trajmatch.networks import NETWORKS
+    from trajmatch.networks.norm import NORMS
 
-        if name not in NETWORKS and norm not in NORMS:
-            attribute, _, norm = (part.strip() for part in norm.partition(":"))
-            name = f"{name}:{attribute}"
-            NETWORKS.find(name)
+    if colon and name not in NETWORKS and norm not in NORMS:
+        attribute, _, norm = (part.strip() for part in norm.partition(":"))
+        name = f"{name}:{attribute}"
+    NETWORKS.find(name)
     return NetworkConfig(network=name, norm=norm or None)

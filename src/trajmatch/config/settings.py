@@ -103,7 +103,8 @@ class ExpertConfig:
     weight_decay: float = 0.0
     """SGD weight decay; the paper's experts have none."""
     augment: str | None = DSA_STRATEGY
-    """DSA strategy: names joined by _, one is drawn per batch; or none."""
+    """DSA strategy: names joined by _, one is drawn per batch; or none. Leave flip out where a
+    mirrored image is of another class or of none: letters, digits, signs."""
     storage: Storage = "float32"
     """bf16 halves the files and rounds parameters to 8 bits of mantissa."""
     precision: Precision = "float32"
@@ -169,7 +170,7 @@ class EvaluateConfig:
     batch: int = 256
     """Images per SGD step; the whole set where it has fewer."""
     augment: str | None = DSA_STRATEGY
-    """DSA strategy, or none."""
+    """DSA strategy, or none. Without flip for letters, digits and signs, as the experts'."""
     compile: Compile = "auto"
     """Through torch.compile, where the network is the field's ConvNet. auto: where it pays."""
     workers: int | None = None

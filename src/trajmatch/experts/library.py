@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import re
+import shlex
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -140,7 +141,7 @@ class ExpertLibrary:
             if (file.library, file.index, file.epochs) != (self.digest, expert, self.epochs):
                 raise MismatchError(
                     f"{file.path} is expert {file.index} of another library; remove it and run "
-                    f"`trajmatch experts --out {self.path}` again"
+                    f"`trajmatch experts --out {shlex.quote(str(self.path))}` again"
                 )
             self._opened[expert] = file
         return self._opened[expert]

@@ -57,7 +57,8 @@ class CAFE(AlternatingMethod):
     inner_loop: int | None = None
     """The network's steps between two of them. None: until its accuracy has moved."""
     augment: str | None = DSA_STRATEGY
-    """DSA strategy, the same change for real and synthetic images of a class; or none."""
+    """DSA strategy, the same change for real and synthetic images of a class; or none. Without flip
+    for letters, digits and signs."""
     discrimination_weight: float = 0.01
     """Weight of the cross-entropy, which is a sum over all real images; released."""
     accuracies: int = 10

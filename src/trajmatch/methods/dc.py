@@ -119,7 +119,7 @@ class DSA(DC):
     )
 
     augment: str | None = DSA_STRATEGY
-    """DSA strategy; without one the method is dc."""
+    """DSA strategy; without one the method is dc. Without flip for letters, digits and signs."""
 
     def check(self, conditions: Conditions) -> None:
         super().check(conditions)

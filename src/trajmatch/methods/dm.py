@@ -44,7 +44,8 @@ class DM(Method):
     batch_real: int = 256
     """Real images of each class per iteration; published."""
     augment: str | None = DSA_STRATEGY
-    """DSA strategy, the same change for real and synthetic images of a class; or none."""
+    """DSA strategy, the same change for real and synthetic images of a class; or none. Without flip
+    for letters, digits and signs."""
 
     def check(self, conditions: Conditions) -> None:
         super().check(conditions)

@@ -137,17 +137,6 @@ class MTT(SoftLabels, UnrolledMethod):
                 f"canvas is {self.canvas} and the images are {height}x{width} pixels; "
                 f"use at least {max(height, width)}, or none for twice the image"
             )
-        if conditions.fewest is None:
-            return
-        down, across = canvas.sampler.grid(canvas.height, canvas.width)
-        crops = conditions.ipc * down * across
-        name, count = conditions.fewest
-        if crops > count:
-            raise SettingError(
-                f"{conditions.ipc} canvases of {canvas.height}x{canvas.width} are as large as "
-                f"{crops} images and class '{name}' has {count} training images to begin from and "
-                "to compare with; use a smaller --ipc or --canvas"
-            )
 
 
 class SegmentReader:

@@ -55,7 +55,7 @@ class UnrolledMethod(Method):
     lr_lr: float = 1e-7
     """Learning rate of the step size in the published unit; lr_lr / step_size^2 on its log."""
     augment: str | None = DSA_STRATEGY
-    """DSA strategy inside the unroll, or none."""
+    """DSA strategy inside the unroll, or none. Without flip for letters, digits and signs."""
     inner: InnerOptimizer = SGD()
     """The student's optimizer: sgd as published, momentum(momentum=0.9), adam(betas=(0.9, 0.999));
     each is reversed exactly. step_size is its learning rate."""

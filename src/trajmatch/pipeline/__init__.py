@@ -23,6 +23,7 @@ from trajmatch.pipeline.evaluate import (
     networks_for,
 )
 from trajmatch.pipeline.experts import experts_score, train_experts
+from trajmatch.pipeline.flipping import compare_flipping
 from trajmatch.pipeline.initial import initial_parameters
 from trajmatch.pipeline.recipe import Recipe, load_recipe
 from trajmatch.pipeline.run import FinishedRun, run, write_run
@@ -36,6 +37,7 @@ __all__ = [
     "Untrained",
     "ceiling",
     "ceiling_config",
+    "compare_flipping",
     "compare_on_test",
     "distill",
     "evaluate",

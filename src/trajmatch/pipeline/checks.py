@@ -3,6 +3,8 @@ not fit the data."""
 
 from __future__ import annotations
 
+import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,10 @@ from trajmatch.data.whiten import Whitening
 from trajmatch.errors import DataError, MismatchError, SettingError
 from trajmatch.evaluation.batch import split_of
 from trajmatch.experts import ExpertLibrary
-from trajmatch.methods import Conditions, Method
+from trajmatch.methods import Conditions, Method, coresets
 from trajmatch.methods.base import augmentation_of
 from trajmatch.networks import Network, NetworkSpec
+from trajmatch.networks.base import height_width
 from trajmatch.networks.spec import network_for
 from trajmatch.pipeline.cost.shape import Shape
 from trajmatch.pipeline.memory_needs import require_recipe_memory
@@ -104,9 +107,10 @@ def require_validation(data: ImageDataset) -> None:
 def require_experts(library: ExpertLibrary) -> None:
     """Refuse a library without a finished expert."""
     if not library.experts:
+        quoted = shlex.quote(str(library.path))
         raise SettingError(
             f"the library {library.path} holds 0 finished experts; run `trajmatch experts --out "
-            f"{library.path}` again, with the settings it was begun with, to continue it"
+            f"{quoted}` again, with the settings it was begun with, to continue it"
         )
 
 
@@ -122,6 +126,12 @@ def require_library(recipe: Recipe, data: ImageDataset, library: ExpertLibrary) 
             f"{len(library.experts)} finished ones; use --experts.experts {len(library.experts)}, "
             "or train more in it with `trajmatch experts`"
         )
+
+
+def require_augmentations(*strategies: str | None) -> None:
+    """Refuse unknown augmentations, which takes no data. Raises SettingError."""
+    for strategy in strategies:
+        augmentation_of(strategy)
 
 
 def conditions_of(
@@ -145,14 +155,61 @@ def require_sound(
 ) -> None:
     """Refuse what would otherwise fail in the middle of a run."""
     method.check(conditions)
-    if conditions.fewest is not None:
-        name, count = conditions.fewest
-        if init == "real" and conditions.ipc > count:
-            raise SettingError(
-                f"ipc is {conditions.ipc} and class '{name}' has {count} training "
-                f"images; choose ipc from 1 to {count}, or begin with --init=noise"
-            )
+    if conditions.fewest is not None and init == "real":
+        _require_images(method, conditions, *conditions.fewest)
     augmentation_of(evaluation.augment)
+
+
+def _require_images(method: Method, conditions: Conditions, name: str, count: int) -> None:
+    """Refuse to begin with more real images than class `name`, which has `count`, can give."""
+    ipc, (height, width) = conditions.ipc, height_width(conditions.spec.size)
+    canvas = method.canvas_for(height, width)
+    if canvas is None:
+        crops, what, mend = ipc, f"ipc is {ipc}", f"choose ipc from 1 to {count}"
+    else:
+        crops = ipc * math.prod(canvas.sampler.grid(canvas.height, canvas.width))
+        what = f"{ipc} canvases of {canvas.height}x{canvas.width} are as large as {crops} images"
+        mend = "use a smaller --ipc or --canvas"
+    if crops > count:
+        raise SettingError(
+            f"{what} and class '{name}' has {count} training images to begin from; {mend}, or "
+            f"begin with --init=noise, which leaves {' and '.join(coresets.BASELINES)} images, to "
+            "compare with, out"
+        )
+
+
+def baselines_left_out(data: ImageDataset, ipc: int, *, experts: bool) -> dict[str, str]:
+    """The baselines that cannot be had for `ipc` images per class, and why.
+
+    experts: whether there are any, whose features some baselines need.
+
+    Examples:
+        >>> from trajmatch.data import load_data
+        >>> baselines_left_out(load_data("digits"), 10, experts=False)
+        {'herding': 'it needs the features of an expert, and there is none'}
+    """
+    reasons = {}
+    for name in coresets.BASELINES:
+        if not experts and coresets.coreset_of(name).requires == "features":
+            reasons[name] = "it needs the features of an expert, and there is none"
+            continue
+        try:
+            coresets.require_enough(data, ipc)
+        except SettingError as error:
+            reasons[name] = str(error).partition(";")[0]
+    return reasons
+
+
+def set_ipc(method: Method, ipc: int, data: ImageDataset) -> int:
+    """Images per class of the set that `method` learns: of a texture the crops of its canvases."""
+    canvas = method.canvas_for(*data.train.images.shape[2:])
+    crops = 1 if canvas is None else math.prod(canvas.sampler.grid(canvas.height, canvas.width))
+    return ipc * crops
+
+
+def left_out_words(left_out: Mapping[str, str]) -> list[str]:
+    """A line for each baseline that is left out."""
+    return [f"{name} images are left out: {reason}" for name, reason in left_out.items()]
 
 
 def starting_set(

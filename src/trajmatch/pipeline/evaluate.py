@@ -21,7 +21,12 @@ from trajmatch.methods import coresets
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.base import height_width
 from trajmatch.networks.spec import network_for
-from trajmatch.pipeline.checks import require_split, shape_words, some_words
+from trajmatch.pipeline.checks import (
+    baselines_left_out,
+    require_split,
+    shape_words,
+    some_words,
+)
 from trajmatch.pipeline.distill import Untrained
 from trajmatch.pipeline.experts import experts_score
 from trajmatch.pipeline.memory_needs import evaluation_needs
@@ -75,8 +80,7 @@ def evaluate(
         distilled = load_distilled(distilled)
     _require_split(distilled, data, split)
     specs = networks_for(distilled, data, networks)
-    augmentation_of(config)  # refuses an unknown strategy before anything is trained
-    _require_room(specs, data, len(distilled), config, resources)
+    _require_startable(specs, data, len(distilled), config, resources)
     with log_in(out, "evaluate") as log, shown_or(progress) as observer:
         evaluator = Evaluator(
             distilled,
@@ -155,14 +159,16 @@ def networks_for(
     return specs
 
 
-def _require_room(
+def _require_startable(
     specs: Sequence[NetworkSpec],
     data: ImageDataset,
     count: int,
     config: EvaluateConfig,
     resources: Resources,
 ) -> None:
-    """Refuse a network that cannot be trained on `count` images in the memory that is free."""
+    """Refuse, before anything is trained, an unknown augmentation and a network that cannot be
+    trained on `count` images in the memory that is free."""
+    augmentation_of(config)
     for spec in specs:
         needs = evaluation_needs(spec, len(data.test), count, config, resources)
         require_memory(needs, resources.torch_device)
@@ -196,15 +202,6 @@ def _spec(
     return network_for(data, network)
 
 
-def baselines_beside(library: ExpertLibrary | None) -> list[str]:
-    """The coresets that a set is compared with; without experts there are no features for some."""
-    return [
-        name
-        for name in coresets.BASELINES
-        if library is not None or coresets.coreset_of(name).requires == "nothing"
-    ]
-
-
 def compare_on_test(
     distilled: SyntheticSet,
     data: ImageDataset,
@@ -219,12 +216,14 @@ def compare_on_test(
     """Test accuracy of a distilled set, and of random and herding images of the same number, under
     one protocol; and that of the experts.
 
-    Without experts there are no features for herding either, so both are left out. Each
-    score is a message of `progress` as soon as it is known.
+    Without experts there are no networks trained on the full data. What is left out beside, and
+    why, is in `checks.baselines_left_out`. Each score is a message of `progress` as soon as it is
+    known.
 
     out: the run's folder, whose log.jsonl receives the result of every network: a later call uses
     these and trains the others.
     """
+    left_out = baselines_left_out(data, distilled.ipc, experts=library is not None)
     baselines = [
         select_coreset(
             name,
@@ -233,7 +232,8 @@ def compare_on_test(
             library or Untrained(whitening=distilled.whitening),
             seed=seed,
         )
-        for name in baselines_beside(library)
+        for name in coresets.BASELINES
+        if name not in left_out
     ]
     scores = _scores_of(
         [distilled, *baselines],

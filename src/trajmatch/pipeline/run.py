@@ -13,7 +13,15 @@ from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import Outcome
 from trajmatch.networks import NetworkSpec
-from trajmatch.pipeline.checks import data_folder, load, require_library, require_recipe
+from trajmatch.pipeline.checks import (
+    baselines_left_out,
+    data_folder,
+    left_out_words,
+    load,
+    require_library,
+    require_recipe,
+    set_ipc,
+)
 from trajmatch.pipeline.distill import distill
 from trajmatch.pipeline.evaluate import final_scores
 from trajmatch.pipeline.experts import experts_score, train_experts
@@ -72,6 +80,10 @@ def _run(
         require_library(recipe, data, given)
     epochs = given.epochs if given else None
     require_recipe(recipe, data, epochs=epochs, out=out, resources=resources)
+    ipc = set_ipc(recipe.method, recipe.distill.ipc, data)
+    left_out = baselines_left_out(data, ipc, experts=True) if test else {}
+    for line in left_out_words(left_out):
+        progress.message(line)
     library = _experts(recipe, out, given, data, resources, progress)
     reached = f", test accuracy {experts_score(library, data)}" if test else ""
     progress.message(f"experts: {len(library.experts)} of {library.epochs} epochs{reached}")
@@ -108,6 +120,7 @@ def _run(
         scores=scores,
         seconds=time.perf_counter() - began,
         device=str(resources.device),
+        left_out=left_out,
     )
     return write_run(out, finished)
 
@@ -151,6 +164,8 @@ class FinishedRun:
     seconds: float
     """Of the whole command; those of the outer loop are the outcome's."""
     device: str
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Baselines that could not be had, and why."""
 
 
 def write_run(out: Path, run: FinishedRun) -> dict[str, Any]:
@@ -174,5 +189,6 @@ def write_run(out: Path, run: FinishedRun) -> dict[str, Any]:
                 "last_iteration": outcome.iterations,
                 "distill_seconds": round(outcome.seconds, 3),
                 "resolved": outcome.resolved,
+                **({"left_out": dict(run.left_out)} if run.left_out else {}),
             },
         )

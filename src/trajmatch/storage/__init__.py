@@ -12,6 +12,7 @@ from trajmatch.storage.trackers import (
     TrackerProgress,
     WandbTracker,
     open_tracker,
+    require_tracker,
 )
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "open_tracker",
     "read_log",
     "read_result",
+    "require_tracker",
     "write_result",
 ]

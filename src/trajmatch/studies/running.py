@@ -25,7 +25,7 @@ from trajmatch.evaluation import Score
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import METHODS
 from trajmatch.methods.base import augmentation_of
-from trajmatch.methods.coresets import CORESETS
+from trajmatch.methods.coresets import CORESETS, require_enough
 from trajmatch.pipeline.checks import data_folder, require_recipe, require_validation
 from trajmatch.pipeline.recipe import Recipe
 from trajmatch.runtime.display import shown_or
@@ -93,7 +93,7 @@ def _run(
     progress: Progress,
 ) -> dict[str, Any]:
     began = time.perf_counter()
-    variants = _checked(study, base, data, given, resources)
+    variants = _checked(study, base, data, given, resources, progress)
     libraries = libraries_of(
         variants, base, given, out, data, resources=resources, progress=progress
     )
@@ -125,6 +125,7 @@ def _checked(
     data: ImageDataset,
     given: ExpertLibrary | None,
     resources: Resources,
+    progress: Progress,
 ) -> list[Variant]:
     """The variants; raises, before experts are trained, for what no cell could be run with."""
     variants = study.variants(base)
@@ -134,10 +135,32 @@ def _checked(
     else:
         epochs = given.epochs if given else reach(base)
         require_recipe(base, data, epochs=epochs, resources=resources)
+    _say_what_cannot_be(variants, data, progress)
     for variant in variants:
         if not is_own(variant.source):
             load_distilled(variant.source)
     return variants
+
+
+def _say_what_cannot_be(
+    variants: Sequence[Variant], data: ImageDataset, progress: Progress
+) -> None:
+    """A message for each variant that needs more images of a class than there are.
+
+    Raises SettingError where no variant is left.
+    """
+    impossible: list[str] = []
+    for variant in variants:
+        distill = variant.config.distill
+        if variant.source in CORESETS or (variant.source in METHODS and distill.init == "real"):
+            try:
+                require_enough(data, distill.ipc)
+            except SettingError as error:
+                impossible.append(f"{variant.name}: {error}")
+    if impossible and len(impossible) == len(variants):
+        raise SettingError(impossible[0])
+    for line in impossible:
+        progress.message(f"will be left out: {line}")
 
 
 class _Counted(Silent):

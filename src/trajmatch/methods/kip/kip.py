@@ -50,7 +50,7 @@ class KIP(SoftLabels, Method):
     batch_real: int = 256
     """Real images per iteration, of all classes together."""
     augment: str | None = DSA_STRATEGY
-    """DSA strategy of the real images, or none."""
+    """DSA strategy of the real images, or none. Without flip for letters, digits and signs."""
     numbers_at_a_time: int = 2**20
     """Real images go through the kernel so many numbers a layer at a time: 8 MB each tensor."""
 

@@ -31,8 +31,9 @@ COMPILER_SPEEDUP = 1.5
 """How many times as fast compiled work is taken to be: the low end of what was measured on one core
 (Zen 5) with the paper's ConvNet, width 128, 32 pixels. Iterations were 1.5 times as fast in float32
 and 1.8 times in bf16 (benchmarks/README.md), experts 1.8 and 2.6, fresh networks 1.4."""
-PROCESS_BYTES = 400 * 10**6
-"""Memory of a process that has imported torch and computed with it."""
+PROCESS_BYTES = 480 * 10**6
+"""Memory of a process that has imported torch and computed with it, and then what draws the page:
+473 MB of a run on digits."""
 FIT_MATRICES = 7
 """Float64 matrices of d x d that fitting a ZCA of d pixels holds at once: covariance,
 eigenvectors and the workspace of the decomposition."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +51,9 @@ class Evaluations:
 
     def notes(self, run: Path) -> list[str]:
         """What is not shown, and how to get it."""
+        own = shlex.quote(str(run))
         return [
             f"What {place} holds was found out about another set than the one here; trajmatch "
-            f"evaluate {run} --out {run / place} tests this one."
+            f"evaluate {own} --out {shlex.quote(str(run / place))} tests this one."
             for place in self.strange
         ]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from trajmatch.errors import SettingError, suggest
+from trajmatch.errors import SettingError, require_extra, suggest
 from trajmatch.storage.trackers.log import LogProgress
 from trajmatch.storage.trackers.tensorboard import TensorboardTracker
 from trajmatch.storage.trackers.wandb import WandbTracker
@@ -22,6 +22,7 @@ __all__ = [
     "TrackerProgress",
     "WandbTracker",
     "open_tracker",
+    "require_tracker",
 ]
 
 
@@ -66,6 +67,19 @@ TRACKERS: dict[str, Callable[[Path], Tracker]] = {
     "wandb": WandbTracker,
 }
 """name -> tracker of an output folder."""
+
+
+def require_tracker(name: str) -> None:
+    """Refuse a tracker whose library is not installed, before any work is done for it; "none" is
+    always there.
+
+    Raises SettingError for an unknown name, MissingExtraError without its library.
+    """
+    if name == "none":
+        return
+    if name not in TRACKERS:
+        raise SettingError(f"unknown tracker '{name}'; {suggest(name, TRACKERS)}")
+    require_extra(f"--track {name}", name, name)  # extra and module have the tracker's name
 
 
 def open_tracker(name: str, out: str | Path) -> TrackerProgress:
