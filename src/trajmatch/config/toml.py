@@ -83,6 +83,10 @@ def read_toml(path: Path, build: Callable[[Mapping[str, Any]], C]) -> C:
     """`build` of the tables of a TOML file. SettingError names the file and what is wrong in it."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise SettingError(
+            f"cannot read settings from {path}: its tables or lists are nested too deeply"
+        ) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SettingError(f"cannot read settings from {path}: {error}") from error
     try:

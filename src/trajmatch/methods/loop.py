@@ -106,7 +106,7 @@ def run_loop(run: Distillation, out: Path, *, progress: Progress = SILENT) -> Ou
 def _run(run: Distillation, out: Path, progress: Progress) -> Outcome:
     config = run.config
     state = _resumed(run, out)
-    log = JsonlTracker(out / "log.jsonl", until=state.iteration)
+    log = JsonlTracker(out / "log.jsonl", drop=lambda line: line.get("step", 0) > state.iteration)
     if state.iteration == 0:
         _snapshot(out, run.package(state.averaged(), 0), 0)
     else:

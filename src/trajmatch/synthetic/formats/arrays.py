@@ -23,7 +23,7 @@ import torch
 
 from trajmatch.data.whiten import ZCA, Normalize, Whitening
 from trajmatch.errors import FileFormatError
-from trajmatch.storage.files import atomic_write
+from trajmatch.storage.files import atomic_write, parse_json
 from trajmatch.storage.jsonl import jsonable
 from trajmatch.synthetic.formats.released import require_absent
 from trajmatch.synthetic.set import SyntheticSet
@@ -72,7 +72,7 @@ def read_npz(path: Path) -> SyntheticSet:
             classes=tuple(arrays["classes"].tolist()),
             whitening=_whitening(arrays),
             step_size=float(arrays["step_size"]) if "step_size" in arrays else None,
-            info=json.loads(str(arrays["info"])),
+            info=parse_json(str(arrays["info"])),
             canvases=torch.from_numpy(arrays["canvases"]) if "canvases" in arrays else None,
         )
     except _BROKEN as error:
