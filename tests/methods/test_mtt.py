@@ -309,7 +309,7 @@ def test_how_many_graphs_are_kept_is_resolved_once(
     assert problem.resolved == {}
     method.estimate(problem, parameters, 0)
     assert problem.resolved["keep"] == keep
-    assert gradient in problem.resolved["reason"]
+    assert gradient in problem.notes["keep_reason"]
     resumed = tiny.problem(library, resolved=dict(problem.resolved))
     monkeypatch.setattr(unrolled, "plan", lambda *a: pytest.fail("it is resolved already"))
     assert torch.equal(

@@ -181,12 +181,12 @@ def test_experts_take_turns() -> None:
 def test_iterations_and_networks_are_counted() -> None:
     found = cost()
     assert (found.distillation.count, found.distillation.seconds) == (250, 2500.0)
-    # Iterations 100, 200 and the last; then the distilled set, random and herding, five each.
-    assert found.evaluation.count == 3 * 3 + 3 * 5
+    # Iterations 0, 100, 200 and the last; then the distilled set, random and herding, five each.
+    assert found.evaluation.count == 4 * 3 + 3 * 5
     training = 100 * 0.02
     assert found.evaluation.each == pytest.approx(training + 300 * 0.01 / 3)
     assert found.evaluation.seconds == pytest.approx(
-        3 * 2 * (training + 100 * 0.01 / 3) + 8 * found.evaluation.each
+        4 * 2 * (training + 100 * 0.01 / 3) + 8 * found.evaluation.each
     )
     # 1,000 images are four steps of 256.
     assert cost(changed("distill", ipc=100)).evaluation.each == pytest.approx(4 * training + 1)
@@ -276,7 +276,7 @@ def test_lines_are_for_a_person() -> None:
     assert [row.split()[0] for row in rows] == ["experts", "distillation", "evaluation", "in"]
     assert "1 min 52 s  5 experts x 4 epochs, 9 s each, 2 at a time" in rows[0]
     assert "41 min 40 s  250 iterations, 10 s each; mtt's own" in rows[1]
-    assert "24 networks, 3 s each" in rows[2]
+    assert "27 networks, 3 s each" in rows[2]
     assert "3.2 GB of memory" in rows[3]
 
 

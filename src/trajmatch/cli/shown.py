@@ -128,8 +128,7 @@ def best_of(outcome: Outcome) -> str:
     """Which set is the best, by its validation accuracy."""
     best = outcome.best_validation
     return (
-        f"best set: iteration {outcome.best_iteration} of {outcome.iterations}, validation "
-        f"accuracy {best['mean']:.1f} % (n={best['n']})"
+        f"best set: {outcome.best_words}, validation accuracy {best['mean']:.1f} % (n={best['n']})"
     )
 
 

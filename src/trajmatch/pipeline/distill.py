@@ -19,6 +19,7 @@ from trajmatch.evaluation import Score, TestSet, TrainingSet, evaluate_sets, tra
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import (
     MTT,
+    Conditions,
     Distillation,
     Method,
     Outcome,
@@ -31,6 +32,7 @@ from trajmatch.methods import (
 from trajmatch.networks import Network, NetworkSpec
 from trajmatch.networks.spec import network_for
 from trajmatch.pipeline.checks import conditions_of, require_experts, require_fit, require_sound
+from trajmatch.pipeline.continuation import as_begun, experts_words, say_experts, threads_of
 from trajmatch.rng import derive, stream
 from trajmatch.runtime.compiling import wanted
 from trajmatch.runtime.display import shown_or
@@ -92,21 +94,16 @@ def distill(
         >>> data = trajmatch.load_data("digits")  # doctest: +SKIP
         >>> distill(data, MTT(syn_steps=20), "runs/experts", "runs/ipc1")  # doctest: +SKIP
     """
-    problem = _problem(data, experts, config, seed, resources.torch_device)
-    conditions = conditions_of(
-        data,
-        problem.spec,
-        config.ipc,
-        expert_epochs=problem.library.epochs if problem.library else None,
-        whitening=problem.whitening.name,
-    )
-    require_sound(method, conditions, init=config.init, evaluation=evaluation)
+    given = _given(data, experts)
+    problem = _problem(data, given, Path(out), config, seed, resources.torch_device)
+    require_sound(method, _conditions(problem, config.ipc), init=config.init, evaluation=evaluation)
     if data.val is None:
         raise SettingError("the data have no validation split; use data.with_validation(0.1)")
     initial = initial_parameters(data, problem.whitening, method, config, seed=seed)
-    if method.labels_from_experts:
-        logits = problem.teacher_logits(initial.images)
-        initial = dataclasses.replace(initial, label_logits=logits)
+    threads = threads_of(Path(out), resources, method.threads(problem, initial))
+    problem.resolved["threads"] = threads
+    with limited_threads(threads):
+        initial = _with_first_labels(problem, method, initial)
     package = _Package(problem, method, config, initial)
     few = dataclasses.replace(evaluation, n=config.eval_networks)
     decided = _decided(few, config, package(initial, 0), problem.spec)
@@ -119,8 +116,8 @@ def distill(
         validate=_Validation(problem, method, decided),
         origin=_origin(problem, method, config, few),
     )
-    threads = resources.threads or method.threads(problem, initial)
     with limited_threads(threads), shown_or(progress) as observer:
+        say_experts(problem.library, given, observer)
         return run_loop(run, Path(out), progress=observer)
 
 
@@ -149,9 +146,43 @@ def initial_parameters(
     return SyntheticParameters.begin(images, classes, step_size=method.first_step_size, soft=soft)
 
 
+def _conditions(problem: Problem, ipc: int) -> Conditions:
+    """What the method has to work with."""
+    return conditions_of(
+        problem.data,
+        problem.spec,
+        ipc,
+        expert_epochs=problem.library.epochs if problem.library else None,
+        whitening=problem.whitening.name,
+    )
+
+
+def _with_first_labels(
+    problem: Problem, method: Method, initial: SyntheticParameters
+) -> SyntheticParameters:
+    """With labels from experts, where the method begins with those."""
+    if not method.labels_from_experts:
+        return initial
+    logits = problem.teacher_logits(initial.images)
+    return dataclasses.replace(initial, label_logits=logits)
+
+
+def _given(
+    data: ImageDataset, experts: str | Path | ExpertLibrary | Untrained
+) -> ExpertLibrary | Untrained:
+    """The library, opened; refused where it is not of the data or holds no expert."""
+    if isinstance(experts, Untrained):
+        return experts
+    library = experts if isinstance(experts, ExpertLibrary) else ExpertLibrary.open(Path(experts))
+    require_fit(library, data)
+    require_experts(library)
+    return library
+
+
 def _problem(
     data: ImageDataset,
-    experts: str | Path | ExpertLibrary | Untrained,
+    experts: ExpertLibrary | Untrained,
+    out: Path,
     config: DistillConfig,
     seed: int,
     device: torch.device,
@@ -165,10 +196,7 @@ def _problem(
     if isinstance(experts, Untrained):
         fitted = fit_whitening(experts.whitening, data.train)
         return Problem(data, network_for(data, experts.network), fitted, device, **settings)
-    library = experts if isinstance(experts, ExpertLibrary) else ExpertLibrary.open(Path(experts))
-    require_fit(library, data)
-    require_experts(library)
-    return Problem.of(data, library, device, **settings)
+    return Problem.of(data, as_begun(experts, out), device, **settings)
 
 
 def _canvas(data: ImageDataset, method: Method) -> tuple[CropSampler, tuple[int, int]]:
@@ -198,6 +226,7 @@ class _Package:
             "settings": to_settings(config, method),
             "network": problem.spec.to_json(),
             "data": data.summary(),
+            "threads": problem.resolved["threads"],
         }
         if problem.library is not None:
             self.info["experts"] = problem.library.summary()
@@ -280,7 +309,7 @@ def _origin(
         "data": problem.data.fingerprint,
         "network": problem.spec.describe(),
         "whitening": problem.whitening.checksum,
-        "experts": f"{len(library.experts)} of {library.digest}" if library else "none",
+        "experts": experts_words(library) if library else "none",
         **settings,
         **{
             f"evaluate.{key}": value

@@ -14,6 +14,7 @@ from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import Outcome
 from trajmatch.networks import NetworkSpec
 from trajmatch.pipeline.checks import load, require_recipe
+from trajmatch.pipeline.continuation import as_begun
 from trajmatch.pipeline.distill import distill
 from trajmatch.pipeline.evaluate import compare_on_test
 from trajmatch.pipeline.experts import full_data_score, train_experts
@@ -75,7 +76,7 @@ def _run(
         resources=resources,
         progress=progress,
     )
-    progress.message(f"distilled: {outcome.iterations} iterations, best {outcome.best_iteration}")
+    progress.message(f"distilled: the best set is that of {outcome.best_words}")
     scores = compare_on_test(
         outcome.best,
         data,
@@ -130,9 +131,10 @@ def write_run(out: Path, run: FinishedRun) -> dict[str, Any]:
         data=run.data.summary(),
         seconds=run.seconds,
         device=run.device,
+        threads=outcome.resolved.get("threads"),
         extra={
             "network": NetworkSpec.from_json(outcome.best.info["network"]).describe(),
-            "library": None if run.library is None else run.library.summary(),
+            "library": None if run.library is None else as_begun(run.library, out).summary(),
             "best_iteration": outcome.best_iteration,
             "best_validation": outcome.best_validation,
             "last_iteration": outcome.iterations,
