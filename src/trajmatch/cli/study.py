@@ -60,7 +60,8 @@ class Variations(Common):
     """Processes that train experts, one thread each. None: one per core on the CPU, one on a GPU.
     """
     threads: int | None = None
-    """Threads of a distillation on a CPU. None: one for small work, else one per core."""
+    """Threads of a distillation on a CPU. None: one for small work, else one per core; a cell that
+    is continued keeps its number, as the last bits depend on it."""
 
     @classmethod
     def base(cls, arguments: Sequence[str]) -> dict[str, Any]:
