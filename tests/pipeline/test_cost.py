@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
@@ -518,6 +519,13 @@ def test_a_run_takes_the_disk_of_its_estimate_and_is_recognized(tmp_path: Path) 
     assert Done.of(out, more).networks == 2
 
 
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cost") / "ran"
+    pipeline.run(TINY, out, resources=ONE_THREAD)
+    return out
+
+
 def in_version_0_1(result: dict) -> None:
     """[distill] as version 0.1 wrote it: with settings of all methods, without newer ones."""
     settings = result["settings"]["distill"]
@@ -529,11 +537,28 @@ def without_settings(result: dict) -> None:
     result["settings"] = {}
 
 
-@pytest.mark.parametrize(("change", "networks"), [(in_version_0_1, 2), (without_settings, 0)])
+def with_texts_for_numbers(result: dict) -> None:
+    result["settings"]["evaluate"]["n"] = "<script>alert(1)</script>"
+
+
+def with_a_text_for_a_table(result: dict) -> None:
+    result["settings"]["distill"] = "mtt"
+
+
+@pytest.mark.parametrize(
+    ("change", "networks"),
+    [
+        (in_version_0_1, 2),
+        (without_settings, 0),
+        (with_texts_for_numbers, 0),
+        (with_a_text_for_a_table, 0),
+    ],
+)
 def test_results_of_other_versions_are_read(
-    change: Callable[[dict], None], networks: int, tmp_path: Path
+    change: Callable[[dict], None], networks: int, ran: Path, tmp_path: Path
 ) -> None:
-    pipeline.run(TINY, tmp_path, resources=ONE_THREAD)
+    shutil.copy(ran / "result.json", tmp_path)
+    shutil.copy(ran / "checkpoint.safetensors", tmp_path)
     result = json.loads(json.dumps(read_result(tmp_path)))
     change(result)
     write_json(tmp_path / "result.json", result)
