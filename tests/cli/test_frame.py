@@ -238,6 +238,8 @@ def test_what_is_wrong_in_a_file_is_one_line_that_names_it(
     assert "unknown setting 'experts.epoch'; did you mean 'epochs'?" in told
     recipe.write_text("seed = = 3\n")
     assert str(recipe) in mistake(f"make --config {recipe}")
+    recipe.write_text(f"seed = {'[' * 100_000}\n")
+    assert "nested too deeply" in mistake(f"make --config {recipe}")
 
 
 def test_out_that_is_a_file_is_refused(mistake: Mistake, tmp_path: Path) -> None:

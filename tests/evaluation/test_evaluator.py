@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -275,6 +276,30 @@ def test_a_killed_evaluation_resumes_from_its_log(tmp_path: Path, at: int) -> No
     lines = read_log(out / "log.jsonl")
     done = [(line["of"], line["number"]) for line in lines if line.get("event") == "network"]
     assert len(done) == len(set(done)) == TRIALS + 2
+
+
+@pytest.mark.parametrize(
+    ("digest", "percent", "said"),
+    [(True, 99.0, "altered"), (False, 250, "percent is 250 where a number from 0 to 100")],
+)
+def test_a_result_that_was_altered_is_computed_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, digest: bool, percent: float, said: str
+) -> None:
+    first, again = Observer(), Observer()
+    score = score_of(out=tmp_path, progress=first)
+    log = tmp_path / "log.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    number = max(i for i, line in enumerate(lines) if line["event"] == "network")
+    lines[number] |= {"percent": percent}
+    if not digest:  # as version 0.1 wrote it
+        del lines[number]["digest"]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert score_of(out=tmp_path, progress=again) == score
+    assert again.trained == first.trained[-1:]
+    assert said in caplog.text
+    networks = [line for line in read_log(log) if line["event"] == "network"]
+    assert len({(line["of"], line["number"]) for line in networks}) == len(networks)
+    assert max(line["percent"] for line in networks) < percent
 
 
 class KilledLog(EvaluationLog):

@@ -229,7 +229,6 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
         assert torch.equal(one.read(name), other.read(name)), name
     for values in (one.metadata, other.metadata):
         del values["seconds"]
-        values["resolved"].pop("reason", None)  # it names the free memory
     assert one.metadata == other.metadata
     for name in ("best", "last"):
         first, second = (SyntheticSet.load(out / name) for out in (whole, parts))
@@ -242,6 +241,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(
         [
             (line["step"], line.get("loss"), line.get("val_mean"))
             for line in read_log(out / "log.jsonl")
+            if "step" in line
         ]
         for out in (whole, parts)
     ]

@@ -186,6 +186,7 @@ def test_what_is_chosen_from_digits_was_forgotten_more_than_the_rest():
     assert observer.said[0].startswith("forgetting: training ConvNet-D2 width 4")
     origin = chosen.info["forgetting"]
     assert (origin["epochs"], origin["lr"], "experts" in origin) == (4, 0.05, False)
+    assert origin["threads"] == 1
 
     train = tiny.digits().train
     images = chosen.whitening.apply_split(train)

@@ -394,10 +394,42 @@ def test_of_equal_scores_the_first_is_best(tmp_path: Path) -> None:
     assert run(tmp_path, scores={2: 10.0, 4: 10.0, 6: 10.0}).best_iteration == 2
 
 
+def validated(out: Path) -> list[int]:
+    return [line["step"] for line in read_log(out / "log.jsonl") if "val_mean" in line]
+
+
+@pytest.mark.parametrize(("start", "best"), [(65.0, 4), (70.0, 0), (75.0, 0)])
+def test_the_set_that_a_run_begins_with_is_a_candidate(
+    tmp_path: Path, start: float, best: int
+) -> None:
+    outcome = run(tmp_path / "run", scores={0: start, 2: 50.0, 4: 70.0, 6: 60.0})
+    assert (outcome.best_iteration, outcome.best_validation["mean"]) == (best, max(start, 70.0))
+    assert ("never better than where it began" in outcome.best_words) == (best == 0)
+    if best == 0:
+        assert torch.equal(outcome.best.images, begin().images)
+    # Nothing that follows depends on it.
+    assert torch.equal(outcome.last.images, run(tmp_path / "other").last.images)
+
+
+def test_skipped_updates_are_counted_over_all_calls(tmp_path: Path) -> None:
+    class Messages(tiny.StopAfter):
+        def message(self, text: str) -> None:
+            said.append(text)
+
+    said: list[str] = []
+    losses = dict(enumerate([0.5, 7.0, 1.0, 7.0, 7.0, 1.0]))
+    settings = {"skip_loss": 1.5, "checkpoint_every": 1}
+    interrupted(tmp_path, 3, Quadratic(losses=losses), **settings)
+    run(tmp_path, Quadratic(losses=losses), progress=Messages(None), **settings)
+    assert said == ["3 of 6 updates were skipped (loss above 1.5, or not finite)"]
+    said.clear()
+    run(tmp_path / "none", progress=Messages(None))
+    assert said == []
+
+
 def test_the_last_iteration_is_validated_wherever_it_falls(tmp_path: Path) -> None:
     outcome = run(tmp_path, iterations=5, eval_every=2)
-    validated = [r["step"] for r in read_log(tmp_path / "log.jsonl") if "val_mean" in r]
-    assert validated == [2, 4, 5]
+    assert validated(tmp_path) == [0, 2, 4, 5]
     assert (outcome.best_iteration, outcome.last.info["iteration"]) == (5, 5)
 
 
@@ -420,9 +452,9 @@ def test_the_log_has_a_line_an_iteration(tmp_path: Path) -> None:
             float(plain_loss(at.images, at.step_size, None, 0.05)), rel=1e-12
         )
         assert line["seconds"] > 0
-    validated = [line for line in read_log(tmp_path / "log.jsonl") if "val_mean" in line]
-    assert [(r["step"], r["val_mean"], r["val_n"]) for r in validated] == [
-        (2, 2.0, 2), (4, 4.0, 2), (6, 6.0, 2),
+    lines = [line for line in read_log(tmp_path / "log.jsonl") if "val_mean" in line]
+    assert [(r["step"], r["val_mean"], r["val_n"]) for r in lines] == [
+        (0, 0.0, 2), (2, 2.0, 2), (4, 4.0, 2), (6, 6.0, 2),
     ]  # fmt: skip
 
 
@@ -456,8 +488,8 @@ def test_iterations_and_validations_are_reported(tmp_path: Path) -> None:
 
     run(tmp_path, progress=Recorded(), iterations=4)
     lines = [("distill", line["step"], 4, line["loss"]) for line in losses(tmp_path)]
-    events = [("validation", 2, 2.0), ("validation", 4, 4.0)]
-    assert reported == [*lines[:1], events[0], *lines[1:3], events[1], lines[3]]
+    events = [("validation", i, float(i)) for i in (0, 2, 4)]
+    assert reported == [events[0], lines[0], events[1], *lines[1:3], events[2], lines[3]]
     reported.clear()
     run(tmp_path, progress=Recorded(), iterations=5)  # a resumed run reports where it begins
     assert reported[0] == ("distill", 4, 5, None)
@@ -587,7 +619,10 @@ def test_a_checkpoint_of_version_0_1_resumes_to_the_same_bits(tmp_path: Path) ->
     outcome = run(resumed, method, problem=problem, **settings)
     assert sorted(method.visited) == [4, 5]
     assert outcome.resolved == {"decided at": 0}
-    same_checkpoint(resumed, tmp_path / "whole")
+    (tensors, values), (others, expected) = checkpoint(resumed), checkpoint(tmp_path / "whole")
+    assert values.pop("written") == expected.pop("written")[-1:]  # of earlier ones it knows nothing
+    assert values == expected
+    assert all(torch.equal(tensors[name], others[name]) for name in others)
 
 
 @pytest.mark.parametrize("iterations", [6, 3])
@@ -601,6 +636,106 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path, iterations: int) -> Non
     assert torch.equal(again.best.images, first.best.images)
     assert again.seconds == first.seconds
     assert (tmp_path / "log.jsonl").read_bytes() == log
+
+
+@pytest.mark.parametrize(
+    ("scores", "short", "long"),
+    [
+        ({6: 90.0, 12: 80.0}, 6, 12),  # the newest set of six is the best, and dropped again
+        ({0: 50.0, 4: 70.0, 6: 90.0, 8: 75.0}, 6, 8),
+        ({0: 95.0, 6: 90.0}, 0, 0),
+        ({4: 95.0, 6: 90.0}, 4, 4),
+    ],
+)
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_run_that_is_extended_is_the_one_that_was_as_long_from_the_start(
+    tmp_path: Path, scores: dict[int, float], short: int, long: int, twice: bool
+) -> None:
+    """Six iterations end where no validation is due; so does a run of ten, extended once more."""
+    settings = {"scores": scores, "eval_every": 4, "checkpoint_every": 5}
+    for _ in range(2):  # again: it is done
+        outcome = run(tmp_path / "run", iterations=6, **settings)
+        assert (outcome.best_iteration, outcome.best.info["iteration"]) == (short, short)
+        assert outcome.best_validation["mean"] == scores.get(short, float(short))
+    if twice:
+        run(tmp_path / "run", iterations=10, **settings)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", iterations=12, stop=11, **settings)
+    extended = run(tmp_path / "run", iterations=12, **settings)
+    straight = run(tmp_path / "straight", iterations=12, **settings)
+    assert extended.best_iteration == straight.best_iteration == long
+    assert extended.best_validation == straight.best_validation
+    for name in ("best", "last"):
+        one, other = (SyntheticSet.load(tmp_path / of / name) for of in ("run", "straight"))
+        assert torch.equal(one.images, other.images)
+        assert one.info == other.info
+    assert without_clock(tmp_path / "run") == without_clock(tmp_path / "straight")
+    assert validated(tmp_path / "run") == [0, 4, 8, 12]
+
+
+# -- the best set is the run's own ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_another_set_in_best_is_refused(tmp_path: Path, done: bool) -> None:
+    scores = {0: 1.0, 2: 50.0, 4: 40.0, 6: 30.0}
+    (run if done else interrupted)(tmp_path / "run", *(() if done else (4,)), scores=scores)
+    best = tmp_path / "run" / "best"
+    own = SyntheticSet.load(best)
+    dataclasses.replace(own, images=own.images + 1).save(best)
+    before = contents(tmp_path)
+    with pytest.raises(MismatchError, match=r"best holds a set .*did not write there; move it"):
+        run(tmp_path / "run", scores=scores)
+    assert contents(tmp_path) == before
+    # As the message says, and after damage: the set is written again from the checkpoint.
+    for harm in (shutil.rmtree, lambda folder: (folder / "distilled.safetensors").write_bytes(b"")):
+        harm(best)
+        outcome = run(tmp_path / "run", scores=scores)
+        assert outcome.best_iteration == 2
+        assert torch.equal(SyntheticSet.load(best).images, own.images)
+        assert outcome.best.step_size == own.step_size
+
+
+def test_killed_between_the_checkpoint_and_the_best_set(tmp_path: Path) -> None:
+    run(tmp_path / "two", iterations=2)
+    run(tmp_path / "run", iterations=4)
+    shutil.rmtree(tmp_path / "run" / "best")
+    shutil.copytree(tmp_path / "two" / "best", tmp_path / "run" / "best")
+    outcome = run(tmp_path / "run", iterations=4)
+    assert outcome.best_iteration == outcome.best.info["iteration"] == 4
+    assert torch.equal(outcome.best.images, outcome.last.images)
+
+
+def test_another_set_in_last_does_not_become_the_outcome(tmp_path: Path) -> None:
+    first = run(tmp_path)
+    dataclasses.replace(first.last, images=first.last.images + 1).save(tmp_path / "last")
+    again = run(tmp_path)
+    assert torch.equal(again.last.images, first.last.images)
+    assert torch.equal(SyntheticSet.load(tmp_path / "last").images, first.last.images)
+
+
+def test_notes_of_the_moment_are_logged_and_not_resolved(tmp_path: Path) -> None:
+    """Killed before its first checkpoint or after it, the log has them once."""
+
+    class Noted(Quadratic):
+        def estimate(self, problem, parameters, iteration):
+            if "keep" not in problem.resolved:
+                problem.resolved["keep"] = 3
+                problem.notes["keep_reason"] = "half of 4.2 GB free"
+            return super().estimate(problem, parameters, iteration)
+
+    (tmp_path / "log.jsonl").write_text('{"time": 1.5, "step": 0, "val_mean": 1.0}\n')
+    interrupted(tmp_path, 1, Noted(), checkpoint_every=1)
+    outcome = run(tmp_path, Noted(), checkpoint_every=1)
+    assert outcome.resolved == {"keep": 3, "decided at": 0}
+    events = [line for line in without_clock(tmp_path) if "event" in line]
+    noted = {"keep": 3, "decided at": 0, "keep_reason": "half of 4.2 GB free"}
+    assert events == [{"event": "resolved", **noted}]
+    assert validated(tmp_path) == [0, 2, 4, 6]
+    (tmp_path / CHECKPOINT).unlink()
+    run(tmp_path, Noted())
+    assert [line for line in without_clock(tmp_path) if "event" in line] == events
+    assert validated(tmp_path) == [0, 2, 4, 6]
 
 
 # -- checkpoints that are refused ----------------------------------------------------------------

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any
 
 import pytest
 import torch
+from torch._inductor.exc import InvalidCxxCompiler
 
 import tiny
 from reference import plain_match
@@ -18,7 +20,10 @@ from trajmatch.errors import FileFormatError, SettingError
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods import MTT, Conditions, Estimate, SyntheticParameters, unrolled
 from trajmatch.methods.mtt import SegmentReader
+from trajmatch.runtime.compiling import compiled
 from trajmatch.unroll import Schedule
+from trajmatch.unroll.convnet import ConvNetGradient
+from trajmatch.unroll.gradient import DerivedGradient, gradient_fn
 
 STEP_SIZE = 0.03
 
@@ -309,13 +314,55 @@ def test_how_many_graphs_are_kept_is_resolved_once(
     assert problem.resolved == {}
     method.estimate(problem, parameters, 0)
     assert problem.resolved["keep"] == keep
-    assert gradient in problem.resolved["reason"]
+    assert gradient in problem.notes["keep_reason"]
     resumed = tiny.problem(library, resolved=dict(problem.resolved))
     monkeypatch.setattr(unrolled, "plan", lambda *a: pytest.fail("it is resolved already"))
     assert torch.equal(
         method.estimate(resumed, parameters, 1).images,
         method.estimate(problem, parameters, 1).images,
     )
+
+
+class BrokenCompiler:
+    """`compiled` on a machine without a C++ compiler."""
+
+    def __call__(self, function: Any) -> Any:
+        def compiler(function: Any, **options: Any) -> Any:
+            def call(*arguments: Any) -> Any:
+                raise InvalidCxxCompiler
+
+            return call
+
+        return compiled(function, compiler=compiler, announced={"compiling"})
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_what_was_compiled_is_recorded(
+    library: ExpertLibrary,
+    parameters: SyntheticParameters,
+    monkeypatch: pytest.MonkeyPatch,
+    works: bool,
+) -> None:
+    def through(function: Any) -> Any:
+        return compiled(function, compiler=lambda function, **options: function)
+
+    module = tiny.problem(library).module
+    derived = DerivedGradient(
+        ConvNetGradient.of(module), "float32", through if works else BrokenCompiler()
+    )
+    monkeypatch.setattr(
+        unrolled, "gradient_fn",
+        lambda module, *, precision, compile: derived if compile else gradient_fn(module),
+    )  # fmt: skip
+    problem = tiny.problem(library, compile="yes")
+    first = METHOD.estimate(problem, parameters, 0)
+    assert problem.resolved["compile"] is works
+    eager = METHOD.estimate(tiny.problem(library, compile="no"), parameters, 0)
+    torch.testing.assert_close(first.images, eager.images, rtol=1e-4, atol=1e-5)
+    if not works:  # from then on it is the eager one, to the bit, as after a resumption
+        after = METHOD.estimate(problem, parameters, 1)
+        eager = METHOD.estimate(tiny.problem(library, compile="no"), parameters, 1)
+        assert torch.equal(after.images, eager.images)
 
 
 @pytest.mark.parametrize("none", [None, "none"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
@@ -181,12 +182,12 @@ def test_experts_take_turns() -> None:
 def test_iterations_and_networks_are_counted() -> None:
     found = cost()
     assert (found.distillation.count, found.distillation.seconds) == (250, 2500.0)
-    # Iterations 100, 200 and the last; then the distilled set, random and herding, five each.
-    assert found.evaluation.count == 3 * 3 + 3 * 5
+    # Iterations 0, 100, 200 and the last; then the distilled set, random and herding, five each.
+    assert found.evaluation.count == 4 * 3 + 3 * 5
     training = 100 * 0.02
     assert found.evaluation.each == pytest.approx(training + 300 * 0.01 / 3)
     assert found.evaluation.seconds == pytest.approx(
-        3 * 2 * (training + 100 * 0.01 / 3) + 8 * found.evaluation.each
+        4 * 2 * (training + 100 * 0.01 / 3) + 8 * found.evaluation.each
     )
     # 1,000 images are four steps of 256.
     assert cost(changed("distill", ipc=100)).evaluation.each == pytest.approx(4 * training + 1)
@@ -276,7 +277,7 @@ def test_lines_are_for_a_person() -> None:
     assert [row.split()[0] for row in rows] == ["experts", "distillation", "evaluation", "in"]
     assert "1 min 52 s  5 experts x 4 epochs, 9 s each, 2 at a time" in rows[0]
     assert "41 min 40 s  250 iterations, 10 s each; mtt's own" in rows[1]
-    assert "24 networks, 3 s each" in rows[2]
+    assert "27 networks, 3 s each" in rows[2]
     assert "3.2 GB of memory" in rows[3]
 
 
@@ -518,6 +519,13 @@ def test_a_run_takes_the_disk_of_its_estimate_and_is_recognized(tmp_path: Path) 
     assert Done.of(out, more).networks == 2
 
 
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cost") / "ran"
+    pipeline.run(TINY, out, resources=ONE_THREAD)
+    return out
+
+
 def in_version_0_1(result: dict) -> None:
     """[distill] as version 0.1 wrote it: with settings of all methods, without newer ones."""
     settings = result["settings"]["distill"]
@@ -529,11 +537,28 @@ def without_settings(result: dict) -> None:
     result["settings"] = {}
 
 
-@pytest.mark.parametrize(("change", "networks"), [(in_version_0_1, 2), (without_settings, 0)])
+def with_texts_for_numbers(result: dict) -> None:
+    result["settings"]["evaluate"]["n"] = "<script>alert(1)</script>"
+
+
+def with_a_text_for_a_table(result: dict) -> None:
+    result["settings"]["distill"] = "mtt"
+
+
+@pytest.mark.parametrize(
+    ("change", "networks"),
+    [
+        (in_version_0_1, 2),
+        (without_settings, 0),
+        (with_texts_for_numbers, 0),
+        (with_a_text_for_a_table, 0),
+    ],
+)
 def test_results_of_other_versions_are_read(
-    change: Callable[[dict], None], networks: int, tmp_path: Path
+    change: Callable[[dict], None], networks: int, ran: Path, tmp_path: Path
 ) -> None:
-    pipeline.run(TINY, tmp_path, resources=ONE_THREAD)
+    shutil.copy(ran / "result.json", tmp_path)
+    shutil.copy(ran / "checkpoint.safetensors", tmp_path)
     result = json.loads(json.dumps(read_result(tmp_path)))
     change(result)
     write_json(tmp_path / "result.json", result)

@@ -81,7 +81,7 @@ def same(out: Path, other: Path) -> None:
         assert torch.equal(one.read(name), two.read(name)), name
     assert one.metadata["best"] == two.metadata["best"]
     found, wanted = read_result(out), read_result(other)
-    for name in ("scores", "best_iteration", "last_iteration", "best_validation"):
+    for name in ("scores", "best_iteration", "last_iteration", "best_validation", "resolved"):
         assert found[name] == wanted[name]
 
 

@@ -311,6 +311,17 @@ def test_color_page_keeps_its_budgets(tmp_path):
     assert "1 iteration in 2; all are in log.jsonl" in words
 
 
+def test_a_run_that_was_never_better_than_its_beginning_says_so(tmp_path):
+    folder, words = fake_run(tmp_path / "run"), "never better than where it began"
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "Taken from iteration 200, the best on the validation split. " in page
+    assert words not in page
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(result | {"best_iteration": 0}))
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert f"the best on the validation split: the run was {words}. " in page
+
+
 def test_soft_labels_are_said(tmp_path):
     fake_run(tmp_path, soft=True, iterations=12)
     words = Parsed(write_report(tmp_path).read_text()).words

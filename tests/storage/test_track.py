@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import types
 
@@ -13,6 +14,7 @@ from trajmatch.errors import FileFormatError, MissingExtraError, SettingError
 from trajmatch.runtime.progress import Progress
 from trajmatch.storage import (
     JsonlTracker,
+    LogProgress,
     TensorboardTracker,
     Tracker,
     WandbTracker,
@@ -70,7 +72,7 @@ def test_resuming_drops_the_steps_that_will_be_logged_again(tmp_path):
         tracker.log(step, {"loss": float(step)})
     tracker.event("started")
     tracker.close()
-    JsonlTracker(path, append=True, until=2).close()
+    JsonlTracker(path, append=True, drop=lambda line: line.get("step", 0) > 2).close()
     assert without_time(path) == [
         *({"step": s, "loss": float(s)} for s in range(3)),
         {"event": "started"},
@@ -85,6 +87,63 @@ def test_a_damaged_line_is_named(tmp_path, line):
     path.write_bytes(b'{"step": 0}\n' + line + b'\n{"step": 2}\n')
     with pytest.raises(FileFormatError, match=r"line 2 of .*log\.jsonl"):
         read_log(path)
+
+
+def logged(path, *values):
+    """A log with an event of a network for each of the values."""
+    tracker = JsonlTracker(path)
+    for number, percent in enumerate(values):
+        tracker.event("network", of="ab", number=number, percent=percent, finite=True)
+    tracker.close()
+    return path.read_text()
+
+
+def test_an_altered_line_is_named_and_dropped_when_the_log_goes_on(tmp_path, caplog):
+    path = tmp_path / "log.jsonl"
+    text = logged(path, 10.3, 12.5)
+    path.write_text(text.replace('"percent": 10.3', '"percent": 90.3'))
+    said = rf"line 1 of {re.escape(str(path))} was altered \(its digest differs\)"
+    with pytest.raises(FileFormatError, match=said):
+        read_log(path)
+    assert logged(path, 10.3, 12.5) == path.read_text()
+    assert [(line["number"], line["percent"]) for line in read_log(path)] == [(1, 12.5), (0, 10.3)]
+    assert [re.search(said, record.message) is not None for record in caplog.records] == [True]
+    assert caplog.records[0].message.endswith("restore or delete that line; dropped")
+
+
+def test_lines_of_an_earlier_version_are_read(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"time": 1.5, "event": "network", "of": "ab", "number": 0}\n')
+    assert read_log(path) == [{"time": 1.5, "event": "network", "of": "ab", "number": 0}]
+
+
+def test_what_is_resumed_logs_an_event_once(tmp_path):
+    path = tmp_path / "log.jsonl"
+    epoch = {"expert": 1, "epoch": 2, "train_loss": 0.5}
+    cell = {"variant": "a", "seed": 0, "at": {"ipc": 1}, "mean": 61.0}
+    for seconds in (1.5, 2.5):
+        progress = LogProgress(tmp_path, ("epoch", "cell", "exported"))
+        progress.event("epoch", **epoch, seconds=seconds)
+        progress.event("epoch", **epoch | {"epoch": 3})
+        progress.event("cell", **cell)
+        progress.event("exported", to="npz")
+        progress.close()
+    names = [line["event"] for line in read_log(path)]
+    assert names == ["epoch", "epoch", "cell", "exported", "exported"]
+    # A cell that failed and then succeeded is two lines.
+    progress = LogProgress(tmp_path, ("cell",))
+    progress.event("cell", variant="b", seed=0, at={}, error="no memory")
+    progress.event("cell", variant="b", seed=0, at={}, mean=50.0)
+    progress.close()
+    assert [line.get("mean") for line in read_log(path)[-2:]] == [None, 50.0]
+
+
+def test_a_log_that_begins_anew_has_only_its_own_lines(tmp_path):
+    for seed in (0, 1):
+        progress = LogProgress(tmp_path, ("epoch",), append=False)
+        progress.event("epoch", expert=0, epoch=1, train_loss=float(seed))
+        progress.close()
+    assert [line["train_loss"] for line in read_log(tmp_path / "log.jsonl")] == [1.0]
 
 
 def test_a_missing_log_is_named(tmp_path):

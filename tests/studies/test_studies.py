@@ -368,6 +368,41 @@ def test_a_damaged_memory_of_a_cell_is_measured_again(
     assert run(copy, seeds=2)["cells"] == first["cells"]
 
 
+@pytest.mark.parametrize(
+    ("change", "digest", "said"),
+    [
+        ({"mean": 77.5}, True, "was altered"),
+        ({"mean": 777.5}, False, r"rows[0].mean is 777.5"),
+        ({"making_seconds": HOSTILE}, False, 'rows[0].making_seconds is "<script>'),
+    ],
+)
+def test_an_altered_cell_is_measured_again(
+    done: tuple[Path, dict],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    change: dict,
+    digest: bool,
+    said: str,
+) -> None:
+    out, first = done
+    copy = Path(shutil.copytree(out, tmp_path / "copy"))
+    path = copy / "a0.02" / "seed1" / "cell.json"
+    stored = read_json(path)
+    stored["rows"][0] |= change
+    if not digest:  # as version 0.1 wrote it
+        del stored["digest"]
+    write_json(path, stored)
+    memory = path.with_name("memory.json")
+    memory.write_text('{"bytes": "all"}')
+    again = run(copy, seeds=2)["cells"]
+    assert again[-1].pop("making_bytes") is None  # nothing was distilled now
+    assert again == [*first["cells"][:-1], {**again[-1]}]
+    assert again[-1]["values"] == first["cells"][-1]["values"]
+    assert said in caplog.text
+    assert "the cell is measured again" in caplog.text
+    assert "bytes is 'all' where a whole number" in caplog.text
+
+
 def test_a_killed_study_ends_as_if_it_had_not_been(done: tuple[Path, dict], tmp_path: Path) -> None:
     first, second = Observer(kill_at=11), Observer()  # in the middle of the third of four cells
     with pytest.raises(KeyboardInterrupt):

@@ -23,7 +23,8 @@ class Flags(Common):
     Of a file in --config, the table [methods.NAME] changes settings for the --method given.
 
     Network and whitening are the experts', where there are any. The set that scores best on
-    validation images is in OUT/best, the newest in OUT/last. Run the same command again to continue
+    validation images, of that it begins with and later ones, is in OUT/best, the newest in
+    OUT/last. Run the same command again to continue
     a killed run; a larger --iterations extends a finished one. At the end the best set is tested
     once, beside random and herding images where these can be had, unless --no-test is given.
     """
@@ -47,7 +48,8 @@ class Flags(Common):
     for choosing settings, the set is evaluated on validation images alone; the same command without
     it tests the set then chosen. (Experts record their own test accuracy when they are trained.)"""
     threads: int | None = None
-    """Threads of the distillation on a CPU. None: one for small work, else one per core."""
+    """Threads of the distillation on a CPU. None: one for small work, else one per core; a run that
+    is continued keeps its number, as the last bits depend on it."""
     track: Literal["none", "tensorboard", "wandb"] = "none"
     """Where numbers go beside OUT/log.jsonl."""
     dry_run: bool = False

@@ -76,7 +76,8 @@ class Flags(Common):
     """Processes that train experts, one thread each. None: one per core on the CPU, one on a GPU.
     """
     threads: int | None = None
-    """Threads of the distillation on a CPU. None: one for small work, else one per core."""
+    """Threads of the distillation on a CPU. None: one for small work, else one per core; a run that
+    is continued keeps its number, as the last bits depend on it."""
     track: Literal["none", "tensorboard", "wandb"] = "none"
     """Where numbers go beside OUT/log.jsonl."""
     dry_run: bool = False

@@ -67,7 +67,7 @@ def run(flags: Flags) -> None:
     training = pipeline.training_like(library, epochs=flags.epochs, batch=flags.batch, lr=flags.lr)
     experts = pipeline.experts_or_untrained(library, data, flags.network, flags.data)
     scores = []
-    with shown.progress_of(flags.out, log=True) as progress:
+    with shown.progress_of(flags.out, log=True, append=False) as progress:
         chosen = pipeline.select_coreset(
             flags.method,
             data,

@@ -122,16 +122,23 @@ def class_warnings(data: ImageDataset) -> Iterator[str]:
 
 @contextlib.contextmanager
 def progress_of(
-    out: Path, *, track: str = "none", log: bool = False, events: tuple[str, ...] = EVENTS
+    out: Path,
+    *,
+    track: str = "none",
+    log: bool = False,
+    append: bool = True,
+    events: tuple[str, ...] = EVENTS,
 ) -> Iterator[Progress]:
     """The terminal; beside it the tracker called `track`, and with `log` OUT/log.jsonl for these
-    events (a distillation keeps its log itself)."""
+    events (a distillation keeps its log itself); with `append` it goes on with an earlier one."""
     with contextlib.ExitStack() as stack:
         observers: list[Progress] = [stack.enter_context(Display())]
         if track != "none":
             observers.append(stack.enter_context(contextlib.closing(open_tracker(track, out))))
         if log:
-            observers.append(stack.enter_context(contextlib.closing(LogProgress(out, events))))
+            observers.append(
+                stack.enter_context(contextlib.closing(LogProgress(out, events, append)))
+            )
         yield observers[0] if len(observers) == 1 else Several(*observers)
 
 
@@ -189,8 +196,7 @@ def best_of(outcome: Outcome) -> str:
     """Which set is the best, by its validation accuracy."""
     best = outcome.best_validation
     return (
-        f"best set: iteration {outcome.best_iteration} of {outcome.iterations}, validation "
-        f"accuracy {best['mean']:.1f} % (n={best['n']})"
+        f"best set: {outcome.best_words}, validation accuracy {best['mean']:.1f} % (n={best['n']})"
     )
 
 

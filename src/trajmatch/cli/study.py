@@ -61,7 +61,8 @@ class Variations(Common):
     """Processes that train experts, one thread each. None: one per core on the CPU, one on a GPU.
     """
     threads: int | None = None
-    """Threads of a distillation on a CPU. None: one for small work, else one per core."""
+    """Threads of a distillation on a CPU. None: one for small work, else one per core; a cell that
+    is continued keeps its number, as the last bits depend on it."""
 
     on_line: tyro.conf.Suppress[tuple[str, ...]] = ()
     """Settings of the loop and of the method that the line itself gives; filled by `base`."""

@@ -141,7 +141,8 @@ class DistillConfig:
     compile: Compile = "auto"
     """Use torch.compile: a minute at the start, less time per iteration. auto: where it pays."""
     eval_every: int = 50
-    """Iterations between evaluations on the validation split."""
+    """Iterations between evaluations on the validation split, from the set it begins with on. The
+    last set is evaluated as well; where that is off this schedule, a longer run drops it again."""
     eval_networks: int = 2
     """Fresh networks per such evaluation."""
     checkpoint_every: int = 10

@@ -85,7 +85,11 @@ def read_toml(path: Path, build: Callable[[Mapping[str, Any]], C]) -> C:
     try:
         # utf-8-sig: with or without the byte-order mark that some editors write.
         values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise SettingError(
+            f"cannot read settings from {path}: its tables or lists are nested too deeply"
+        ) from error
+    except (OSError, ValueError) as error:
         # ValueError: no UTF-8, no TOML, or a number of thousands of digits.
         raise SettingError(f"cannot read settings from {path}: {error}") from error
     try:

@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trajmatch.storage import JsonlTracker, read_log
-from trajmatch.storage.results import Score, Trained
-
-_NETWORK_ENTRIES = {"of", "number", "percent", "finite"}
-"""What a line on a network must hold to be used again."""
-_SCORE_ENTRIES = {"event", "of", "n"}
-"""What identifies a line on a score."""
+from trajmatch.errors import FileFormatError
+from trajmatch.storage import JsonlTracker
+from trajmatch.storage.jsonl import announce, sound_lines
+from trajmatch.storage.results import NetworkLine, Score, Trained
+from trajmatch.storage.results.fields import Fields
 
 
 class EvaluationLog:
@@ -21,6 +19,7 @@ class EvaluationLog:
     A result belongs to a key and a number: the key is a digest of all that determines the result
     (set, data, network, settings, learning rate, seed; the log's entry `of`), the number is i of
     the network. The file is opened by the first event, so a refused evaluation writes nothing.
+    A line that was altered, or holds what cannot be, is not used: its network is trained again.
 
     Examples:
         >>> log = EvaluationLog(None)
@@ -33,16 +32,10 @@ class EvaluationLog:
         self.path = None if out is None else out / "log.jsonl"
         self._tracker: JsonlTracker | None = None
         self._networks: dict[str, dict[int, Trained]] = {}
-        self._scores: set[tuple[str, str, int]] = set()
         if self.path is not None and self.path.is_file():
-            for line in read_log(self.path):
-                if line.get("event") == "network" and line.keys() >= _NETWORK_ENTRIES:
-                    correct = line.get("correct")  # absent in logs of version 0.1
-                    counts = tuple(correct) if isinstance(correct, list) else None
-                    result = Trained(line["percent"], line["finite"], counts)
-                    self._networks.setdefault(line["of"], {})[line["number"]] = result
-                elif line.keys() >= _SCORE_ENTRIES:
-                    self._scores.add((line["event"], line["of"], line["n"]))
+            for line in sound_lines(self.path):
+                if _is_network(line) and (found := self._network(line)) is not None:
+                    self._networks.setdefault(found.of, {})[found.number] = found.result
 
     def networks(self, key: str) -> Mapping[int, Trained]:
         """Number -> result of the networks of `key`."""
@@ -54,24 +47,35 @@ class EvaluationLog:
         self.event("network", of=key, number=number, **result._asdict(), **about)
 
     def add_score(self, event: str, key: str, score: Score) -> None:
-        """Write the score of the first `score.n` networks of `key`, unless the log has it. (An
-        evaluation may be killed after its last network and before its score is written.)"""
-        entry = (event, key, score.n)
-        if entry not in self._scores:
-            self._scores.add(entry)
-            self.event(event, of=key, **score.to_json())
+        """Write the score of the first `score.n` networks of `key`, unless the log has it."""
+        self.event(event, of=key, **score.to_json())
 
     def event(self, name: str, **values: Any) -> None:
         """Append one line to the file, where there is one."""
         if self.path is None:
             return
         if self._tracker is None:
-            self._tracker = JsonlTracker(self.path)
+            self._tracker = JsonlTracker(self.path, drop=self._is_damaged)
         self._tracker.event(name, **values)
 
     def close(self) -> None:
         if self._tracker is not None:
             self._tracker.close()
+
+    def _network(self, line: Mapping[str, Any]) -> NetworkLine | None:
+        """What a line says of a network; None, with a warning, where no network can have that."""
+        try:
+            return NetworkLine.read(Fields.of(line, str(self.path)))
+        except FileFormatError as error:
+            announce(f"{error}; that line is not used")
+            return None
+
+    def _is_damaged(self, line: Mapping[str, Any]) -> bool:
+        return _is_network(line) and self._network(line) is None
+
+
+def _is_network(line: Mapping[str, Any]) -> bool:
+    return line.get("event") == "network" and "number" in line
 
 
 class LoggedResults(dict[tuple[int, int], Trained]):

@@ -11,7 +11,7 @@ from trajmatch.config import ExpertConfig, to_dict
 from trajmatch.data.dataset import ImageDataset, Split
 from trajmatch.data.whiten import Whitening
 from trajmatch.errors import MismatchError
-from trajmatch.experts.library import ExpertLibrary, write_library
+from trajmatch.experts.library import ExpertLibrary, plan_experts, write_library
 from trajmatch.networks import NetworkSpec
 
 
@@ -41,7 +41,7 @@ def open_or_found(
             "whitening": whitening.summary(),
             "data": dataset.summary(),
         }
-        library = write_library(path, provenance, whitening)
+        library = write_library(path, provenance, whitening, planned=config.experts)
     differences = _differences(library, dataset, spec, whitening, {**settings, "seed": seed})
     if differences:
         theirs, ours, mend = zip(*differences, strict=True)
@@ -49,6 +49,8 @@ def open_or_found(
             f"library {path} was made with {', '.join(theirs)}, this asks for {', '.join(ours)}; "
             f"use {', '.join(mend)} or another --out"
         )
+    if config.experts > max(library.planned or 0, len(library.experts)):
+        plan_experts(library, config.experts)
     return library
 
 

@@ -15,7 +15,7 @@ import json
 import re
 import shlex
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +44,10 @@ class ExpertLibrary:
         provenance = document["made"]
         self.path = path
         self.digest: str = document["digest"]
+        self.planned: int | None = document.get("planned")
+        """Experts there will be when it is filled; None where that was not recorded."""
+        if not isinstance(self.planned, int | None):
+            raise TypeError(f"planned is {self.planned!r} and not a number")
         self.seed: int | None = provenance["seed"]
         # The origin of imported experts, whose seed and most settings are unknown.
         self.imported: str | None = provenance.get("imported")
@@ -53,6 +57,8 @@ class ExpertLibrary:
         self.experts = present(path)
         count = max(1, len(self.experts))
         self.settings = from_dict(ExpertConfig, {**provenance["settings"], "experts": count})
+        self.restricted = False
+        """Whether it was restricted to some of its experts."""
         self._whitening: dict[str, Any] = provenance["whitening"]
         self._opened: dict[int, Trajectory] = {}
 
@@ -114,7 +120,7 @@ class ExpertLibrary:
         """The position of an expert's number in `experts`. Raises SettingError if it is absent."""
         if expert not in self.experts:
             raise SettingError(
-                f"library {self.path} has no expert {expert}; it has {_ranges(self.experts)}"
+                f"library {self.path} has no expert {expert}; it has {ranges(self.experts)}"
             )
         return self.experts.index(expert)
 
@@ -128,9 +134,23 @@ class ExpertLibrary:
                 f"library {self.path} holds {len(self.experts)} experts, not {count}; use 1 to "
                 f"{len(self.experts)}, or train more"
             )
+        return self.only(self.experts[:count])
+
+    def only(self, experts: Sequence[int]) -> ExpertLibrary:
+        """The same library restricted to the experts of these numbers; opened files are shared.
+
+        Raises MismatchError, with their names, for experts that are not there.
+        """
+        missing = sorted(set(experts) - set(self.experts))
+        if missing or not experts:
+            raise MismatchError(
+                f"library {self.path} has no expert {ranges(missing)}; it has "
+                f"{ranges(self.experts)}; restore {expert_path(self.path, min(missing, default=0))}"
+            )
         part = copy.copy(self)
-        part.experts = self.experts[:count]
-        part.settings = dataclasses.replace(self.settings, experts=count)
+        part.experts = sorted(experts)
+        part.settings = dataclasses.replace(self.settings, experts=len(part.experts))
+        part.restricted = True
         return part
 
     def trajectory(self, expert: int) -> Trajectory:
@@ -202,6 +222,8 @@ class ExpertLibrary:
             "n": len(scores),
             "bytes": sum(expert_path(self.path, e).stat().st_size for e in self.experts),
         }
+        if self.experts != list(range(len(self.experts))):
+            summary["numbers"] = ranges(self.experts)
         return {**summary, "imported": self.imported} if self.imported else summary
 
 
@@ -237,6 +259,13 @@ def write_library(
     return ExpertLibrary.open(path)
 
 
+def plan_experts(library: ExpertLibrary, count: int) -> None:
+    """Note in library.json that the library will be filled to `count` experts."""
+    place = library.path / "library.json"
+    write_json(place, {**read_json(place), "planned": count})
+    library.planned = count
+
+
 def expert_path(path: Path, expert: int) -> Path:
     """The file of expert number `expert` of the library in `path`.
 
@@ -259,8 +288,13 @@ def digest(provenance: Mapping[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _ranges(numbers: list[int]) -> str:
-    """A sorted list as text, such as `0-7, 9`; `none` for an empty one."""
+def ranges(numbers: Sequence[int]) -> str:
+    """A sorted list as text; `numbers_in` reads it.
+
+    Examples:
+        >>> ranges([0, 1, 2, 5]), ranges([])
+        ('0-2, 5', 'none')
+    """
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][1] + 1:
@@ -268,3 +302,17 @@ def _ranges(numbers: list[int]) -> str:
         else:
             runs.append([number, number])
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs) or "none"
+
+
+def numbers_in(text: str) -> list[int]:
+    """The numbers in a text of `ranges`.
+
+    Examples:
+        >>> numbers_in("0-2, 5")
+        [0, 1, 2, 5]
+    """
+    found: list[int] = []
+    for part in text.split(", "):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found

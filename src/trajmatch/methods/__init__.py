@@ -9,11 +9,12 @@ from trajmatch.methods.dd import DD
 from trajmatch.methods.dm import DM
 from trajmatch.methods.kip import KIP
 from trajmatch.methods.ld import LD
-from trajmatch.methods.loop import Distillation, Outcome, run_loop
+from trajmatch.methods.loop import run_loop
 from trajmatch.methods.mtt import MTT
 from trajmatch.methods.parameters import Estimate, SyntheticParameters
 from trajmatch.methods.problem import Problem
 from trajmatch.methods.registry import METHODS, from_settings, to_settings
+from trajmatch.methods.state import Distillation, Outcome
 from trajmatch.methods.unrolled import UnrolledMethod
 
 __all__ = [

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from trajmatch.errors import MismatchError
-from trajmatch.storage.files import open_tensors, save_tensors
+from trajmatch.storage.files import TensorFile, open_tensors, save_tensors
 from trajmatch.types import Tensor
 
 CHECKPOINT = "checkpoint.safetensors"
 KIND, VERSION = "checkpoint", 1
-_PARAMETERS, _STATE, _AVERAGE = "learned.", "carried.", "average"
+_PARAMETERS, _BEST, _STATE, _AVERAGE = "learned.", "best.", "carried.", "average"
 # Origins that version 0.1 wrote lack what could not be set in it, and have one older name.
 _FIXED_IN_0_1 = {
     "optimizer": "sgd",
@@ -41,12 +41,15 @@ class Checkpoint:
     """`Problem.state`."""
     average: Tensor
     values: dict[str, Any]
-    """origin, resolved, iteration, armed, skipped_in_a_row, best, seconds,
-    scored."""
+    """origin, resolved, iteration, armed, skipped_in_a_row, best, final, written, seconds,
+    validated."""
+    best: dict[str, Tensor] = field(default_factory=dict)
+    """The parameters of the set in best; empty in checkpoints of version 0.1."""
 
     def save(self, out: Path) -> None:
         """Write to the folder `out`, beside and renamed."""
         tensors = {f"{_PARAMETERS}{n}": part.reshape(-1) for n, part in self.parameters.items()}
+        tensors |= {f"{_BEST}{name}": part.reshape(-1) for name, part in self.best.items()}
         tensors |= {name: _flat(part, self._owner(name)) for name, part in self.optimizer.items()}
         tensors |= {f"{_STATE}{name}": part for name, part in self.state.items()}
         tensors[_AVERAGE] = self.average.reshape(-1)
@@ -71,9 +74,7 @@ class Checkpoint:
         if not path.exists():
             return None
         file = open_tensors(path, kind=KIND, version=VERSION)
-        values = dict(file.metadata)
-        if "decisions" in values:
-            values = _from_version_0_1(values)
+        values = _values(file)
         if origin is not None:
             _require_origin(values["origin"], origin, out)
         found = cls({}, {}, {}, file.read(_AVERAGE).reshape(like["images"].shape), values)
@@ -81,6 +82,9 @@ class Checkpoint:
             if name.startswith(_PARAMETERS):
                 part = name.removeprefix(_PARAMETERS)
                 found.parameters[part] = _shaped(file.read(name), like[part])
+            elif name.startswith(_BEST):
+                part = name.removeprefix(_BEST)
+                found.best[part] = _shaped(file.read(name), like[part])
             elif name.startswith(_STATE):
                 state = file.read(name).to(like["images"].device)
                 found.state[name.removeprefix(_STATE)] = state
@@ -89,12 +93,16 @@ class Checkpoint:
         return found
 
 
+def checkpoint_values(out: Path) -> dict[str, Any] | None:
+    """`Checkpoint.values` of the run in `out`; None without a checkpoint."""
+    path = out / CHECKPOINT
+    return _values(open_tensors(path, kind=KIND, version=VERSION)) if path.exists() else None
+
+
 def checkpoint_iteration(out: Path) -> int:
     """Iterations that a run in `out` has done by its last checkpoint; 0 without one."""
-    path = out / CHECKPOINT
-    if not path.exists():
-        return 0
-    return int(open_tensors(path, kind=KIND, version=VERSION).metadata["iteration"])
+    values = checkpoint_values(out)
+    return 0 if values is None else int(values["iteration"])
 
 
 def _require_origin(found: Mapping[str, Any], origin: Mapping[str, Any], out: Path) -> None:
@@ -119,8 +127,12 @@ def _flat(part: Tensor, like: Tensor) -> Tensor:
     return part.reshape(-1) if part.numel() in (1, like.numel()) else part
 
 
-def _from_version_0_1(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a checkpoint that version 0.1 wrote, in today's form."""
-    rest = {name: value for name, value in values.items() if name != "decisions"}
-    origin = {_RENAMED_SINCE_0_1.get(name, name): v for name, v in values["origin"].items()}
-    return {**rest, "resolved": values["decisions"], "origin": {**_FIXED_IN_0_1, **origin}}
+def _values(file: TensorFile) -> dict[str, Any]:
+    """The values of a checkpoint, those of version 0.1 in today's form."""
+    values = dict(file.metadata)
+    if "decisions" in values:
+        origin = {_RENAMED_SINCE_0_1.get(name, name): v for name, v in values["origin"].items()}
+        values |= {"resolved": values.pop("decisions"), "origin": {**_FIXED_IN_0_1, **origin}}
+    # Free memory in words, which earlier versions kept among what determines the numbers.
+    values["resolved"] = {k: v for k, v in values["resolved"].items() if k != "reason"}
+    return values

@@ -3,110 +3,42 @@
 A method gives the gradient; everything else is here. On the CPU a run that is killed at any moment
 and started again ends with the same bits as one that was left alone: every draw belongs to (seed,
 iteration), and a checkpoint holds the state of optimizer and method.
+
+The set that a run begins with is validated too, so the best is never worse, by validation, than
+that. So is the newest set at the end of a run; where that is not a multiple of `eval_every`, a
+longer run drops it again, to be the same as if it had been as long from the start.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from trajmatch.config import DistillConfig
 from trajmatch.errors import SettingError
-from trajmatch.evaluation import Score
-from trajmatch.methods.base import Method
-from trajmatch.methods.checkpoint import Checkpoint
-from trajmatch.methods.parameters import SyntheticParameters
-from trajmatch.methods.problem import Problem
+from trajmatch.methods.state import (
+    Distillation,
+    Outcome,
+    State,
+    fingerprint_in,
+    is_due,
+    restore_best,
+    resumed_state,
+    save_state,
+    superseded,
+)
 from trajmatch.runtime.interruption import immediate, pending, postponed, raise_pending
 from trajmatch.runtime.progress import SILENT, Progress
 from trajmatch.storage import JsonlTracker
 from trajmatch.storage.files import save_tensors
 from trajmatch.storage.folder import claim
+from trajmatch.storage.jsonl import sound_lines
 from trajmatch.synthetic import SyntheticSet
-from trajmatch.types import Tensor
 
 SNAPSHOTS = 40
 SKIPS_IN_A_ROW = 50
-
-
-@dataclass(frozen=True)
-class Distillation:
-    """Everything that determines a run."""
-
-    method: Method
-    problem: Problem
-    initial: SyntheticParameters
-    config: DistillConfig
-    package: Callable[[SyntheticParameters, int], SyntheticSet]
-    """The set of parameters and iteration."""
-    validate: Callable[[SyntheticSet, int], Score]
-    """Its score on validation data."""
-    origin: Mapping[str, Any]
-    """All that determines the numbers; a checkpoint of another origin is refused."""
-
-
-@dataclass
-class State:
-    """Everything that one iteration hands to the next."""
-
-    parameters: SyntheticParameters
-    optimizer: dict[str, Tensor]
-    """The outer optimizer's state."""
-    average: Tensor
-    """Of the images; the images themselves when `ema` is 0."""
-    iteration: int = 0
-    armed: bool = False
-    """Whether a loss has come below `skip_loss`: real images commonly begin above it."""
-    skipped_in_a_row: int = 0
-    best: dict[str, Any] = field(default_factory=dict)
-    """Iteration and validation score of the best set."""
-    seconds: float = 0.0
-    scored: bool = True
-    """False in a checkpoint that was saved when a validation was interrupted."""
-
-    @staticmethod
-    def begin(parameters: SyntheticParameters, config: DistillConfig) -> State:
-        return State(parameters, config.optimizer.start(parameters.tensors()), parameters.images)
-
-    def averaged(self) -> SyntheticParameters:
-        """The parameters with the average of the images."""
-        return self.parameters.with_tensors({"images": self.average})
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Where a run ended."""
-
-    best: SyntheticSet
-    last: SyntheticSet
-    best_iteration: int
-    best_validation: dict[str, Any]
-    iterations: int
-    seconds: float
-    """Of the loop alone, all runs of it together."""
-    resolved: dict[str, Any]
-    """What the method settled for the run."""
-
-    def __repr__(self) -> str:
-        return f"Outcome({self._words()}: {self.best!r})"
-
-    def _repr_html_(self) -> str:
-        """The best set and its score, which notebooks show."""
-        return f"<div>{self._words()}</div>{self.best._repr_html_()}"
-
-    def _words(self) -> str:
-        score = self.best_validation
-        sd = "" if score["sd"] is None else f" +- {score['sd']:.1f}"
-        return (
-            f"best at iteration {self.best_iteration} of {self.iterations}, "
-            f"{score['mean']:.1f}{sd} % on validation images (n={score['n']})"
-        )
 
 
 def run_loop(run: Distillation, out: Path, *, progress: Progress = SILENT) -> Outcome:
@@ -115,57 +47,64 @@ def run_loop(run: Distillation, out: Path, *, progress: Progress = SILENT) -> Ou
     The set of the best validation score is kept as `out`/best, the newest as `out`/last.
     progress: an observer of iterations and validations beside `out`/log.jsonl.
 
-    Raises MismatchError for a checkpoint of another origin, SettingError when 50 updates in a row
-    are skipped or `out` cannot be claimed (`storage.folder`).
+    Raises MismatchError for a checkpoint of another origin and for another set in `out`/best,
+    SettingError when 50 updates in a row are skipped or `out` cannot be claimed (`storage.folder`).
     """
     with claim(out, "distill"):
         return _run(run, out, progress)
 
 
 def _run(run: Distillation, out: Path, progress: Progress) -> Outcome:
-    config = run.config
-    state = _resumed(run, out)
-    log = JsonlTracker(out / "log.jsonl", until=state.iteration)
-    if state.iteration == 0:
-        _snapshot(out, run.package(state.averaged(), 0), 0)
-    else:
-        progress.update("distill", state.iteration, config.iterations)
+    resumed = resumed_state(run, out)
+    if resumed is not None:
+        restore_best(run, resumed, out)
+    log = JsonlTracker(out / "log.jsonl", drop=superseded(run, resumed))
+    state = resumed or State.begin(run.initial, run.config)
     with contextlib.closing(log), postponed():
-        if not state.scored:
-            _end_iteration(run, state, out, log, progress)
-        while state.iteration < config.iterations:
-            began = time.perf_counter()
-            values = iterate(run, state)
-            state.seconds += time.perf_counter() - began
-            log.log(state.iteration, {**values, "seconds": time.perf_counter() - began})
-            _end_iteration(run, state, out, log, progress)
-            progress.update("distill", state.iteration, config.iterations, **values)
-            raise_pending()
+        if resumed is not None:
+            progress.update("distill", state.iteration, run.config.iterations)
+        if not state.validated:
+            _validate(run, state, out, log, progress)
+        _iterations(run, state, out, log, progress)
+    _say_skipped(run, state, out, progress)
+    best, _ = state.chosen
+    last = run.package(state.averaged(), state.iteration)
+    if fingerprint_in(out / "last") != last.fingerprint:
+        last.save(out / "last")
     return Outcome(
         best=SyntheticSet.load(out / "best"),
         last=SyntheticSet.load(out / "last"),
-        best_iteration=int(state.best["iteration"]),
-        best_validation=state.best,
+        best_iteration=int(best["iteration"]),
+        best_validation=best,
         iterations=state.iteration,
         seconds=state.seconds,
         resolved=dict(run.problem.resolved),
     )
 
 
-def _end_iteration(
+def _iterations(
     run: Distillation, state: State, out: Path, log: JsonlTracker, progress: Progress
 ) -> None:
-    """Validation, snapshot and checkpoint, where they are due."""
-    config, iteration = run.config, state.iteration
+    """What is left of the iterations."""
+    config = run.config
     stride = -(-config.iterations // SNAPSHOTS)
-    due = iteration == config.iterations or iteration % config.eval_every == 0
-    if due:
-        _validate(run, state, out, log, progress)
-    state.scored = True
-    if due or iteration % stride == 0:
-        _snapshot(out, run.package(state.averaged(), iteration), iteration)
-    if due or iteration % config.checkpoint_every == 0 or pending():
-        _save(out, state, run)
+    while state.iteration < config.iterations:
+        began = time.perf_counter()
+        values = iterate(run, state)
+        state.seconds += time.perf_counter() - began
+        log.log(state.iteration, {**values, "seconds": time.perf_counter() - began})
+        if run.problem.notes:
+            log.event("resolved", **run.problem.resolved, **run.problem.notes)
+            run.problem.notes.clear()
+        if is_due(config, state.iteration) or state.iteration == config.iterations:
+            _validate(run, state, out, log, progress)
+        else:
+            if state.iteration % stride == 0:
+                _snapshot(out, run.package(state.averaged(), state.iteration), state.iteration)
+            if state.iteration % config.checkpoint_every == 0 or pending():
+                save_state(out, state, run)
+        progress.update("distill", state.iteration, config.iterations, **values)
+        raise_pending()
 
 
 def iterate(run: Distillation, state: State) -> dict[str, float]:
@@ -231,24 +170,46 @@ def _skip(run: Distillation, state: State, values: dict[str, float], limit: floa
 def _validate(
     run: Distillation, state: State, out: Path, log: JsonlTracker, progress: Progress
 ) -> None:
-    """Score the set on validation data; keep it as the last, and as the best if it is."""
+    """Score the set on validation data; keep it as the last, and as the best if it is; checkpoint.
+
+    The checkpoint comes before the best set: it has all that the set is written from.
+    """
     distilled = run.package(state.averaged(), state.iteration)
-    state.scored = False
+    state.validated = False
     try:
         with immediate():  # it may take minutes
             score = run.validate(distilled, state.iteration)
     except KeyboardInterrupt:
-        _save(out, state, run)
+        if state.iteration:
+            save_state(out, state, run)
         raise
+    state.validated = True
     values = {"val_mean": score.mean, "val_sd": score.sd, "val_n": score.n}
     log.log(state.iteration, values)
     progress.event("validation", iteration=state.iteration, **values)
     distilled.save(out / "last")
-    if not state.best or score.mean > state.best["mean"]:
+    _snapshot(out, distilled, state.iteration)
+    found = {"iteration": state.iteration, "mean": score.mean, "sd": score.sd, "n": score.n}
+    if not is_due(run.config, state.iteration) and state.best_parameters is not None:
+        state.final = found
+    elif not state.best or score.mean > state.best["mean"]:
+        state.best, state.best_parameters = found, state.averaged()
+    is_best = state.chosen[0] is found
+    if is_best and distilled.fingerprint not in state.written:
+        state.written.append(distilled.fingerprint)
+    save_state(out, state, run)
+    if is_best:
         distilled.save(out / "best")
-        state.best = {
-            "iteration": state.iteration, "mean": score.mean, "sd": score.sd, "n": score.n,
-        }  # fmt: skip
+
+
+def _say_skipped(run: Distillation, state: State, out: Path, progress: Progress) -> None:
+    """How many updates were skipped, over all calls."""
+    lines = sound_lines(out / "log.jsonl")
+    count = sum(bool(line.get("skipped")) for line in lines if "step" in line)
+    if count:
+        limit = getattr(run.method, "skip_loss", 1.0)
+        reason = f"loss above {limit:g}, or not finite" if run.method.normalized else "not finite"
+        progress.message(f"{count:,} of {state.iteration:,} updates were skipped ({reason})")
 
 
 def _snapshot(out: Path, distilled: SyntheticSet, iteration: int) -> None:
@@ -261,44 +222,4 @@ def _snapshot(out: Path, distilled: SyntheticSet, iteration: int) -> None:
         kind="snapshot",
         version=1,
         metadata={"iteration": iteration},
-    )
-
-
-def _save(out: Path, state: State, run: Distillation) -> None:
-    Checkpoint(
-        state.parameters.tensors(),
-        state.optimizer,
-        run.problem.state,
-        state.average,
-        {
-            "origin": dict(run.origin),
-            "resolved": run.problem.resolved,
-            "iteration": state.iteration,
-            "armed": state.armed,
-            "skipped_in_a_row": state.skipped_in_a_row,
-            "best": state.best,
-            "seconds": state.seconds,
-            "scored": state.scored,
-        },
-    ).save(out)
-
-
-def _resumed(run: Distillation, out: Path) -> State:
-    """The state of the checkpoint in `out`, or that of the first iteration without one."""
-    fresh = State.begin(run.initial, run.config)
-    found = Checkpoint.load(out, fresh.parameters.tensors(), run.origin)
-    if found is None:
-        return fresh
-    run.problem.resolved.update(found.values["resolved"])
-    run.problem.state.update(found.state)
-    return State(
-        parameters=fresh.parameters.with_tensors(found.parameters),
-        optimizer=found.optimizer,
-        average=found.average.to(fresh.average),
-        iteration=found.values["iteration"],
-        armed=found.values["armed"],
-        skipped_in_a_row=found.values["skipped_in_a_row"],
-        best=found.values["best"],
-        seconds=found.values["seconds"],
-        scored=found.values.get("scored", True),
     )

@@ -48,7 +48,10 @@ class Problem:
     state: dict[str, Tensor] = field(default_factory=dict)
     """Tensors that one iteration hands to the next; saved with every checkpoint."""
     resolved: dict[str, Any] = field(default_factory=dict)
-    """What a method settled for this run (plain values); saved, and repeated when it is resumed."""
+    """What a method settled for this run (plain values); saved, and repeated when it is resumed.
+    It determines the numbers."""
+    notes: dict[str, str] = field(default_factory=dict)
+    """What a method found at the moment (free memory, in words); logged, and not repeated."""
     _cache: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod

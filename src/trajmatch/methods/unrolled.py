@@ -119,7 +119,7 @@ class UnrolledMethod(Method):
         resolved = problem.resolved
         if "keep" not in resolved:
             decided = plan(student, start, self.gradient, self.differentiated_steps)
-            resolved |= {"keep": decided.keep, "reason": decided.reason}
+            resolved["keep"], problem.notes["keep_reason"] = decided.keep, decided.reason
         result = unroll(
             student,
             start,
@@ -130,6 +130,8 @@ class UnrolledMethod(Method):
             bptt_steps=self.differentiated_steps,
             optimizer=self.inner,
         )
+        # What the compiler could not do was done without it, and is from now on.
+        resolved["compile"] = resolved["compile"] and student.gradient_fn.compiled
         return Estimate(result.loss, result.grad_images, result.grad_labels, result.grad_step_size)
 
     def student(

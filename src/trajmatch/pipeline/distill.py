@@ -34,6 +34,7 @@ from trajmatch.pipeline.checks import (
     require_validation,
     starting_set,
 )
+from trajmatch.pipeline.continuation import as_begun, experts_words, say_experts, threads_of
 from trajmatch.pipeline.initial import initial_parameters, recorded_settings
 from trajmatch.pipeline.memory_needs import distill_needs
 from trajmatch.rng import derive, stream
@@ -99,32 +100,36 @@ def distill(
         >>> data = trajmatch.load_data("digits")  # doctest: +SKIP
         >>> distill(data, MTT(syn_steps=20), "runs/experts", "runs/ipc1")  # doctest: +SKIP
     """
-    with claim(Path(out), "distill"):
-        start = starting_set(config, method, data, Path(out))
+    out = Path(out)
+    with claim(out, "distill"):
+        start = starting_set(config, method, data, out)
         experts = _opened(experts, data)
         _require_sound(data, method, experts, config, evaluation, resources)
-        run = _prepared(
-            data, method, experts, config, evaluation, seed, resources.torch_device, start
+        problem = _problem(data, experts, out, config, seed, resources.torch_device)
+        initial = initial_parameters(
+            data, problem.whitening, method, config, seed=seed, start=start
         )
-        threads = resources.threads or method.threads(run.problem, run.initial)
+        threads = threads_of(out, resources, method.threads(problem, initial))
+        problem.resolved["threads"] = threads
         with limited_threads(threads), shown_or(progress) as observer:
-            return run_loop(run, Path(out), progress=observer)
+            say_experts(problem.library, experts, observer)
+            settings = recorded_settings(config, method, start)
+            run = _prepared(problem, method, config, settings, evaluation, initial)
+            return run_loop(run, out, progress=observer)
 
 
 def _prepared(
-    data: ImageDataset,
+    problem: Problem,
     method: Method,
-    experts: ExpertLibrary | Untrained,
     config: DistillConfig,
+    settings: dict[str, Any],
     evaluation: EvaluateConfig,
-    seed: int,
-    device: torch.device,
-    start: SyntheticSet | None,
+    initial: SyntheticParameters,
 ) -> Distillation:
-    """The run, of what `_require_sound` has checked."""
-    problem = _problem(data, experts, config, seed, device)
-    initial = _initial(problem, method, config, start)
-    settings = recorded_settings(config, method, start)
+    """The run. settings: as sets and checkpoints record them."""
+    if method.labels_from_experts:
+        logits = problem.teacher_logits(initial.images)
+        initial = dataclasses.replace(initial, label_logits=logits)
     package = _Package(problem, method, settings, initial)
     few = dataclasses.replace(evaluation, n=config.eval_networks)
     decided = _decided(few, config, package(initial, 0), problem.spec)
@@ -176,6 +181,7 @@ def _require_sound(
 def _problem(
     data: ImageDataset,
     experts: ExpertLibrary | Untrained,
+    out: Path,
     config: DistillConfig,
     seed: int,
     device: torch.device,
@@ -189,19 +195,7 @@ def _problem(
     if isinstance(experts, Untrained):
         fitted = fit_whitening(experts.whitening, data.train)
         return Problem(data, network_for(data, experts.network), fitted, device, **settings)
-    return Problem.of(data, experts, device, **settings)
-
-
-def _initial(
-    problem: Problem, method: Method, config: DistillConfig, start: SyntheticSet | None
-) -> SyntheticParameters:
-    """Where the run starts, with the labels that experts give where the method asks for them."""
-    initial = initial_parameters(
-        problem.data, problem.whitening, method, config, seed=problem.seed, start=start
-    )
-    if not method.labels_from_experts:
-        return initial
-    return dataclasses.replace(initial, label_logits=problem.teacher_logits(initial.images))
+    return Problem.of(data, as_begun(experts, out), device, **settings)
 
 
 class _Package:
@@ -225,6 +219,7 @@ class _Package:
             "settings": settings,
             "network": problem.spec.to_json(),
             "data": data.summary(),
+            "threads": problem.resolved["threads"],
         }
         if problem.library is not None:
             self.info["experts"] = problem.library.summary()
@@ -311,7 +306,7 @@ def _origin(
         "data": problem.data.fingerprint,
         "network": problem.spec.describe(),
         "whitening": problem.whitening.checksum,
-        "experts": f"{len(library.experts)} of {library.digest}" if library else "none",
+        "experts": experts_words(library) if library else "none",
         **settings,
         **{
             f"evaluate.{key}": value

@@ -22,6 +22,7 @@ from trajmatch.pipeline.checks import (
     require_recipe,
     set_ipc,
 )
+from trajmatch.pipeline.continuation import as_begun
 from trajmatch.pipeline.distill import distill
 from trajmatch.pipeline.evaluate import final_scores
 from trajmatch.pipeline.experts import experts_score, train_experts
@@ -98,7 +99,7 @@ def _run(
         resources=resources,
         progress=progress,
     )
-    progress.message(f"distilled: {outcome.iterations} iterations, best {outcome.best_iteration}")
+    progress.message(f"distilled: the best set is that of {outcome.best_words}")
     scores = final_scores(
         outcome.best,
         data,
@@ -181,9 +182,10 @@ def write_run(out: Path, run: FinishedRun) -> dict[str, Any]:
             data=run.data.summary(counts=True),
             seconds=run.seconds,
             device=run.device,
+            threads=outcome.resolved.get("threads"),
             extra={
                 "network": NetworkSpec.from_json(outcome.best.info["network"]).describe(),
-                "library": None if run.library is None else run.library.summary(),
+                "library": None if run.library is None else as_begun(run.library, out).summary(),
                 "best_iteration": outcome.best_iteration,
                 "best_validation": outcome.best_validation,
                 "last_iteration": outcome.iterations,

@@ -25,6 +25,7 @@ from trajmatch.runtime.display import shown_or
 from trajmatch.runtime.memory import require_memory
 from trajmatch.runtime.progress import Progress, Silent
 from trajmatch.runtime.resources import Resources
+from trajmatch.runtime.threads import limited_threads
 from trajmatch.synthetic import SyntheticSet
 from trajmatch.types import Float, Tensor
 
@@ -81,9 +82,10 @@ def select_coreset(
         statistics = _features(data, library, str(resources.device))
     elif requires == "forgetting":
         run = _ForgettingRun(
-            spec, whitening, training or training_like(library), seed, resources.torch_device
-        )
-        with shown_or(progress) as observer:
+            spec, whitening, training or training_like(library), seed, resources.torch_device,
+            resources.threads or torch.get_num_threads(),
+        )  # fmt: skip
+        with limited_threads(run.threads), shown_or(progress) as observer:
             statistics = run.counts(data, observer)
         origin["forgetting"] = run.origin()
     return coresets.select_coreset(
@@ -157,6 +159,8 @@ class _ForgettingRun:
     training: ExpertConfig
     seed: int
     device: torch.device
+    threads: int
+    """Which images are forgotten depends on it, as sums are taken in another order."""
 
     def counts(self, data: ImageDataset, progress: Progress) -> Float[Tensor, "n"]:
         """How often each training image is forgotten."""
@@ -182,4 +186,4 @@ class _ForgettingRun:
         """What the set's info says of it."""
         settings = to_dict(self.training)
         del settings["experts"], settings["storage"]
-        return {"network": self.spec.describe(), **settings}
+        return {"network": self.spec.describe(), **settings, "threads": self.threads}

@@ -105,31 +105,54 @@ def compiled(
     note: called with one line before the first compilation. Lines in `announced` are not repeated:
     by default, one for the whole process. compiler: called as torch.compile.
     """
-    fast: dict[str, Callable[..., Any]] = {}
-    failed = False
+    return cast(F, _Compiled(function, note, compiler, announced))
 
-    def announce(text: str) -> None:
-        if text not in announced:
-            announced.add(text)
-            note(text)
 
-    def call(*arguments: Any) -> Any:
-        nonlocal failed
-        if failed:
-            return function(*arguments)
+def is_compiled(function: Callable[..., Any]) -> bool:
+    """Whether a function of `compiled` goes through the compiler, as far as it was called.
+
+    Examples:
+        >>> is_compiled(compiled(torch.sin)), is_compiled(torch.sin)
+        (True, False)
+    """
+    return isinstance(function, _Compiled) and not function.failed
+
+
+class _Compiled:
+    """A function, and how it was compiled for each kind of device."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        note: Callable[[str], None],
+        compiler: Callable[..., Callable[..., Any]],
+        announced: set[str],
+    ) -> None:
+        self.function, self.compiler = function, compiler
+        self.note, self.announced = note, announced
+        self.fast: dict[str, Callable[..., Any]] = {}
+        self.failed = False
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self.failed:
+            return self.function(*arguments)
         kind = arguments[0].device.type
-        if kind not in fast:
-            announce("compiling (about a minute, once; seconds when cached)")
-            fast[kind] = compiler(function, dynamic=False, **FORMS.get(kind, {}))
+        if kind not in self.fast:
+            self._announce("compiling (about a minute, once; seconds when cached)")
+            options = FORMS.get(kind, {})
+            self.fast[kind] = self.compiler(self.function, dynamic=False, **options)
         try:
-            result = fast[kind](*arguments)
+            result = self.fast[kind](*arguments)
         except RuntimeError as error:
             if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise
-            failed = True
+            self.failed = True
             reason = textwrap.shorten(str(error), 200)
-            announce(f"the compiler is not usable, going on without it: {reason}")
-            return function(*arguments)
+            self._announce(f"the compiler is not usable, going on without it: {reason}")
+            return self.function(*arguments)
         return tree_map_only(torch.Tensor, torch.clone, result) if kind == "cuda" else result
 
-    return cast(F, call)
+    def _announce(self, text: str) -> None:
+        if text not in self.announced:
+            self.announced.add(text)
+            self.note(text)

@@ -24,7 +24,7 @@ class Resources:
     on the CPU where that pays, one on a GPU."""
     threads: int | None = None
     """Threads of one computation on the CPU (a distillation). None: one for small work, else one
-    per core."""
+    per core; a run that is continued keeps its number."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -33,6 +33,8 @@ from trajmatch.storage.header import (
 from trajmatch.types import Shaped, Tensor
 
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
+DEPTH = 100
+"""Levels of objects and lists that a JSON file may have."""
 
 
 @contextlib.contextmanager
@@ -85,11 +87,45 @@ def write_json(path: Path, obj: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises FileFormatError if it is absent, unreadable or not JSON."""
+    """Read a JSON file. Raises FileFormatError if it is absent, unreadable, not JSON, or nested
+    more than `DEPTH` levels deep."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise FileFormatError(f"{path} is not a readable JSON file ({error}); {MEND}") from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value that a JSON text stands for.
+
+    Raises ValueError for what is not JSON, and for more levels of objects and lists than `DEPTH`:
+    whatever goes through the value afterwards may be recursive.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        value = None
+    else:
+        if not nested_deeper(value, DEPTH):
+            return value
+    raise ValueError(f"nested more than {DEPTH} levels deep")
+
+
+def nested_deeper(value: Any, levels: int) -> bool:
+    """Whether objects and lists nest deeper than `levels`, found without recursion.
+
+    Examples:
+        >>> nested_deeper({"a": [1]}, 2), nested_deeper({"a": [1]}, 1)
+        (False, True)
+    """
+    level = [value]
+    for _ in range(levels + 1):
+        level = [item for item in level if isinstance(item, Mapping | list | tuple)]
+        if not level:
+            return False
+        inside = (one.values() if isinstance(one, Mapping) else one for one in level)
+        level = [item for items in inside for item in items]
+    return True
 
 
 def save_tensors(

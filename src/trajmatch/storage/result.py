@@ -39,12 +39,14 @@ def write_result(
     seconds: float,
     extra: Mapping[str, Any] | None = None,
     device: str = "cpu",
+    threads: int | None = None,
 ) -> dict[str, Any]:
     """Write `out`/result.json atomically and return what was written.
 
     scores: as `Score.to_json` gives them.
     data: a data set's summary with its fingerprint.
     seconds: the time that the command took.
+    threads: those it computed with; None: torch's number.
     extra: entries of this command alone, beside those that all commands have.
 
     Non-finite numbers are written as null. Raises ValueError for an extra entry under the name of
@@ -62,7 +64,7 @@ def write_result(
         "started": (now - datetime.timedelta(seconds=seconds)).isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),
         "device": _device_name(device),
-        "threads": torch.get_num_threads(),
+        "threads": threads or torch.get_num_threads(),
         **peak_memory(),
     }
     if twice := set(result) & set(extra or {}):

@@ -17,9 +17,12 @@ from trajmatch.methods import METHODS, to_settings
 from trajmatch.runtime.memory import added
 from trajmatch.runtime.progress import SILENT, Progress, Silent
 from trajmatch.runtime.resources import Resources
-from trajmatch.storage.files import read_json, write_json
+from trajmatch.storage.digest import read_with_digest, with_digest
+from trajmatch.storage.files import write_json
 from trajmatch.storage.folder import claim
-from trajmatch.storage.jsonl import jsonable
+from trajmatch.storage.jsonl import announce, jsonable
+from trajmatch.storage.results import Cell as CellResult
+from trajmatch.storage.results.fields import Fields
 from trajmatch.studies.study import Row, Study, Subject, Variant, is_own
 from trajmatch.synthetic import SyntheticSet, load_distilled
 
@@ -90,20 +93,28 @@ class Cell:
             rows = self._measure(produced)
             if produced.outcome is not None:
                 self._write_run(produced.outcome, rows, time.perf_counter() - began)
-            write_json(self.folder / self.file, {"key": self._key(), "rows": rows})
+            content = {"key": self._key(), "rows": rows}
+            write_json(self.folder / self.file, with_digest(content))
         return rows
 
     def _stored(self) -> list[Row] | None:
-        """The rows of the same cell in the folder; None where there are none, or they are
-        damaged."""
+        """The rows of the same cell in the folder; None where there are none, or, with a warning,
+        where they are damaged."""
         path = self.folder / self.file
         if not path.exists():
             return None
         try:
-            found = read_json(path)
-            rows: list[Row] | None = found["rows"] if found["key"] == self._key() else None
-        except (FileFormatError, KeyError, TypeError):
+            found = Fields(read_with_digest(path), str(path))
+            if found.tree("key") != self._key():
+                return None
+            for row in found.inners("rows"):
+                CellResult.read(row)
+                if row.has("protocol"):
+                    Score.read(row)
+        except FileFormatError as error:
+            announce(f"{error}; the cell is measured again")
             return None
+        rows: list[Row] = found.items("rows")
         return rows
 
     def _produced(self, progress: Progress) -> _Produced:
@@ -145,11 +156,15 @@ class Cell:
         now = produced.memory
         if produced.outcome is None:
             return now
-        path = self.folder / "memory.json"
-        before = int(read_json(path)["bytes"]) if path.exists() else None
+        path, before = self.folder / "memory.json", None
+        try:
+            if path.exists():
+                before = Fields(read_with_digest(path), str(path)).require_count("bytes")
+        except FileFormatError as error:
+            announce(f"{error}; the memory that earlier calls took is not known")
         if now is None or (before is not None and now <= before):
             return before
-        write_json(path, {"bytes": now})
+        write_json(path, with_digest({"bytes": now}))
         return now
 
     def _write_run(self, outcome: pipeline.Outcome, rows: list[Row], seconds: float) -> None:

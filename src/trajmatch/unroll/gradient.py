@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from trajmatch.errors import SettingError, suggest
 from trajmatch.networks.precision import PRECISIONS, Classifier, classifier
-from trajmatch.runtime.compiling import compiled
+from trajmatch.runtime.compiling import compiled, is_compiled
 from trajmatch.types import Float, Shaped, Tensor
 from trajmatch.unroll.convnet import ConvNetGradient, SavedTensors
 
@@ -66,6 +66,10 @@ class GradientFn(Protocol):
     """g of one network, computed in one of the three ways."""
 
     precision: str
+
+    @property
+    def compiled(self) -> bool:
+        """Whether it goes through the compiler: False once the compiler has failed."""
 
     def gradient(
         self,
@@ -142,6 +146,8 @@ def training_loss(classify: Classifier) -> Loss:
 class EagerGradient:
     """By autograd; residuals are the graph of g."""
 
+    compiled = False
+
     def __init__(self, loss: Loss, precision: str) -> None:
         self.loss = loss
         self.precision = precision
@@ -210,6 +216,11 @@ class CompiledGradient:
         self.precision = precision
         self.grad = compiler(torch.func.grad(loss))
         self.grad_vjp = compiler(_grad_vjp(loss))
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the compiler has not failed on either function."""
+        return is_compiled(self.grad) and is_compiled(self.grad_vjp)
 
     def gradient(
         self,
@@ -292,6 +303,11 @@ class DerivedGradient:
         self.precision = precision
         self.grad = compiler(derived.grad)
         self.grad_vjp = compiler(derived.grad_vjp)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the compiler has not failed on either function."""
+        return is_compiled(self.grad) and is_compiled(self.grad_vjp)
 
     def gradient(
         self,

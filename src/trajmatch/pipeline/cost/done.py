@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from trajmatch.config import DistillConfig
-from trajmatch.errors import FileFormatError
 from trajmatch.evaluation.batch import NEUTRAL_SETTINGS
 from trajmatch.experts.library import present
 from trajmatch.methods import Method, to_settings
@@ -87,7 +86,7 @@ def _networks(out: Path, recipe: Recipe) -> int:
         if _determining(before, recipe.method) != _determining(now, recipe.method):
             return 0
         return int(before["evaluate"]["n"])
-    except (FileFormatError, KeyError, TypeError, AttributeError):
+    except (LookupError, TypeError, ValueError, AttributeError):  # damaged, or of other settings
         return 0
 
 

@@ -220,6 +220,7 @@ def _evaluation(
     if done.iterations < distill.iterations:
         every = distill.eval_every
         validations = math.ceil(distill.iterations / every) - done.iterations // every
+        validations += not done.iterations  # of the set that the run begins with
     final = compared * max(0, config.n - done.networks)
     validating = training + shape.val * forward
     each = training + shape.test * forward

@@ -180,7 +180,8 @@ def _pictures_intro(run: RunFolder) -> str:
         changed = ", which has changed since it was tested" if tested else " as it is now"
         text += f"Read from {run.place}{'' if tested == distilled.fingerprint else changed}. "
     elif run.place is not None and run.place.name == "best" and best is not None:
-        text += f"Taken from iteration {best:,}, the best on the validation split. "
+        text += f"Taken from iteration {best:,}, the best on the validation split"
+        text += ". " if best else ": the run was never better than where it began. "
     if distilled.is_soft:
         alone = method_facts(run.method).labels_alone
         text += (

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from trajmatch.errors import FileFormatError
+from trajmatch.storage.files import nested_deeper
 from trajmatch.units import Real
 
 Scalar = str | int | float | bool | None
@@ -170,7 +171,7 @@ class Fields:
         inner = self.inner(name)
         if inner is None:
             return {}
-        if _too_deep(inner.values):
+        if nested_deeper(inner.values, DEPTH):
             raise FileFormatError(
                 f"{self.file}: {self.where(name)} is nested more than {DEPTH} levels deep; "
                 f"{_REPAIR}"
@@ -210,17 +211,3 @@ def _shown(value: Any) -> str:
         return "a list"
     text = repr(value) if not isinstance(value, int) or abs(value) < 10**20 else "a huge number"
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
-
-
-def _too_deep(value: Any) -> bool:
-    """Whether objects and lists nest deeper than DEPTH, without recursion."""
-    level = [value]
-    for _ in range(DEPTH):
-        nested: list[Any] = []
-        for one in level:
-            inside = one.values() if isinstance(one, Mapping) else one
-            nested += [item for item in inside if isinstance(item, Mapping | list)]
-        if not nested:
-            return False
-        level = nested
-    return True

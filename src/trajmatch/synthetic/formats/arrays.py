@@ -23,7 +23,7 @@ import torch
 from trajmatch.data.sources.arrays import one_line
 from trajmatch.data.whiten import ZCA, Normalize, Whitening
 from trajmatch.errors import FileFormatError
-from trajmatch.storage.files import atomic_write
+from trajmatch.storage.files import atomic_write, parse_json
 from trajmatch.storage.jsonl import jsonable
 from trajmatch.synthetic.formats.archive import verify_archive
 from trajmatch.synthetic.formats.portable import portable
@@ -70,7 +70,7 @@ def read_npz(path: Path) -> SyntheticSet:
             classes=tuple(arrays["classes"].tolist()),
             whitening=_whitening(arrays),
             step_size=float(arrays["step_size"]) if "step_size" in arrays else None,
-            info=json.loads(str(arrays["info"])),
+            info=parse_json(str(arrays["info"])),
             canvases=torch.from_numpy(arrays["canvases"]) if "canvases" in arrays else None,
         )
         distilled.plain()  # refuses a whitening that cannot be undone, before anything is written
