@@ -34,10 +34,12 @@ def available_bytes(device: torch.device) -> int:
 def free_bytes(device: torch.device) -> int | None:
     """Bytes that can still be allocated on `device`, within a container's limit where there is one.
 
-    None for the CPU off Linux, where it is unknown. A container's cache of files counts as free.
+    None where it is unknown: of the CPU off Linux, of a GPU that is not there. A container's cache
+    of files counts as free.
     """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        there = torch.cuda.is_available()
+        return int(torch.cuda.mem_get_info(device)[0]) if there else None
     try:
         free = _field(Path("/proc/meminfo"), "MemAvailable")
     except (OSError, StopIteration):
