@@ -57,7 +57,8 @@ def train_experts(
 def full_data_score(library: ExpertLibrary) -> Score:
     """The experts' own test accuracy after their last epoch: the ceiling of this network."""
     config = library.settings
-    words = f"{library.epochs} epochs on all training images, lr {config.lr:g}"
+    steps = f" of {config.steps_per_epoch} steps" if config.steps_per_epoch else ""
+    words = f"{library.epochs} epochs{steps} on all training images, lr {config.lr:g}"
     protocol = f"{words}, batch {config.batch}"
     if library.imported:
         words = f"{library.epochs} epochs on all training images"
