@@ -125,10 +125,11 @@ def test_seed_and_index_and_nothing_else_decide():
     assert not torch.equal(_train(seed=8).parameters[0], one[0])
 
 
+@pytest.mark.parametrize("steps", [None, 2, 4])
 @pytest.mark.parametrize("storage", ["float32", "bf16"])
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
-def test_resumed_at_any_epoch_it_ends_in_the_same_bits(storage, momentum):
-    config = dataclasses.replace(CONFIG, storage=storage, momentum=momentum)
+def test_resumed_at_any_epoch_it_ends_in_the_same_bits(storage, momentum, steps):
+    config = dataclasses.replace(CONFIG, storage=storage, momentum=momentum, steps_per_epoch=steps)
     states = _epochs(config)
     whole = _train(config)
     assert whole.parameters.dtype == (torch.bfloat16 if storage == "bf16" else torch.float32)
@@ -146,6 +147,32 @@ def test_resumed_at_any_epoch_it_ends_in_the_same_bits(storage, momentum):
 def test_fewer_epochs_are_the_beginning_of_more():
     short = _train(dataclasses.replace(CONFIG, epochs=2))
     assert torch.equal(short.parameters, _train().parameters[:3])
+
+
+def test_epochs_of_as_many_steps_as_a_pass_are_passes_to_the_bit():
+    steps = -(-N // CONFIG.batch)
+    counted = _train(dataclasses.replace(CONFIG, steps_per_epoch=steps))
+    assert torch.equal(counted.parameters, _train().parameters)
+
+
+def test_epochs_of_so_many_steps_are_the_same_training_recorded_at_other_steps():
+    passes = dataclasses.replace(CONFIG, augment=None, epochs=4)  # 12 steps, 3 a pass
+    rows = _train(passes).parameters
+    for steps, epochs in ((2, 6), (4, 3), (6, 2), (1, 12)):
+        counted = _train(dataclasses.replace(passes, steps_per_epoch=steps, epochs=epochs))
+        assert counted.epochs == epochs
+        for epoch in range(epochs + 1):
+            if epoch * steps % 3 == 0:
+                assert torch.equal(counted.parameters[epoch], rows[epoch * steps // 3])
+
+
+def test_metrics_of_so_many_steps_are_means_over_their_images():
+    state = _train(dataclasses.replace(CONFIG, augment=None, epochs=1, steps_per_epoch=7))
+    assert 0 <= state.metrics[0]["train_accuracy"] <= 100
+    config = dataclasses.replace(CONFIG, steps_per_epoch=7)
+    assert config.images_per_epoch(N) == 2 * N + CONFIG.batch
+    with pytest.raises(SettingError, match="steps_per_epoch is 0; it must be at least 1 and"):
+        ExpertConfig(steps_per_epoch=0)
 
 
 def test_a_state_that_does_not_fit_is_refused():

@@ -15,6 +15,7 @@ from trajmatch.cli import (
     compare,
     demo,
     distill,
+    doctor,
     evaluate,
     experts,
     export,
@@ -98,6 +99,12 @@ COMMANDS: dict[str, Command] = {
         report.run,
         "one HTML page of a run: pictures, curves, scores, settings",
         "trajmatch report runs/ipc1",
+    ),
+    "doctor": Command(
+        doctor.Flags,
+        doctor.run,
+        "what keeps a run from a better result, and what to change",
+        "trajmatch doctor runs/ipc1",
     ),
     "inspect": Command(
         inspect.Flags,

@@ -70,6 +70,7 @@ RANGES = {
     "experts": FEW,
     "epochs": EPOCHS,
     "batch": COUNT,
+    "steps_per_epoch": COUNT,
     "lr": RATE,
     "momentum": DECAY,
     "weight_decay": WEIGHT,

@@ -96,6 +96,9 @@ class ExpertConfig:
     """Epochs to record. A recipe reads up to max_start_epoch - 1 + expert_epochs and no more."""
     batch: int = 256
     """Real images per SGD step."""
+    steps_per_epoch: int | None = None
+    """SGD steps of an epoch, after which parameters are recorded. None: one pass over the images.
+    """
     lr: float = 0.01
     """Learning rate, constant."""
     momentum: float = 0.0
@@ -114,6 +117,18 @@ class ExpertConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+    def images_per_epoch(self, images: int) -> int:
+        """How many of a training split of `images` images an epoch goes through.
+
+        >>> ExpertConfig().images_per_epoch(1000)
+        1000
+        >>> ExpertConfig(batch=64, steps_per_epoch=50).images_per_epoch(1000)  # 3 passes, 2 steps
+        3128
+        """
+        per_pass = -(-images // self.batch)
+        passes, rest = divmod(self.steps_per_epoch or per_pass, per_pass)
+        return passes * images + rest * self.batch
 
 
 @dataclasses.dataclass(frozen=True)

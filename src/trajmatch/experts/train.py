@@ -132,7 +132,7 @@ def augmentation_of(config: ExpertConfig) -> Augmentation | None:
 
 def expert_work(module: Network, config: ExpertConfig, images: int, device: torch.device) -> Work:
     """Network calls and operations of training one expert on `images` images."""
-    shape, samples = module.image_shape, config.epochs * images
+    shape, samples = module.image_shape, config.epochs * config.images_per_epoch(images)
     calls = samples // min(config.batch, micro_batch_size(module, shape, device) or config.batch)
     return Work(calls, 3 * samples * forward_flop(module, shape))
 
@@ -179,14 +179,14 @@ class _Training:
     def epoch(self, epoch: int, vector: Tensor, velocity: Tensor | None) -> dict[str, int | float]:
         """One epoch over the images, in place on `vector` and `velocity`; returns its metrics."""
         began = time.perf_counter()
-        shuffle = rng.stream(self.seed, "expert", self.index, "shuffle", epoch)
         draws = rng.stream(self.seed, "expert", self.index, "augment", epoch)
         images, config = self.images, self.config
-        order = torch.randperm(len(images), generator=shuffle).to(images.device)
         # Sums stay on the device and are read once an epoch: reading waits for all queued work.
         total = torch.zeros((), device=images.device)
         correct = torch.zeros((), dtype=torch.int64, device=images.device)
-        for chosen in torch.split(order, config.batch):
+        count = 0
+        for chosen in self._batches(epoch):
+            count += len(chosen)
             x, y = images[chosen], self.labels[chosen]
             if self.augment is not None:
                 x = self.augment.apply(x, self.augment.draw(draws, len(x), x.shape[2], x.shape[3]))
@@ -203,7 +203,7 @@ class _Training:
             correct += batch_correct.sum()
             if self.on_batch is not None:
                 self.on_batch(epoch, chosen, batch_correct)
-        mean_loss = total.item() / len(images)
+        mean_loss = total.item() / count
         if not (math.isfinite(mean_loss) and bool(vector.isfinite().all())):
             raise TrajmatchError(
                 f"expert {self.index} diverged in epoch {epoch + 1} (mean loss {mean_loss:.3g}) at "
@@ -213,9 +213,25 @@ class _Training:
         return {
             "epoch": epoch + 1,
             "train_loss": mean_loss,
-            "train_accuracy": 100 * correct.item() / len(images),
+            "train_accuracy": 100 * correct.item() / count,
             "seconds": time.perf_counter() - began,
         }
+
+    def _batches(self, epoch: int) -> Iterator[Tensor]:
+        """Indices of the images of each step of an epoch: the next `steps_per_epoch` batches of
+        passes over the images, each pass in an order of its own."""
+        count = len(self.images)
+        per_pass = -(-count // self.config.batch)
+        steps = self.config.steps_per_epoch or per_pass
+        order, number = None, -1
+        for step in range(epoch * steps, (epoch + 1) * steps):
+            if step // per_pass != number:
+                number = step // per_pass
+                shuffle = rng.stream(self.seed, "expert", self.index, "shuffle", number)
+                order = torch.randperm(count, generator=shuffle).to(self.images.device)
+            first = step % per_pass * self.config.batch
+            assert order is not None
+            yield order[first : first + self.config.batch]
 
 
 def gradient_step(

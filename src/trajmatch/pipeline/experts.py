@@ -79,7 +79,8 @@ def experts_score(library: ExpertLibrary, data: ImageDataset) -> Score:
     It is no ceiling: `pipeline.ceiling` trains to the end.
     """
     config = library.settings
-    words = f"{library.epochs} epochs on all training images, lr {config.lr:g}"
+    steps = f" of {config.steps_per_epoch} steps" if config.steps_per_epoch else ""
+    words = f"{library.epochs} epochs{steps} on all training images, lr {config.lr:g}"
     protocol = f"{words}, batch {config.batch}"
     if library.imported:
         words = f"{library.epochs} epochs on all training images"

@@ -121,13 +121,23 @@ def training_like(
 ) -> ExpertConfig:
     """How the experts of `library` were trained, but for what is given. ExpertConfig's defaults
     stand in where there are no experts, or nobody knows."""
-    known = ExpertConfig() if library is None else library.settings
+    known = ExpertConfig() if library is None else _in_passes(library)
     return dataclasses.replace(
         known,
         epochs=known.epochs if epochs is None else epochs,
         batch=known.batch if batch is None else batch,
         lr=known.lr if lr is None else lr,
     )
+
+
+def _in_passes(library: ExpertLibrary) -> ExpertConfig:
+    """The settings of a library in epochs of one pass over the images, which forgetting counts."""
+    settings = library.settings
+    if settings.steps_per_epoch is None:
+        return settings
+    images = int(library.data["train"])
+    passes = settings.epochs * settings.images_per_epoch(images) / images
+    return dataclasses.replace(settings, steps_per_epoch=None, epochs=max(1, round(passes)))
 
 
 def _features(

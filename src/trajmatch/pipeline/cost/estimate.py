@@ -188,7 +188,7 @@ def finished(recipe: Recipe, done: Done, stages: Sequence[str] = STAGES) -> bool
 def _experts(recipe: Recipe, shape: Shape, done: Done, workers: int, image: float) -> Stage:
     """Experts train in turns of `workers`; each is tested once, forward only."""
     missing, epochs = max(0, recipe.experts.experts - done.experts), recipe.experts.epochs
-    epoch = shape.train * image
+    epoch = recipe.experts.images_per_epoch(shape.train) * image
     each = epochs * epoch + (shape.val + shape.test) * image * FORWARD_SHARE
     words = f"{missing:,} experts x {epochs} epochs, {duration(epoch)} each, {workers} at a time"
     return Stage("experts", missing, epoch, math.ceil(missing / workers) * each, words)
