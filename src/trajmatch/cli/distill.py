@@ -103,9 +103,7 @@ def run(flags: Flags) -> None:
             progress=progress,
         )
     finished = pipeline.FinishedRun(
-        command="distill",
-        settings=_settings(flags, method),
-        seed=flags.seed,
+        command="distill", settings=_settings(flags, method), seed=flags.seed,
         data=data,
         library=library,
         outcome=outcome,
@@ -113,15 +111,17 @@ def run(flags: Flags) -> None:
         seconds=time.perf_counter() - began,
         device=str(resources.device),
         left_out=left_out,
-    )
+    )  # fmt: skip
     pipeline.write_run(flags.out, finished)
     shown.table(scores)
-    if not flags.test:
-        shown.say(shown.untested(flags.out))
-    _say_places(flags.out, textures=outcome.best.canvases is not None)
+    _say_end(flags.out, test=flags.test, textures=outcome.best.canvases is not None)
 
 
-def _say_places(out: Path, *, textures: bool) -> None:
+def _say_end(out: Path, *, test: bool, textures: bool) -> None:
+    from trajmatch.cli import shown
+
+    if not test:
+        shown.say(shown.untested(out))
     if textures:
         print(f"the textures are in {out / 'best' / 'textures'}")
     page = f"`trajmatch report {shlex.quote(str(out))}` draws its page"

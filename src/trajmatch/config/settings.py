@@ -127,8 +127,8 @@ class ExpertConfig:
         3128
         """
         per_pass = -(-images // self.batch)
-        passes, rest = divmod(self.steps_per_epoch or per_pass, per_pass)
-        return passes * images + rest * self.batch
+        complete, rest = divmod(self.steps_per_epoch or per_pass, per_pass)
+        return complete * images + rest * self.batch
 
 
 @dataclasses.dataclass(frozen=True)

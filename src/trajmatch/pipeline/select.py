@@ -68,13 +68,10 @@ def select_coreset(
     library = _library(method, data, experts)
     untrained = experts if isinstance(experts, Untrained) else Untrained()
     spec = network_for(data, untrained.network) if library is None else library.spec
+    training = training or training_like(library)
     if requires != "nothing":
-        one = dataclasses.replace(training or training_like(library), experts=1)
-        require_memory(expert_needs(spec, len(data.train), one, resources), resources.torch_device)
-    if library is None:
-        whitening = fit_whitening(untrained.whitening, data.train)
-    else:
-        whitening = library.whitening
+        _require_room(spec, data, training, resources)
+    whitening = library.whitening if library else fit_whitening(untrained.whitening, data.train)
     statistics: Tensor | None = None
     origin: dict[str, Any] = {}
     if requires == "features":
@@ -82,7 +79,7 @@ def select_coreset(
         statistics = _features(data, library, str(resources.device))
     elif requires == "forgetting":
         run = _ForgettingRun(
-            spec, whitening, training or training_like(library), seed, resources.torch_device,
+            spec, whitening, training, seed, resources.torch_device,
             resources.threads or torch.get_num_threads(),
         )  # fmt: skip
         with limited_threads(run.threads), shown_or(progress) as observer:
@@ -91,6 +88,14 @@ def select_coreset(
     return coresets.select_coreset(
         method, data, ipc, seed=seed, whitening=whitening, statistics=statistics, origin=origin
     )
+
+
+def _require_room(
+    spec: NetworkSpec, data: ImageDataset, training: ExpertConfig, resources: Resources
+) -> None:
+    """Refuse what one network trained on all images would not have the memory for."""
+    one = dataclasses.replace(training, experts=1)
+    require_memory(expert_needs(spec, len(data.train), one, resources), resources.torch_device)
 
 
 def _library(
@@ -121,7 +126,7 @@ def training_like(
 ) -> ExpertConfig:
     """How the experts of `library` were trained, but for what is given. ExpertConfig's defaults
     stand in where there are no experts, or nobody knows."""
-    known = ExpertConfig() if library is None else _in_passes(library)
+    known = ExpertConfig() if library is None else _by_all_images(library)
     return dataclasses.replace(
         known,
         epochs=known.epochs if epochs is None else epochs,
@@ -130,14 +135,14 @@ def training_like(
     )
 
 
-def _in_passes(library: ExpertLibrary) -> ExpertConfig:
+def _by_all_images(library: ExpertLibrary) -> ExpertConfig:
     """The settings of a library in epochs of one pass over the images, which forgetting counts."""
     settings = library.settings
     if settings.steps_per_epoch is None:
         return settings
     images = int(library.data["train"])
-    passes = settings.epochs * settings.images_per_epoch(images) / images
-    return dataclasses.replace(settings, steps_per_epoch=None, epochs=max(1, round(passes)))
+    epochs = settings.epochs * settings.images_per_epoch(images) / images
+    return dataclasses.replace(settings, steps_per_epoch=None, epochs=max(1, round(epochs)))
 
 
 def _features(
