@@ -70,7 +70,7 @@ RANGES = {
     "experts": FEW,
     "epochs": EPOCHS,
     "batch": COUNT,
-    "lr": RATE,
+    "lr": Range(0, 10**20, above=True),  # one that diverges fails in training, with a line
     "momentum": DECAY,
     "weight_decay": WEIGHT,
     "n": FEW,
