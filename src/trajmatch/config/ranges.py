@@ -71,7 +71,7 @@ RANGES = {
     "epochs": EPOCHS,
     "batch": COUNT,
     "steps_per_epoch": COUNT,
-    "lr": RATE,
+    "lr": Range(0, 10**20, above=True),  # one that diverges fails in training, with a line
     "momentum": DECAY,
     "weight_decay": WEIGHT,
     "n": FEW,
