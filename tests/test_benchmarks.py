@@ -215,7 +215,7 @@ def test_precision_over_a_library_is_a_result_beside_the_digits(tmp_path, capsys
     precision.main([*flags, "--width", "4"])
     before = (tmp_path / "precision.json").read_bytes()
     flags += ["--experts", str(made.path), "--segments", "3"]
-    with pytest.raises(SystemExit, match="--val-fraction"):
+    with pytest.raises(SystemExit, match="val_fraction="):
         precision.main(flags)
     found = precision.main([*flags, "--val-fraction", "0.3"])
     assert found["segments"] == 2, "it has no third"

@@ -60,7 +60,7 @@ def test_a_page_that_cannot_be_drawn_is_announced(
     )
 
 
-def _stop(*arguments: object) -> None:
+def _stop(*arguments: object, **keywords: object) -> None:
     raise EOFError
 
 

@@ -327,7 +327,7 @@ def test_arrays_can_have_their_validation_cut():
     assert cut.fingerprint == given.with_validation(0.25).fingerprint
     with pytest.raises(SettingError, match=r"val_fraction is 0\.1 and val_images are given"):
         dataset(val_fraction=0.1, val_images=arrays(3)[0], val_labels=arrays(3)[1])
-    with pytest.raises(SettingError, match=r"val_fraction is 1\.5; it must be between 0 and 1"):
+    with pytest.raises(SettingError, match=r"val_fraction is 1\.5; it must be above 0 and below 1"):
         dataset(val_fraction=1.5)
 
 

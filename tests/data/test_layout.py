@@ -16,7 +16,7 @@ from scipy.io import savemat
 
 from trajmatch.data import load_data
 from trajmatch.data.sources.tree import archive_stem, role_within, split_role
-from trajmatch.errors import DataError
+from trajmatch.errors import DataError, SettingError
 
 
 @pytest.fixture(autouse=True)
@@ -250,9 +250,12 @@ def test_a_link_to_a_device_is_refused(tmp_path):
 def test_a_size_beyond_memory_is_refused_before_anything_is_decoded(tmp_path, monkeypatch):
     path = write(tmp_path / "pets", *splits("train", "test"))
     monkeypatch.setattr("trajmatch.data.sources.decode._picture", None)
-    need = r"12 pictures of 100,000x100,000 need about 720\.0 GB of memory and .*; "
-    refused(path, need + "choose fewer classes", size=100_000)
-    refused("digits", r"images of 100,000x100,000 need about .* GB of memory", size=100_000)
+    monkeypatch.setattr("trajmatch.data.pixels.free_bytes", lambda device: 10**9)
+    need = r"12 pictures of 16,384x16,384 need about 19\.3 GB of memory and 1\.0 GB are free; "
+    refused(path, need + "choose fewer classes", size=16_384)
+    refused("digits", r"images of 16,384x16,384 need about .* GB of memory", size=16_384)
+    with pytest.raises(SettingError, match="size is 100000; it must be at least 1 and at most"):
+        load_data(path, size=100_000)
 
 
 # Archives

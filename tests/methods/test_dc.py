@@ -253,8 +253,8 @@ def test_published_loops(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"outer_loop": None}, r"ipc is 2 and dsa.*1, 10, 20.*--outer-loop and --inner-loop"),
-        ({"augment": "none"}, r"augment is none.*--method dc"),
+        ({"outer_loop": None}, r"ipc is 2 and dsa.*1, 10, 20.*outer_loop= and inner_loop="),
+        ({"augment": "none"}, r"augment is none.*method='dc'"),
     ],
 )
 def test_refused(settings: dict[str, object], message: str) -> None:

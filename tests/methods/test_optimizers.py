@@ -178,7 +178,8 @@ def test_its_state_goes_through_a_checkpoint(tmp_path: Path, text: str) -> None:
     at = parameters()
     state = optimizer.start(at)
     for step in range(STEPS):
-        Checkpoint(at, state, {}, at["images"], {"iteration": step}).save(tmp_path)
+        values = {"iteration": step, "resolved": {}}
+        Checkpoint(at, state, {}, at["images"], values).save(tmp_path)
         found = Checkpoint.load(tmp_path, parameters())
         assert found is not None
         equal([found.parameters], [at])

@@ -153,7 +153,7 @@ def test_a_run_goes_on_with_its_threads(tmp_path: Path, monkeypatch: pytest.Monk
     assert used == [2] * 4
     assert outcome.resolved["threads"] == outcome.last.info["threads"] == 2
     run(4, threads=2)
-    with pytest.raises(MismatchError, match=r"--threads 2 .* and this one has 3; leave --threads"):
+    with pytest.raises(MismatchError, match=r"threads=2 and this one has 3; leave threads="):
         run(6, threads=3)
     assert torch.get_num_threads() == 1
 

@@ -80,7 +80,7 @@ def test_a_texture_starts_from_canvases(tmp_path: Path) -> None:
     first = begun(tmp_path / "run" / "last", method, ipc=1)
     assert torch.equal(first.images, made.canvases)
     with pytest.raises(
-        MismatchError, match=r"canvases of the set .* 1x16x16 and .* 1x12x12 .*--canv"
+        MismatchError, match=r"canvases of the set .* 1x16x16 and .* 1x12x12 .*canv"
     ):
         begun(tmp_path / "run" / "last", dataclasses.replace(method, canvas=12), ipc=1)
 
@@ -111,9 +111,9 @@ def test_sets_that_do_not_fit_are_refused_before_anything_starts(
     dataclasses.replace(start, images=torch.zeros(20, 1, 8, 9)).save(wide)
     texture = MTT(texture=True)
     refusals = [
-        (folder, tiny.METHOD, 1, SettingError, r"ipc is 1 and .* 2 images .* '0'; give --ipc 2"),
+        (folder, tiny.METHOD, 1, SettingError, r"ipc is 1 and .* 2 images .* '0'; give ipc=2"),
         (renamed, tiny.METHOD, 2, MismatchError, r"has classes a, b, c, d, .* and the data 0, 1"),
-        (wide, tiny.METHOD, 2, MismatchError, r"images of the set .* 1x8x9 and .* 1x8x8 .*--size"),
+        (wide, tiny.METHOD, 2, MismatchError, r"images of the set .* 1x8x9 and .* 1x8x8 .*size="),
         (folder, texture, 2, MismatchError, r"canvases of the set in .* are none and .* 1x16x16"),
         ("reel", tiny.METHOD, 2, SettingError, r"init is 'reel'; give real, noise, or the folder"),
         (tmp_path, tiny.METHOD, 2, FileFormatError, r"is not a distilled set"),
@@ -121,7 +121,9 @@ def test_sets_that_do_not_fit_are_refused_before_anything_starts(
     for init, method, ipc, kind, said in refusals:
         with pytest.raises(kind, match=said):
             tiny.distill(tmp_path / "out", method, tiny.library(), init=str(init), ipc=ipc)
-    with pytest.raises(SettingError, match=r"inside of --out .*, where this run writes its own"):
+    with pytest.raises(
+        SettingError, match=r"inside of the output folder .*, where this run writes its own"
+    ):
         tiny.distill(folder.parent, DSA, init=str(folder), ipc=2)
     assert not (tmp_path / "out").exists()
     with pytest.raises(SettingError, match=r"init is ; it must be real, noise, or the folder of"):

@@ -433,9 +433,9 @@ def test_a_ceiling_takes_the_experts_network_and_refuses_other_data(
     once = dataclasses.replace(tiny.EVALUATE, n=1, epochs=1)
     score = pipeline.ceiling(digits, library, config=once)
     assert (score.model, score.n) == (library.spec.describe(), 1)
-    with pytest.raises(MismatchError, match="give the same --data"):
+    with pytest.raises(MismatchError, match="give the same data="):
         pipeline.ceiling(digits.resized(12), library, config=once)
-    with pytest.raises(SettingError, match="holds the result of `trajmatch experts`"):
+    with pytest.raises(SettingError, match="is a folder of `trajmatch experts`"):
         pipeline.ceiling(digits, library, config=once, out=library.path)
     with pytest.raises(SettingError, match="unknown split 'tests'; use test or val"):
         pipeline.ceiling(digits, library, config=once, split="tests")
@@ -639,7 +639,7 @@ def test_baselines_that_cannot_be_had_are_left_out_and_named(tmp_path: Path) -> 
     result = pipeline.run(recipe, tmp_path, data=few_digits(), resources=ONE, progress=heard)
     reason = "ipc is 5 and class '0' has 3 training images"
     assert result["left_out"] == {"random": reason, "herding": reason}
-    assert [score["method"] for score in result["scores"]] == ["mtt", "full data"]
+    assert [score["method"] for score in result["scores"]] == ["mtt", "experts"]
     assert heard.messages[:2] == [
         f"random images are left out: {reason}",
         f"herding images are left out: {reason}",
@@ -653,7 +653,7 @@ def test_what_is_advised_where_a_class_has_too_few_images_is_true(tmp_path: Path
         pipeline.run(dataclasses.replace(RUN, distill=distill), tmp_path / "x", data=few_digits())
     assert str(error.value) == (
         "ipc is 5 and class '0' has 3 training images to begin from; choose ipc from 1 to 3, or "
-        "begin with --init noise, which leaves random and herding images, to compare with, out"
+        "begin with init='noise', which leaves random and herding images, to compare with, out"
     )
     assert not (tmp_path / "x").exists()
 

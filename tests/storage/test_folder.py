@@ -73,7 +73,7 @@ def test_a_folder_says_which_command_made_it(tmp_path: Path) -> None:
     assert commands_of(run) == ("distill",)
     said = refusal(run, "select")
     assert f"{run} is a folder of `trajmatch distill`" in said
-    assert "`trajmatch select` would write over what it holds; give another --out" in said
+    assert "`trajmatch select` would write over what it holds; give another out=" in said
     with claim(run, "distill"):
         pass
     with claim(run, "run", also=["distill"]):
@@ -129,7 +129,7 @@ def test_a_folder_where_a_file_belongs_is_refused(tmp_path: Path, name: str) -> 
     (tmp_path / name).mkdir()
     said = refusal(tmp_path, "distill")
     assert f"{tmp_path / name} is not a regular file" in said
-    assert "remove it or give another --out" in said
+    assert "remove it or give another out=" in said
 
 
 @pytest.mark.parametrize("name", ["best", "last", "snapshots"])
@@ -140,7 +140,7 @@ def test_a_file_where_a_folder_belongs_is_refused(tmp_path: Path, name: str) -> 
 
 
 def test_out_that_is_a_file_is_refused(tmp_path: Path) -> None:
-    assert "is a file; give a folder as --out" in refusal(write(tmp_path / "out"), "distill")
+    assert "is a file; give a folder as out=" in refusal(write(tmp_path / "out"), "distill")
 
 
 def test_a_link_that_leads_to_itself_is_an_error_of_the_system(tmp_path: Path) -> None:
@@ -159,8 +159,8 @@ def test_out_in_the_folder_of_the_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(photos)
     for out in (photos, photos / "run", photos / "cat" / ".." / "run", tmp_path / "link" / "run"):
         said = refusal(out, "distill", data=photos)
-        assert f"--out {out} is in the folder of the images, {photos}" in said
-        assert "give an --out outside of it" in said
+        assert f"the output folder {out} is in the folder of the images, {photos}" in said
+        assert "give an out= outside of it" in said
     assert "is in the folder" in refusal(photos / "run", "distill", data=tmp_path / "link")
     assert [path.name for path in photos.iterdir()] == ["cat"]
     with claim(tmp_path / "run", "distill", data=photos):

@@ -18,6 +18,8 @@ from trajmatch.evaluation.ranking import augmentation_robust, label_robust
 from trajmatch.methods import DM, METHODS, MTT
 from trajmatch.methods.coresets import CORESETS
 from trajmatch.pipeline.recipe import Recipe, load_recipe
+from trajmatch.runtime.progress import SILENT
+from trajmatch.runtime.resources import Resources
 from trajmatch.storage.files import read_json
 from trajmatch.studies import running
 from trajmatch.studies.cell import Cell
@@ -377,14 +379,14 @@ def test_the_bases_method_is_not_checked_where_it_is_not_compared(tmp_path: Path
         BASE, method=dataclasses.replace(tiny.METHOD, max_start_epoch=9), evaluate=tiny.EVALUATE
     )
     given = tiny.library()
-    study = comparison(["random", "dm"], [1])
-    assert [one.name for one in running._checked(study, base, tiny.digits(), given)] == [
+    study, rest = comparison(["random", "dm"], [1]), (Resources(), SILENT)
+    assert [one.name for one in running._checked(study, base, tiny.digits(), given, *rest)] == [
         "random-ipc1", "dm-ipc1",
     ]  # fmt: skip
     with pytest.raises(SettingError, match="these experts have 3"):
-        running._checked(comparison(["random", "mtt"], [1]), base, tiny.digits(), given)
+        running._checked(comparison(["random", "mtt"], [1]), base, tiny.digits(), given, *rest)
     colored = dataclasses.replace(
         base, evaluate=dataclasses.replace(base.evaluate, augment="colour")
     )
     with pytest.raises(SettingError, match="did you mean 'color'"):
-        running._checked(study, colored, tiny.digits(), given)
+        running._checked(study, colored, tiny.digits(), given, *rest)

@@ -890,7 +890,7 @@ def test_a_study_from_its_words_to_its_page(succeed: Line) -> None:
     pytest.importorskip("jinja2")
     said = succeed(f"study range {TINY}")
     out = Path("runs/study-range")
-    assert "iterations = 12 / N" in said[1]
+    assert "iterations = 12 / N" in said[2]
     assert said[-1].endswith("the page: runs/study-range/report.html")
     assert sum("(n=2)" in line for line in said) == 6
     result = read_result(out)

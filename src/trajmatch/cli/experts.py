@@ -78,7 +78,7 @@ def _dry_run(flags: Flags, resources: Resources) -> None:
     """Print what training them, or what is left of it in OUT, will cost; refuses as it would."""
     from trajmatch.cli.cost import data_or_shape, say_cost
     from trajmatch.experts import ExpertLibrary
-    from trajmatch.experts.founding import open_or_found
+    from trajmatch.experts.founding import require_same
     from trajmatch.methods.base import augmentation_of
     from trajmatch.networks.functional import require_stateless
     from trajmatch.pipeline.checks import require_fit
@@ -93,6 +93,6 @@ def _dry_run(flags: Flags, resources: Resources) -> None:
     if not isinstance(data, Shape) and (flags.out / "library.json").is_file():
         library, spec = ExpertLibrary.open(flags.out), shape.network(flags.network)
         require_fit(library, data, whitening=flags.data.whitening)
-        open_or_found(flags.out, data, spec, library.whitening, flags.experts, flags.seed)
+        require_same(library, data, spec, library.whitening, flags.experts, flags.seed)
     recipe = Recipe(data=flags.data, network=flags.network, experts=flags.experts)
     say_cost(recipe, shape, Done.of_experts(flags.out), resources, stages=("experts",))

@@ -255,7 +255,7 @@ def settings_of(kind: type[Common], recipe: Recipe, arguments: Sequence[str]) ->
         given["settings"] = recipe.method
         if "method" in wanted:
             given["method"] = method or recipe.method.name
-    elif wanted.get("ipc") is int:
+    elif wanted.get("ipc") == int | None and value_of("--fraction", arguments) is None:
         given["ipc"] = recipe.distill.ipc
     return {**given, "seed": recipe.seed}
 

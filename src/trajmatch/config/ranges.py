@@ -119,6 +119,9 @@ RANGES = {
     "workers": PROCESSES,
     "threads": PROCESSES,
     "accuracy": Range(0, 100),
+    "ceiling_epochs": EPOCHS,
+    "fraction": Range(0, 1, above=True),
+    "number": Range(0, 10**6),
 }
 """By the name of the setting."""
 ANY = Range(-(2**63), 2**63 - 1)

@@ -29,29 +29,47 @@ def open_or_found(
     mend, when the library there was made with other data, network, whitening, settings or seed.
     How many experts it holds and how gradients were compiled may differ.
     """
-    settings = to_dict(config)
-    del settings["experts"], settings["compile"]
     if (path / "library.json").exists():
         library = ExpertLibrary.open(path)
     else:
         provenance = {
             "seed": seed,
-            "settings": settings,
+            "settings": _determining(config),
             "network": spec.to_json(),
             "whitening": whitening.summary(),
             "data": dataset.summary(),
         }
         library = write_library(path, provenance, whitening, planned=config.experts)
-    differences = _differences(library, dataset, spec, whitening, {**settings, "seed": seed})
-    if differences:
-        theirs, ours, mend = zip(*differences, strict=True)
-        raise MismatchError(
-            f"library {path} was made with {', '.join(theirs)}, this asks for {', '.join(ours)}; "
-            f"use {', '.join(mend)} or another --out"
-        )
+    require_same(library, dataset, spec, whitening, config, seed)
     if config.experts > max(library.planned or 0, len(library.experts)):
         plan_experts(library, config.experts)
     return library
+
+
+def require_same(
+    library: ExpertLibrary,
+    dataset: ImageDataset,
+    spec: NetworkSpec,
+    whitening: Whitening,
+    config: ExpertConfig,
+    seed: int,
+) -> None:
+    """Refuse to add experts to a library that was made otherwise, as `open_or_found` does."""
+    settings = {**_determining(config), "seed": seed}
+    differences = _differences(library, dataset, spec, whitening, settings)
+    if differences:
+        theirs, ours, mend = zip(*differences, strict=True)
+        raise MismatchError(
+            f"library {library.path} was made with {', '.join(theirs)}, this asks for "
+            f"{', '.join(ours)}; use {', '.join(mend)} or another --out"
+        )
+
+
+def _determining(config: ExpertConfig) -> dict[str, Any]:
+    """The settings that determine an expert."""
+    settings = to_dict(config)
+    del settings["experts"], settings["compile"]
+    return settings
 
 
 def _differences(

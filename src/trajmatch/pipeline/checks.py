@@ -225,7 +225,7 @@ def starting_set(
     path = Path(config.init)
     if out is not None and path.exists() and path.resolve().is_relative_to(out.resolve()):
         raise SettingError(
-            f"init is {config.init}, inside of --out {out}, where this run writes its own sets; "
+            f"init is {config.init}, inside of the output folder {out}, where this run writes its own sets; "
             "give another --out"
         )
     try:

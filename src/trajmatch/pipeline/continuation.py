@@ -63,7 +63,7 @@ def threads_of(out: Path, resources: Resources, default: int) -> int:
         return resources.threads or default
     if resources.threads not in (None, recorded):
         raise MismatchError(
-            f"{out} holds a run with --threads {recorded} (threads={recorded}) and this one has "
+            f"{out} holds a run with --threads {recorded} and this one has "
             f"{resources.threads}; leave --threads out to continue it, or give another --out"
         )
     return int(recorded)

@@ -266,8 +266,8 @@ def _require_apart(out: Path, data: Path) -> None:
     place = _real(out)
     if any(path.exists() and os.path.samefile(path, data) for path in (place, *place.parents)):
         raise SettingError(
-            f"--out {out} is in the folder of the images, {data}, and what is written there would "
-            "become classes; give an --out outside of it"
+            f"the output folder {out} is in the folder of the images, {data}, and what is written "
+            "there would become classes; give an --out outside of it"
         )
     above = {_real(data), *_real(data).parents}
     for name in _REWRITTEN:
