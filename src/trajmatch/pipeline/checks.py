@@ -225,8 +225,8 @@ def starting_set(
     path = Path(config.init)
     if out is not None and path.exists() and path.resolve().is_relative_to(out.resolve()):
         raise SettingError(
-            f"init is {config.init}, inside of the output folder {out}, where this run writes its own sets; "
-            "give another --out"
+            f"init is {config.init}, inside of the output folder {out}, where this run writes its "
+            "own sets; give another --out"
         )
     try:
         start = load_distilled(config.init)
