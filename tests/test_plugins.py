@@ -364,12 +364,14 @@ LINES = {
     "whole": f"distill {MEANS_WORDS} {LOOP_WORDS} {FLAT} --iterations 4 --out whole",
     "help": "distill --method means --help",
     "refused": "distill --method means --syn-steps 3 --out refused",
+}
+LATER = {"continued": LINES["half"].replace("--iterations 2", "--iterations 4")}
+PAGES = {
     "run": "run tables.toml --method means --lr-img 3 --device cpu --workers 1 --out run",
     "compare": "compare --methods random,means --config tables.toml --experts run/experts "
     "--workers 1 --device cpu --out compared",
     "report": "report whole",
 }
-LATER = {"continued": LINES["half"].replace("--iterations 2", "--iterations 4")}
 PROCESS = """\
 import contextlib, io, json, os, sys
 from trajmatch.cli import main
@@ -414,6 +416,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ended(site: Path, folder: Path) -> Ended:
     return {**run_lines(LINES, site, folder), **run_lines(LATER, site, folder)}
+
+
+@pytest.fixture(scope="module")
+def pages(ended: Ended, site: Path, folder: Path) -> Ended:
+    """Of the commands that draw pages, after those of `ended`."""
+    return run_lines(PAGES, site, folder)
 
 
 def test_its_method_distills(ended: Ended, folder: Path) -> None:
@@ -473,8 +481,9 @@ def test_its_method_has_flags_of_its_own(ended: Ended, folder: Path) -> None:
     assert not (folder / "refused").exists()
 
 
-def test_its_method_is_compared(ended: Ended, folder: Path) -> None:
-    code, printed, errors = ended["compare"]
+@pytest.mark.slow
+def test_its_method_is_compared(pages: Ended, folder: Path) -> None:
+    code, printed, errors = pages["compare"]
     assert code == 0, errors
     rows = [line.split("|")[1].strip() for line in printed.splitlines() if line.startswith("| ")]
     assert "means" in rows, printed
@@ -482,8 +491,9 @@ def test_its_method_is_compared(ended: Ended, folder: Path) -> None:
     assert re.search(r">\s*means\s*<", page)
 
 
-def test_its_method_runs_a_recipe(ended: Ended, folder: Path) -> None:
-    code, printed, errors = ended["run"]
+@pytest.mark.slow
+def test_its_method_runs_a_recipe(pages: Ended, folder: Path) -> None:
+    code, printed, errors = pages["run"]
     assert code == 0, errors
     assert "means matches no experts; 2 are trained for herding" in printed
     settings = read_result(folder / "run")["settings"]["distill"]
@@ -494,8 +504,9 @@ def test_its_method_runs_a_recipe(ended: Ended, folder: Path) -> None:
     assert "matching of class means" in page
 
 
-def test_the_page_of_its_run(ended: Ended, folder: Path) -> None:
-    assert ended["report"][0] == 0, ended["report"][2]
+@pytest.mark.slow
+def test_the_page_of_its_run(pages: Ended, folder: Path) -> None:
+    assert pages["report"][0] == 0, pages["report"][2]
     page = (folder / "whole" / "report.html").read_text(encoding="utf-8")
     assert "matching of class means" in page
     assert "squared distance of class means" in page

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests import tiny
 
-import tiny
 import trajmatch
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods.checkpoint import checkpoint_iteration
@@ -34,6 +34,7 @@ def start(line: str, folder: Path, **environment: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=tiny.as_in_the_foreground if os.name == "posix" else None,
     )
 
 

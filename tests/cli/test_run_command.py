@@ -339,6 +339,7 @@ def test_every_method_goes_all_the_way(method: str, succeed: Line, tmp_path: Pat
     assert [("step_size" in entry) == learns for entry in iterations] == [True] * 4
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_a_finished_run(succeed: Line, tmp_path: Path) -> None:
     line = f"run digits-ipc1 {TINY} --out out"
     succeed(line)

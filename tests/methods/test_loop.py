@@ -899,6 +899,7 @@ def test_another_outer_optimizer_does_not_continue_a_run(
 def _signals() -> Iterator[None]:
     """As in the program."""
     before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
     interruption.catch_signals()
     yield
     for number, handler in before:

@@ -205,6 +205,7 @@ def test_the_first_experts_of_a_library(library: ExpertLibrary) -> None:
             library.first(count)
 
 
+@pytest.mark.slow
 def test_experts_are_shared_where_they_are_alike_and_long_enough_for_all(tmp_path: Path) -> None:
     base = dataclasses.replace(BASE, experts=dataclasses.replace(tiny.EXPERTS, epochs=2))
     study = dataclasses.replace(
@@ -232,6 +233,7 @@ def test_experts_are_shared_where_they_are_alike_and_long_enough_for_all(tmp_pat
     assert ["error" in cell for cell in result["cells"]] == [False] * 3
 
 
+@pytest.mark.slow
 def test_a_library_that_is_there_stands_in_for_the_base(
     tmp_path: Path, library: ExpertLibrary
 ) -> None:

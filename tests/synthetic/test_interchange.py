@@ -788,9 +788,9 @@ def test_sets_of_dataset_condensation_are_read(
     assert (back.info["files"], back.info["number"]) == ([file.name], 1)
     succeed(f"{line} --number 0")
     same(dataclasses.replace(SyntheticSet.load(out), step_size=first.step_size), first)
-    for number in (2, -1):
-        said = mistake(f"{line} --number {number}")
-        assert f"number is {number} and {file} holds sets 0 to 1; give one of them" in said
+    said = mistake(f"{line} --number 2")
+    assert f"number is 2 and {file} holds sets 0 to 1; give one of them" in said
+    assert "--number is -1; it must be at least 0" in mistake(f"{line} --number -1")
     assert "holds its labels; leave --labels out" in mistake(f"{line} --labels {file}")
 
 
