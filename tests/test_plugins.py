@@ -290,7 +290,7 @@ def test_a_library_never_imports_by_a_path(
     by_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(source))  # importing would succeed
-    named = r"'stripes_plugin.network:TinyNet'; it belongs to another package; give --network"
+    named = r"'stripes_plugin.network:TinyNet'; it belongs to another package; give network="
     with pytest.raises(FileFormatError, match=named):
         ExpertLibrary.open(by_path)
     with pytest.raises(FileFormatError, match=r"give whitening='stripes_plugin.whitening:Halve'"):
