@@ -122,6 +122,7 @@ def _say_end(out: Path, *, test: bool, textures: bool) -> None:
 
     if not test:
         shown.say(shown.untested(out))
+    shown.findings(out)
     if textures:
         print(f"the textures are in {out / 'best' / 'textures'}")
     page = f"`trajmatch report {shlex.quote(str(out))}` draws its page"

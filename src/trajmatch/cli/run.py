@@ -236,6 +236,7 @@ def carry_out(
     elif config.published.accuracy is not None:
         print(f"published for these settings: {config.published.accuracy} % "
               f"({config.published.source})")  # fmt: skip
+    shown.findings(out)
     try:
         page = f"the page: {write_report(out)}"
     except MissingExtraError as error:  # hours of work are done and lie in the folder

@@ -220,6 +220,14 @@ def left_out(
     return found
 
 
+def findings(out: Path) -> None:
+    """A line for each thing that keeps the run in `out` from a better result."""
+    from trajmatch.pipeline.doctor import examine
+
+    for finding in examine(out):
+        say(f"{finding.name}: {finding}")
+
+
 def table(scores: Sequence[Score]) -> None:
     """Scores as a table: never a mean without n and sd."""
     columns(

@@ -14,6 +14,8 @@ from pathlib import Path
 from trajmatch.errors import DataError, FileFormatError
 from trajmatch.methods.coresets import BASELINES, CORESETS
 from trajmatch.storage.results import (
+    CEILING,
+    EXPERTS,
     IterationLine,
     LibrarySummary,
     RunLog,
@@ -24,7 +26,6 @@ from trajmatch.storage.results import (
     load_result,
 )
 from trajmatch.synthetic import SyntheticSet
-from trajmatch.synthetic.formats.pictures import clipped_shares
 from trajmatch.units import number, percent
 
 FEWEST = 20
@@ -54,18 +55,18 @@ class Evidence:
     validations: tuple[ValidationLine, ...] = ()
     scores: tuple[Score, ...] = ()
     library: LibrarySummary | None = None
-    clipped: float | None = None
-    """Mean share of the pictures' values that 8 bits clip; None where there is no set."""
+    beyond: float | None = None
+    """Share of the pictures' values more than half the range outside of it; None without a set."""
 
     @classmethod
     def of(cls, log: RunLog, result: RunResult, distilled: SyntheticSet | None) -> Evidence:
-        clipped = None if distilled is None else float(clipped_shares(distilled).mean())
-        return cls(log.iterations, log.validations, result.scores, result.library, clipped)
+        beyond = None if distilled is None else _far_beyond(distilled)
+        return cls(log.iterations, log.validations, result.scores, result.library, beyond)
 
     @property
     def main(self) -> Score | None:
         """The test score of the distilled set."""
-        real = (*CORESETS, "full data")
+        real = (*CORESETS, EXPERTS, CEILING)
         return next((score for score in self.scores if score.method not in real), None)
 
     def losses(self) -> list[float]:
@@ -102,6 +103,11 @@ def findings(evidence: Evidence) -> list[Finding]:
     """What the checks find, in the order of `CHECKS`."""
     found = (check(evidence) for check in CHECKS)
     return [one for one in found if one is not None]
+
+
+def _far_beyond(distilled: SyntheticSet) -> float:
+    plain = distilled.whitening.invert(distilled.images)
+    return float(((plain < -0.5) | (plain > 1.5)).float().mean())
 
 
 def _distilled(folder: Path) -> SyntheticSet | None:
@@ -190,28 +196,29 @@ def _loss_flat(evidence: Evidence) -> Finding | None:
 
 
 def _experts_short(evidence: Evidence) -> Finding | None:
-    """The experts are hardly better than networks trained on the distilled images."""
+    """The experts are no better, by the spread, than networks trained on the distilled images."""
     main, library = evidence.main, evidence.library
     if main is None or library is None or library.accuracy_mean is None:
         return None
-    if library.accuracy_mean >= 1.15 * main.mean:
+    if library.accuracy_mean > main.mean + (main.sd or 0.0):
         return None
     return Finding(
         "experts-short",
         f"the experts reach {percent(library.accuracy_mean, library.accuracy_sd)} % after "
-        f"{library.epochs} epochs, no more than the images can teach already",
+        f"{library.epochs} epochs, no more than networks trained on the images do",
         "experts of more --epochs, or a smaller --batch where there are few images, and a larger "
         "--max-start-epoch",
     )
 
 
 def _saturated(evidence: Evidence) -> Finding | None:
-    """A fifth of the pictures' values lies outside of what a picture can show."""
-    if evidence.clipped is None or evidence.clipped < 0.2:
+    """Most of the pictures' values are far outside of what a picture can show. (A third of them is
+    usual for images learned with ZCA.)"""
+    if evidence.beyond is None or evidence.beyond < 0.6:
         return None
     return Finding(
         "saturated",
-        f"{100 * evidence.clipped:.0f} % of the pictures' values lie outside of 0 to 255",
+        f"{100 * evidence.beyond:.0f} % of the pictures' values are far outside of 0 to 255",
         "a lower --lr-img; as tensors the images are used unclipped, so accuracy need not suffer",
     )
 
@@ -231,6 +238,23 @@ def _still_rising(evidence: Evidence) -> Finding | None:
         f"validation accuracy was still rising, from {percent(before)} to {percent(last.mean)} % "
         f"at iteration {last.step:,}",
         "the same command with more --iterations continues from there",
+    )
+
+
+def _never_better(evidence: Evidence) -> Finding | None:
+    """No later set was better, by validation, than the one the run began with."""
+    known = [line for line in evidence.validations if line.mean is not None]
+    if len(known) < 2 or known[0].step != 0:
+        return None
+    later = max(line.mean or 0.0 for line in known[1:])
+    first = known[0].mean or 0.0
+    if later > first:
+        return None
+    return Finding(
+        "never-better",
+        f"no iteration was better than the images the run began with, {percent(first)} % on "
+        f"validation images against {percent(later)} %",
+        "mend what else is said here; without other findings a lower --lr-img, more --iterations",
     )
 
 
@@ -255,6 +279,7 @@ def _fell_back(evidence: Evidence) -> Finding | None:
 
 CHECKS: Sequence[Callable[[Evidence], Finding | None]] = (
     _below_herding,
+    _never_better,
     _loss_above_one,
     _skipped,
     _step_size_fell,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trajmatch._version import __version__
+from trajmatch.pipeline.doctor import Evidence, findings
 from trajmatch.report.facts import cost, origin, settings
 from trajmatch.report.figures.curve import Curve
 from trajmatch.report.figures.pictures import (
@@ -67,6 +68,7 @@ def _context(run: RunFolder) -> dict[str, Any]:
         **_title(run),
         **lead(run, curves, [found.score for found in later.scores]),
         "missing": _missing(run, curves, strip is not None) + later.notes(run.folder),
+        "findings": findings(Evidence.of(run.log, run.result, run.distilled)),
         "problems": [*run.problems, *later.problems, *unreadable],
         "gallery": pictures,
         "pictures_intro": _pictures_intro(run),
