@@ -119,7 +119,8 @@ def test_the_set_of_a_run_is_no_output_folder(tmp_path: Path, part: str) -> None
         write(run / part / "distilled.json", "{}")
     for command in ("import", "export", "distill", "select"):
         said = refusal(run / part, command)
-        assert f"{run / part} is " in said and "give another out=" in said
+        assert f"{run / part} is " in said
+        assert "give another out=" in said
     assert [path.name for path in (run / part).iterdir()] == ["distilled.json"]
     with claim(run, "distill"):
         require_own_folder(run / part, "import")
