@@ -112,6 +112,33 @@ def test_folders_without_a_marker_are_known_by_their_files(
             assert f"a folder of `trajmatch {commands[0]}`" in refusal(tmp_path, command)
 
 
+@pytest.mark.parametrize("part", ["best", "last"])
+def test_the_set_of_a_run_is_no_output_folder(tmp_path: Path, part: str) -> None:
+    run = tmp_path / "run"
+    with claim(run, "distill"):
+        write(run / part / "distilled.json", "{}")
+    for command in ("import", "export", "distill", "select"):
+        said = refusal(run / part, command)
+        assert f"{run / part} is " in said
+        assert "give another out=" in said
+    assert [path.name for path in (run / part).iterdir()] == ["distilled.json"]
+    with claim(run, "distill"):
+        require_own_folder(run / part, "import")
+    with claim(tmp_path / part, "import"):  # a set of no run
+        write(tmp_path / part / "distilled.json", "{}")
+    require_own_folder(tmp_path / part, "import")
+
+
+def test_a_cell_of_a_study_is_no_output_folder(tmp_path: Path) -> None:
+    cell = tmp_path / "herding-ipc1" / "seed0"
+    with claim(tmp_path, "compare"), claim(cell, "select"):
+        write(cell / "cell.json", "{}")
+    said = refusal(cell, "select")
+    assert f"{cell} is a part of {tmp_path}, a folder of `trajmatch compare`" in said
+    with claim(tmp_path, "compare"), claim(cell, "select"):
+        pass
+
+
 def test_another_study_is_another_command(tmp_path: Path) -> None:
     with claim(tmp_path, "study init"):
         write(tmp_path / "result.json", '{"command": "study", "study": {"name": "init"}}')

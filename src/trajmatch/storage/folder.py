@@ -108,8 +108,9 @@ def require_own_folder(
     data: the folder of the images, where they come from one.
 
     Raises SettingError for a file, for a folder of another command than this and those of `also`,
-    for a folder where the name of a file that will be written belongs to something else, and for a
-    folder in the data, or with the data in a part that is written anew.
+    for the part of a run or a study that nobody has claimed, for a folder where the name of a file
+    that will be written belongs to something else, and for a folder in the data, or with the data
+    in a part that is written anew.
     """
     require_utf8(str(_real(out)))
     if out.exists() and not out.is_dir():
@@ -122,6 +123,7 @@ def require_own_folder(
             f"{out} is a folder of `trajmatch {found[0]}`, and `trajmatch {command}` would write "
             "over what it holds; give another --out"
         )
+    _require_no_part(out, command)
     if data is not None:
         _require_apart(out, Path(data))
 
@@ -256,6 +258,23 @@ def _require_kinds(out: Path, command: str) -> None:
                 f"{path} is a file, and a folder of that name is made there; remove it or give "
                 "another --out"
             )
+
+
+def _require_no_part(out: Path, command: str) -> None:
+    """Refuse the set of a run, and a cell of a study, unless that run or study is at work here."""
+    place = _real(out)
+    if (place / "cell.json").is_file():
+        owner = place.parent.parent
+        known = commands_of(owner) or ("study",)
+    elif place.name in _REWRITTEN and place.is_dir() and not (place / MARKER).exists():
+        owner, known = place.parent, commands_of(place.parent)
+    else:
+        return
+    if known and not _claimed.get() & {place, owner}:
+        raise SettingError(
+            f"{out} is a part of {owner}, a folder of `trajmatch {known[0]}`, and `trajmatch "
+            f"{command}` would write over what it holds; give another --out"
+        )
 
 
 def _require_apart(out: Path, data: Path) -> None:
