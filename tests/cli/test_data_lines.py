@@ -11,10 +11,12 @@ from PIL import Image
 
 from trajmatch import cli
 from trajmatch.cli import shown
+from trajmatch.cli.inspect import flip_words
 from trajmatch.config import DataConfig
 from trajmatch.data import ImageDataset, load_data
 from trajmatch.data.cache import entries
 from trajmatch.data.sources import folder
+from trajmatch.pipeline.flipping import FlipComparison
 
 
 @pytest.fixture(autouse=True)
@@ -153,3 +155,41 @@ def test_a_file_larger_than_the_cache_is_not_written(tmp_path, monkeypatch) -> N
     monkeypatch.setenv("TRAJMATCH_CACHE_SIZE", "plenty")
     with pytest.raises(ValueError, match=r"TRAJMATCH_CACHE_SIZE is 'plenty'; give a size such as"):
         load_data(path)
+
+
+def test_inspect_says_what_data_hold(tmp_path, capsys) -> None:
+    path = photos(tmp_path / "photos", dogs=5)
+    assert cli.main(["inspect", "--data", str(path), "--val-fraction", "0.25"]) == 0
+    assert lines(capsys)[:2] == [
+        "photos: 7 training, 2 validation, 9 test images of 8 pixels, 2 classes",
+        "  cat: 3/1/4, dog: 4/1/5 (training/validation/test)",
+    ]
+    assert not entries()
+
+
+def test_inspect_compares_flipping(tmp_path, capsys, monkeypatch) -> None:
+    found = FlipComparison([61.0, 65.0, 63.0], [80.0, 80.0, 80.0])
+    monkeypatch.setattr("trajmatch.pipeline.compare_flipping", lambda data, **settings: found)
+    assert cli.main(["inspect", "--data", str(photos(tmp_path / "photos")), "--flip"]) == 0
+    assert lines(capsys)[-2:] == [
+        "validation accuracy with flip 63.0 +- 2.0 %, without 80.0 +- 0.0 % (n=3 small networks "
+        "each)",
+        "flip harms: leave it out everywhere, as in --augment color_crop_cutout_scale_rotate",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flipped", "unflipped", "words"),
+    [
+        ([60.0, 70.0], [66.0, 66.0], "the difference is within the spread and says nothing"),
+        ([80.0, 82.0], [60.0, 61.0], "flip helps: leave it in --augment"),
+        ([80.0], [60.0], "flip helps"),
+    ],
+)
+def test_what_follows_from_a_comparison_of_flipping(flipped, unflipped, words) -> None:
+    assert flip_words(FlipComparison(flipped, unflipped))[1].startswith(words)
+
+
+def test_inspect_takes_a_folder_or_data(tmp_path, capsys) -> None:
+    assert cli.main(["inspect", str(tmp_path), "--flip"]) == 2
+    assert "give images as --data alone, or the folder alone" in capsys.readouterr().err

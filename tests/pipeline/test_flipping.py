@@ -47,6 +47,11 @@ def test_the_difference_is_that_of_the_means() -> None:
     assert FlipComparison([50.0, 60.0], [70.0, 90.0]).difference == -25.0
 
 
+def test_the_spread_is_the_larger_standard_deviation() -> None:
+    assert FlipComparison([50.0, 60.0, 70.0], [70.0, 70.0, 71.0]).spread == 10.0
+    assert FlipComparison([50.0], [70.0]).spread == 0.0
+
+
 def test_what_cannot_be_compared_is_refused() -> None:
     data = sides(vertical=True)
     with pytest.raises(SettingError, match="augment is color_crop, which has no flip"):

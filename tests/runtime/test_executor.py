@@ -132,11 +132,24 @@ def test_processes_are_used_where_several_have_something_to_do():
         Processes(0)
 
 
-def test_one_process_is_still_another_process():
+def emit_and_save(path):
+    emit((os.getpid(), torch.get_num_threads()))
+    path.touch()
+    return path.name
+
+
+def test_one_process_is_still_another_process_and_waits_for_the_listener(tmp_path):
     events = []
-    assert Processes(1, threads=2).map_tasks(work, [7, 8], on_event=events.append) == [14, 16]
-    assert [(task, threads) for task, _, threads in events] == [(7, 2), (8, 2)]
-    assert len({pid for _, pid, _ in events} - {os.getpid()}) == 1
+
+    def listen(event):
+        time.sleep(0.3)  # a worker that does not wait saves now
+        events.append((*event, len(list(tmp_path.iterdir()))))
+
+    paths = [tmp_path / "one", tmp_path / "two"]
+    returned = Processes(1, threads=2).map_tasks(emit_and_save, paths, on_event=listen)
+    assert returned == ["one", "two"]
+    assert [(threads, saved) for _, threads, saved in events] == [(2, 0), (2, 1)]
+    assert len({pid for pid, _, _ in events} - {os.getpid()}) == 1
     assert multiprocessing.active_children() == []
 
 

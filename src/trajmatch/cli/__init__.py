@@ -109,7 +109,7 @@ COMMANDS: dict[str, Command] = {
     "inspect": Command(
         inspect.Flags,
         inspect.run,
-        "what a library or a set holds, and whether it is whole",
+        "what a library, a set or --data holds, and whether it is whole",
         "trajmatch inspect runs/experts",
     ),
     "import": Command(

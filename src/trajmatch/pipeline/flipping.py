@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from typing import NamedTuple
 
 from trajmatch.config import DSA_STRATEGY, ExpertConfig, NetworkConfig
@@ -26,6 +27,12 @@ class FlipComparison(NamedTuple):
         """Mean accuracy with flipping minus without, in percentage points."""
         pairs = zip(self.flipped, self.unflipped, strict=True)
         return sum(one - other for one, other in pairs) / len(self.flipped)
+
+    @property
+    def spread(self) -> float:
+        """The larger standard deviation (ddof=1) over the seeds, in percentage points; 0 for one
+        seed. A difference within it says nothing."""
+        return max(statistics.stdev(each) if len(each) > 1 else 0.0 for each in self)
 
 
 def compare_flipping(

@@ -23,7 +23,6 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import connection, resource_tracker
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast, runtime_checkable
@@ -43,6 +42,9 @@ else:
     Pipe = connection.Connection
 
 _INTERRUPTIONS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+
+_HANDLED = b"handled"
+"""What a worker waits for after an event."""
 
 _listener: ContextVar[Callable[[Any], None] | None] = ContextVar("_listener", default=None)
 
@@ -134,6 +136,7 @@ class Processes:
                     if kind == "event":
                         if on_event:
                             on_event(value)
+                        _send(pipe, workers[pipe], _HANDLED)
                         continue
                     if kind == "error":
                         raise value if isinstance(value, BaseException) else _rebuilt(*value)
@@ -184,7 +187,11 @@ def run_tasks(
 
 
 def emit(event: Any) -> None:
-    """Pass `event` from inside a task to the caller's `on_event`, if there is one."""
+    """Pass `event` from inside a task to the caller's `on_event`, if there is one.
+
+    Returns when that has returned, in processes too: what a task does after it, such as saving what
+    the event was about, is not done where the caller was killed before.
+    """
     listener = _listener.get()
     if listener:
         listener(event)
@@ -271,9 +278,13 @@ def _work(pipe: Pipe, threads: int) -> None:
     def send(kind: str, number: int, value: Any) -> None:
         pipe.send_bytes(pickle.dumps((kind, number, value)))
 
+    def pass_on(event: Any) -> None:
+        send("event", -1, event)
+        pipe.recv_bytes()  # _HANDLED
+
     function, number = None, -1
     # A closed pipe, for reading or writing: the parent has no more tasks, or has ended.
-    with contextlib.suppress(EOFError, OSError), _listening(partial(send, "event", -1)):
+    with contextlib.suppress(EOFError, OSError), _listening(pass_on):
         program = pipe.recv_bytes()
         while True:
             message = pipe.recv_bytes()

@@ -154,5 +154,5 @@ def _class_list(classes: str | Sequence[str] | None) -> tuple[str, ...] | None:
     words = classes.split(",") if isinstance(classes, str) else classes
     names = tuple(word.strip() for word in words)
     if not names or not all(names):
-        raise SettingError(f"classes is {classes!r}; give names with commas between, as cat,dog")
+        raise SettingError(f"--classes is {classes!r}; give names with commas between, as cat,dog")
     return names
