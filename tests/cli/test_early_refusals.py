@@ -46,6 +46,14 @@ def test_it_is_found_before_the_data_are_read(
     assert not (tmp_path / "out").exists()
 
 
+def test_data_of_no_name_are_not_the_current_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["select", "--method", "random", "--data", "", "--out", "out"]) == 2
+    assert "data is ''; give a name (digits" in capsys.readouterr().err
+
+
 def test_a_page_that_cannot_be_drawn_is_announced(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

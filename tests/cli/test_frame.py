@@ -215,6 +215,7 @@ def test_configs_that_collide_are_a_bug_told_to_the_author() -> None:
         ("make --epochs 1 2", "'2' is one value too many; see 'trajmatch make --help'"),
         ("make --force 1", "'1' is one value too many"),
         ("make --device gpu", "--device is 'gpu'; "),
+        ("make --out=", "--out is ''; give a path (. is the current folder)"),
         ("make --device cuda:99", "--device is 'cuda:99', but "),
         ("read", "is missing; for example: trajmatch read runs/made"),
         ("read --sed 1", "unknown option --sed; did you mean --seed?"),
@@ -293,6 +294,7 @@ def test_a_path_that_cannot_be_written_is_one_line(
         ),
         (FileNotFoundError(2, "No such file", "runs/made/x"), "runs/made can be written, or give"),
         (FileNotFoundError(2, "No such file", "photos/x.png"), "photos/x.png': No such file; see"),
+        (FileNotFoundError(2, "No such file", "runs/made.1-0a1b.partial"), "runs/made': No such"),
         (IsADirectoryError(21, "Is a directory", "a", None, "runs/made"), "': Is a directory; see"),
         (
             PermissionError(13, "Permission denied", "/t/torchinductor_me/a"),

@@ -228,6 +228,8 @@ def test_images_of_every_kind_become_the_same_inputs(name):
     assert torch.equal(inputs, whitening.apply_split(data))
     for images in (data.images, floats, data.images.numpy(), floats.numpy()):
         assert torch.equal(whitening.apply(images), inputs)
+    assert whitening.apply(floats.double().numpy()).dtype == torch.float32  # as networks take it
+    torch.testing.assert_close(whitening.apply(floats + 1e-6), inputs, rtol=0, atol=1e-3)
     torch.testing.assert_close(whitening.apply(data.images[3]), inputs[3])
     assert whitening.apply(data.images[:0]).shape == (0, 3, 6, 5)
 

@@ -789,7 +789,7 @@ def test_sets_of_dataset_condensation_are_read(
     succeed(f"{line} --number 0")
     same(dataclasses.replace(SyntheticSet.load(out), step_size=first.step_size), first)
     said = mistake(f"{line} --number 2")
-    assert f"number is 2 and {file} holds sets 0 to 1; give one of them" in said
+    assert f"--number is 2 and {file} holds sets 0 to 1; give one of them" in said
     assert "--number is -1; it must be at least 0" in mistake(f"{line} --number -1")
     assert "holds its labels; leave --labels out" in mistake(f"{line} --labels {file}")
 
@@ -818,6 +818,16 @@ def test_logits_become_probabilities_and_say_so(
     back = SyntheticSet.load(tmp_path / "out")
     torch.testing.assert_close(back.labels, logits.exp() / logits.exp().sum(1, keepdim=True))
     assert back.info["labels"] == "softmax of the logits in the file"
+
+
+def test_probabilities_that_do_not_sum_to_one_are_no_logits(tmp_path: Path) -> None:
+    labels = torch.full((20, 10), 0.1)
+    labels[3, 0] = 0.2
+    torch.save((a_set().images, labels), tmp_path / "x.pt")
+    with pytest.raises(
+        DataError, match=r"x\.pt lie in \[0, 1\] .* rows sum to 1 to 1\.1; give prob"
+    ):
+        export.read_released(tmp_path / "x.pt", data=tiny.digits(), whitening=whitening())
 
 
 def test_a_file_of_something_else_names_what_is_read(tmp_path: Path, mistake: Mistake) -> None:

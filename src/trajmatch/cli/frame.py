@@ -25,6 +25,7 @@ from trajmatch.cli.flags import Common, parse
 from trajmatch.config import DataConfig
 from trajmatch.errors import TrajmatchError, is_out_of_memory, naming_flags, require_utf8
 from trajmatch.runtime.interruption import Interruption
+from trajmatch.storage.files import finished_path
 
 PROGRAM = "trajmatch"
 
@@ -151,7 +152,7 @@ class _Line:
         for name in (error.filename, error.filename2):
             if not isinstance(name, (str, bytes)):
                 continue
-            path = _real(os.fsdecode(name))
+            path = _real(finished_path(os.fsdecode(name)))
             if out is not None and _related(path, out):
                 return f"'{path}': {why}; see that {out} can be written, or give another --out"
             if _is_compilers(path):

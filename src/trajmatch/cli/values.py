@@ -42,8 +42,10 @@ def one_word(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
         read = _number(f"{wanted} or none" if optional else wanted, convert, optional)
     elif isinstance(kind, type) and issubclass(kind, NamedValue):
         placeholder, read = "NAME", _named(kind)
-    elif kind in (str, Path):
-        placeholder, read = ("PATH" if kind is Path else "TEXT"), kind
+    elif kind is Path:
+        placeholder, read = "PATH", _path
+    elif kind is str:
+        placeholder, read = "TEXT", str
     else:
         return None
     return PrimitiveConstructorSpec(
@@ -53,6 +55,12 @@ def one_word(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
         is_instance=lambda value: True,
         str_from_instance=lambda value: [str(value)],
     )
+
+
+def _path(word: str) -> Path:
+    if not word.strip():  # an unset variable of a shell, not the current folder
+        raise ValueError(f"is '{word}'; give a path (. is the current folder)")
+    return Path(word)
 
 
 def _finite(word: str) -> float:

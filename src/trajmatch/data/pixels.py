@@ -53,9 +53,14 @@ def to_float(images: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 def unit_floats(images: Any, what: str) -> Float[Tensor, "*shape"]:
     """Images as floats in [0, 1]: uint8 divided by 255, floats as they are. what: begins messages.
 
-    A tensor stays on its device. Raises DataError for other dtypes and for floats out of range.
+    A tensor keeps its device and, if of floats, its dtype; arrays become float32, which networks
+    take. Raises DataError for other dtypes and for floats out of range.
     """
-    pixels = images if isinstance(images, Tensor) else torch.from_numpy(_array(images, what))
+    if isinstance(images, Tensor):
+        pixels = images
+    else:
+        array = _array(images, what)
+        pixels = torch.from_numpy(array.astype(np.float32) if array.dtype.kind == "f" else array)
     if pixels.dtype == torch.uint8:
         return to_float(pixels)
     if not pixels.is_floating_point():
@@ -125,7 +130,8 @@ def require_space(needed: int, what: str, mend: str) -> None:
 
 
 def _require_unit_range(low: float, high: float, what: str) -> None:
-    if not (low >= 0 and high <= 1):  # so written that NaN is refused
+    # Interpolation in float32 leaves [0, 1] by some 1e-7. So written that NaN is refused.
+    if not (low >= -1e-5 and high <= 1 + 1e-5):
         raise DataError(
             f"{what} are floats from {low:.4g} to {high:.4g}; give floats in [0, 1] "
             "(divide by 255, undo any normalization) or uint8"

@@ -54,7 +54,7 @@ def load(
 
 def data_folder(config: DataConfig) -> Path | None:
     """The path of the images; None where the config names a data set."""
-    named = config.data in SOURCES or config.data.startswith(HUB)
+    named = not config.data.strip() or config.data in SOURCES or config.data.startswith(HUB)
     return None if named else Path(config.data).expanduser()
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator, Mapping
@@ -76,6 +77,16 @@ def partial_path(path: Path) -> Path:
     """
     # Process ids repeat across containers that share a folder, hence the token.
     return path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+
+
+def finished_path(path: str) -> str:
+    """What a name of `partial_path` stands for; any other path as it is.
+
+    Examples:
+        >>> finished_path("run/best.123-0a1b2c3d.partial"), finished_path("run/best")
+        ('run/best', 'run/best')
+    """
+    return re.sub(r"\.\d+-[0-9a-f]+\.partial$", "", path)
 
 
 def write_json(path: Path, obj: Any) -> None:

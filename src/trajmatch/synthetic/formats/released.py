@@ -127,7 +127,7 @@ def read_released(
 ) -> SyntheticSet:
     """A set from images_*.pt and labels_*.pt, or from one file that holds both.
 
-    Labels that are no probabilities are taken as logits, of which the softmax is the labels; `info`
+    Labels that leave [0, 1] are taken as logits, of which the softmax is the labels; `info`
     then says so under "labels".
 
     labels: None for a file that holds them.
@@ -217,7 +217,7 @@ def _number(path: Path, contents: Contents, number: int | None) -> int:
         return last
     if not 0 <= number <= last:
         holds = f"sets 0 to {last}" if last else "one set, number 0"
-        raise SettingError(f"number is {number} and {path} holds {holds}; give one of them")
+        raise SettingError(f"--number is {number} and {path} holds {holds}; give one of them")
     return number
 
 
@@ -274,8 +274,16 @@ def _soft_labels(path: Path, labels: Tensor, data: ImageDataset) -> tuple[Tensor
         )
     if not bool(labels.isfinite().all()):
         raise DataError(f"the labels of {path} hold NaN or infinity; give finite numbers")
-    probabilities = bool((labels >= 0).all()) and bool(((labels.sum(1) - 1).abs() <= 1e-3).all())
-    return (labels, False) if probabilities else (labels.softmax(1), True)
+    if bool((labels < 0).any()) or bool((labels > 1).any()):
+        return labels.softmax(1), True
+    sums = labels.sum(1)
+    if bool(((sums - 1).abs() > 1e-3).any()):
+        raise DataError(
+            f"the labels of {path} lie in [0, 1] like probabilities, and their rows sum to "
+            f"{float(sums.min()):.4g} to {float(sums.max()):.4g}; give probabilities that sum to 1 "
+            "(divide each row by its sum), or logits"
+        )
+    return labels, False
 
 
 def _words(value: Any) -> str:
