@@ -203,6 +203,15 @@ def test_train_alone_gives_a_fifth_to_test(library):
     assert data.remarks == ("passed over the splits extra",)
 
 
+@pytest.mark.parametrize("labels", [[], [None, None]])
+def test_train_without_a_label_is_refused(library, labels):
+    for label in (library.ClassLabel(names=["cat", "dog"]), library.Value("string")):
+        columns = {"train": (cells(*range(len(labels))), labels)}
+        library.serve(columns, image=library.Image(), label=label)
+        with pytest.raises(DataError, match="no row of train of 'hf:pets' has a label"):
+            load_hub("hf:pets", Request())
+
+
 def test_several_labels_an_image_are_refused_by_their_column(library):
     label = library.ClassLabel(names=["cat", "dog"])
     for kind in ([label], SimpleNamespace(feature=label)):

@@ -270,7 +270,9 @@ def listed(found: dict[str, list[str]], classes: tuple[str, ...]) -> Listed:
 
 def _cut(complete: Listed, classes: tuple[str, ...]) -> tuple[Listed, Listed]:
     """Training and test images of a data set without test images of its own."""
-    rest, cut = cut_test(torch.tensor(complete.labels), classes, "without a test/ folder")
+    rest, cut = cut_test(
+        torch.tensor(complete.labels, dtype=torch.int64), classes, "without a test/ folder"
+    )
     return complete.take(rest.tolist()), complete.take(cut.tolist())
 
 

@@ -105,7 +105,9 @@ def _from_rows(
     }
     if "test" not in splits:
         complete = splits["train"]
-        rest, cut = cut_test(torch.tensor(complete.labels), chosen, "without test images")
+        rest, cut = cut_test(
+            torch.tensor(complete.labels, dtype=torch.int64), chosen, "without test images"
+        )
         splits = {
             **splits,
             "train": complete.take(rest.tolist()),
@@ -187,6 +189,8 @@ def _roles(name: str, tables: Mapping[str, Any]) -> tuple[dict[str, str], str]:
         raise DataError(f"'{name}' has no train split (it has {', '.join(tables)}); give another")
     train = by_role["train"][0]
     label = _label_column(name, tables[train].features)
+    if not set(tables[train][label]) - {-1, None}:
+        raise DataError(f"no row of {train} of '{name}' has a label; give a data set with labels")
 
     def labeled(role: str) -> str | None:
         return next((s for s in by_role[role] if set(tables[s][label]) - {-1, None}), None)
