@@ -6,7 +6,6 @@ import atexit
 import dataclasses
 import functools
 import shutil
-import signal
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -132,8 +131,3 @@ def distill(
         config=dataclasses.replace(DISTILL, **settings), evaluation=EVALUATE, seed=seed,
         progress=StopAfter(stop),
     )  # fmt: skip
-
-
-def as_in_the_foreground() -> None:
-    """For a new process: a shell starts what it runs in the background with Ctrl-C ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -184,6 +184,7 @@ def test_distill_soft_labels_from_noise(tmp_path: Path, library: Path) -> None:
     assert torch.equal(made.hard_labels, torch.arange(10).repeat_interleave(2))
 
 
+@pytest.mark.slow
 def test_distill_in_batches_by_both_methods(tmp_path: Path, library: Path) -> None:
     """Recomputing the graphs and keeping them agree to rounding."""
     made, losses = {}, {}

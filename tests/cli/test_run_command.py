@@ -318,7 +318,13 @@ def test_a_run_goes_all_the_way_and_continues(succeed: Line, tmp_path: Path) -> 
     assert [path.stat().st_mtime_ns for path in experts] == [before[path] for path in experts]
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"mtt"}))
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=[] if name in ("dd", "dm") else pytest.mark.slow)
+        for name in sorted(set(METHODS) - {"mtt"})
+    ],
+)
 def test_every_method_goes_all_the_way(method: str, succeed: Line, tmp_path: Path) -> None:
     pytest.importorskip("jinja2")
     values = {"syn-steps": 3, "bptt-steps": "none", "batch-real": 16}

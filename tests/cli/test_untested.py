@@ -50,6 +50,7 @@ def looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     return splits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["distill", "run"])
 def test_a_run_that_is_not_tested_and_then_is(
     command: str, looked_at: list[str], capsys: pytest.CaptureFixture[str]

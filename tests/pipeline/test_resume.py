@@ -189,6 +189,7 @@ def test_killed_again_and_again(tmp_path: Path, undisturbed: Path) -> None:
     same(out, undisturbed)
 
 
+@pytest.mark.slow
 def test_the_same_seed_is_the_same_run_and_another_is_not(
     tmp_path: Path, undisturbed: Path
 ) -> None:

@@ -295,6 +295,7 @@ def test_canvases_begin_as_noise_or_laid_with_training_images(library: ExpertLib
     assert len(corners) == 20
 
 
+@pytest.mark.slow
 def test_the_loss_falls(library: ExpertLibrary, tmp_path: Path) -> None:
     """On segments and crops that no update was made for."""
     method = dataclasses.replace(

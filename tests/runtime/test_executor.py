@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests import tiny
+from tests.foreground import as_in_the_foreground
 
 from trajmatch.errors import MissingExtraError, SettingError, TrajmatchError
 from trajmatch.runtime import executor as local
@@ -210,7 +210,7 @@ def test_workers_die_with_their_parent(tmp_path, number, output):
         stderr=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
-        preexec_fn=tiny.as_in_the_foreground,
+        preexec_fn=as_in_the_foreground,
     )
     workers = [int(parent.stdout.readline()) for _ in range(2)]
     assert all(_alive(pid) for pid in workers)

@@ -256,6 +256,7 @@ def test_scores_stand_beside_random_images_of_the_same_seed() -> None:
 # -- a sweep -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_of_several_settings_validation_chooses_the_one_that_is_tested(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

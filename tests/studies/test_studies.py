@@ -428,6 +428,7 @@ def breaking(study: Study) -> Study:
     return dataclasses.replace(study, variants=lambda base: [far, *small_study().variants(base)])
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_is_told_and_the_others_go_on(tmp_path: Path) -> None:
     result = run(tmp_path, breaking(small_study()))
     failed, *others = result["cells"]
@@ -888,6 +889,7 @@ def succeed(here: Path, capsys: pytest.CaptureFixture[str]) -> Line:
     return carry_out
 
 
+@pytest.mark.slow
 def test_a_study_from_its_words_to_its_page(succeed: Line) -> None:
     pytest.importorskip("jinja2")
     said = succeed(f"study range {TINY}")
@@ -909,6 +911,7 @@ def test_a_study_from_its_words_to_its_page(succeed: Line) -> None:
     assert json.loads((out / "N6-M1" / "seed0" / "cell.json").read_text())["rows"]
 
 
+@pytest.mark.slow
 def test_the_settings_of_a_study(succeed: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Recipe, dict]] = []
 

@@ -25,7 +25,6 @@ from trajmatch.cli.flags import Common, parse
 from trajmatch.config import DataConfig
 from trajmatch.errors import TrajmatchError, is_out_of_memory, naming_flags, require_utf8
 from trajmatch.runtime.interruption import Interruption
-from trajmatch.storage.files import finished_path
 
 PROGRAM = "trajmatch"
 
@@ -149,6 +148,8 @@ class _Line:
         why = error.strerror or str(error)
         out = None if self.flags is None else _real(self.flags.out)
         given = [_real(path) for path in _paths(self.flags)]
+        from trajmatch.storage.files import finished_path  # imports torch
+
         for name in (error.filename, error.filename2):
             if not isinstance(name, (str, bytes)):
                 continue
