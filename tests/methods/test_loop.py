@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import shutil
@@ -904,6 +905,11 @@ def _signals() -> Iterator[None]:
     yield
     for number, handler in before:
         signal.signal(number, handler)
+    next_process()
+
+
+def next_process() -> None:
+    """The state of a program that begins."""
     interruption._State.number, interruption._State.postponed = None, False
     interruption._State.exiting = False
 
@@ -925,6 +931,7 @@ def test_a_signal_saves_at_the_end_of_the_iteration(
     assert stop.value.code == code
     assert checkpoint_iteration(tmp_path / "run") == at + 1
     assert validated(tmp_path / "run") == [0]
+    next_process()
     run(tmp_path / "run", eval_every=4, checkpoint_every=99)
     same_checkpoint(tmp_path / "run", tmp_path / "undisturbed")
     assert without_clock(tmp_path / "run") == without_clock(tmp_path / "undisturbed")
@@ -942,9 +949,20 @@ def test_a_signal_ends_a_validation_at_once_and_it_is_made_up_for(tmp_path: Path
     with pytest.raises(interruption.Interruption):
         run(tmp_path / "run", scores=Scores({99: 0.0}), checkpoint_every=99)
     assert checkpoint_iteration(tmp_path / "run") == 4
+    next_process()
     assert run(tmp_path / "run").best_iteration == 6
     same_checkpoint(tmp_path / "run", tmp_path / "undisturbed")
     assert without_clock(tmp_path / "run") == without_clock(tmp_path / "undisturbed")
     assert sorted(p.name for p in (tmp_path / "run" / "snapshots").iterdir()) == sorted(
         p.name for p in (tmp_path / "undisturbed" / "snapshots").iterdir()
     )
+
+
+@pytest.mark.usefixtures("_signals")
+def test_a_signal_whose_exception_is_caught_elsewhere_is_not_lost(tmp_path: Path) -> None:
+    with contextlib.suppress(KeyboardInterrupt):  # as Python does in a destructor
+        signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(interruption.Interruption) as stop:
+        run(tmp_path / "run")
+    assert stop.value.code == 143
+    assert not (tmp_path / "run").exists()

@@ -31,7 +31,7 @@ import torch
 
 from trajmatch.config import check_ranges
 from trajmatch.errors import TrajmatchError
-from trajmatch.runtime.interruption import NAMES
+from trajmatch.runtime.interruption import NAMES, raise_lost
 from trajmatch.runtime.threads import limited_threads
 
 T = TypeVar("T")
@@ -131,6 +131,7 @@ class Processes:
                 _send(pipe, process, pickle.dumps((number, tasks[number])))
             busy, results = set(workers), dict[int, R]()
             while busy:
+                raise_lost()
                 for pipe in cast(list[Pipe], connection.wait(list(busy))):
                     kind, number, value = _receive(pipe, workers[pipe])
                     if kind == "event":

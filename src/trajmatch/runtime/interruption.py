@@ -87,6 +87,13 @@ def raise_pending() -> None:
         raise Interruption(number)
 
 
+def raise_lost() -> None:
+    """Raise `Interruption` again if one was raised before and something caught it; not where
+    signals are postponed."""
+    if not _State.postponed:
+        raise_pending()
+
+
 def _receive(number: int, frame: FrameType | None) -> None:
     first = _State.number is None and not _State.exiting
     _State.exiting = True
@@ -94,6 +101,9 @@ def _receive(number: int, frame: FrameType | None) -> None:
         _State.number = number
         _write(f"{_word(number)}; stopping when this iteration is done; again: at once")
     elif first and not _importing(frame):
+        # Python drops what is raised in a destructor, and other packages what they catch: then
+        # `raise_lost` raises it again.
+        _State.number = number
         raise Interruption(number)
     else:
         _write(str(Interruption(number)))

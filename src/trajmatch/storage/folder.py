@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from trajmatch.errors import FileFormatError, SettingError, require_utf8
+from trajmatch.runtime.interruption import raise_lost
 from trajmatch.storage.files import read_json, write_json
 from trajmatch.storage.locks import ProcessLock
 
@@ -70,6 +71,7 @@ def claim(
         ('distill',)
         >>> folder.cleanup()
     """
+    raise_lost()
     place = _real(out)
     if place in _claimed.get():
         yield
