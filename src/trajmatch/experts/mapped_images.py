@@ -56,7 +56,11 @@ class MappedImages:
         return mapped
 
     def open(self) -> dict[str, tuple[Float[Tensor, "n channels height width"], Tensor]]:
-        """Images and labels per split; pages of the file, read when used and shared by all."""
+        """Images and labels per split; pages of the file, read when used and shared by all.
+
+        Raises OSError where the file is gone.
+        """
+        self.path.stat()  # torch raises RuntimeError, which names no file
         sizes = [math.prod(shape) for shape in self.shapes.values()]
         mapped = torch.from_file(str(self.path), shared=False, size=sum(sizes), dtype=torch.float32)
         parts = zip(self.shapes.items(), torch.split(mapped, sizes), strict=True)

@@ -70,7 +70,7 @@ def read_npz(path: Path) -> SyntheticSet:
             classes=tuple(arrays["classes"].tolist()),
             whitening=_whitening(arrays),
             step_size=float(arrays["step_size"]) if "step_size" in arrays else None,
-            info=parse_json(str(arrays["info"])),
+            info=dict(parse_json(str(arrays["info"])).items()),
             canvases=torch.from_numpy(arrays["canvases"]) if "canvases" in arrays else None,
         )
         distilled.plain()  # refuses a whitening that cannot be undone, before anything is written
