@@ -34,6 +34,9 @@ and 1.8 times in bf16 (benchmarks/README.md), experts 1.8 and 2.6, fresh network
 PROCESS_BYTES = 480 * 10**6
 """Memory of a process that has imported torch and computed with it, and then what draws the page:
 473 MB of a run on digits."""
+RESIDENT = 1.5
+"""Bytes that the process grows by for each byte of an iteration's tensors, at most: memory inside
+operators and what the allocator keeps. 1.37 to 1.44 were measured (200 images of 64 pixels)."""
 FIT_MATRICES = 7
 """Float64 matrices of d x d that fitting a ZCA of d pixels holds at once: covariance,
 eigenvectors and the workspace of the decomposition."""
@@ -263,11 +266,11 @@ def _memory(recipe: Recipe, shape: Shape, speeds: Speeds, resources: Resources) 
     bytes a pixel. What iterations computed with is many small tensors, whose memory the process
     does not give back when they are freed, so the stages that follow come on top of it.
     """
-    pixels, d, peak = shape.pixels, shape.image_pixels, speeds.iteration.peak
-    train, zca = 4 * shape.train * d, recipe.data.whitening == "zca"
+    pixels, d, peak = shape.pixels, shape.image_pixels, round(RESIDENT * speeds.iteration.peak)
+    train, zca = 4 * shape.train * d, recipe.data.whitening in ("zca", "zca-compact")
     distilling = 4 * shape.val * d + (train if speeds.iteration.reads_images else 0)
     if not resources.on_cpu:
-        return max(4 * pixels, distilling + peak)
+        return max(4 * pixels, distilling + speeds.iteration.peak)
     workers = resources.worker_count(recipe.experts.experts)
     fitting = FIT_MATRICES * 8 * d**2 if zca else 0
     training = 4 * pixels + _processes(workers)  # experts share one copy of the images
