@@ -65,6 +65,7 @@ def contents(folder: Path) -> dict[Path, int]:
 # -- a library that is there ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_takes_a_librarys_experts_network_and_whitening(library: Path, said: Line) -> None:
     pytest.importorskip("jinja2")
     before = contents(library)

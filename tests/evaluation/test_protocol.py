@@ -299,6 +299,7 @@ def test_networks_are_trained_by_one_thread_whatever_the_caller_has():
     assert torch.get_num_threads() == 2
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_nothing():
     config = dataclasses.replace(CONFIG, epochs=5)
     assert evaluate(config, resources=Resources(workers=2)) == evaluate(config)

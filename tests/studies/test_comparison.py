@@ -143,6 +143,7 @@ def test_settings_of_a_method_for_a_number_of_images(tmp_path: Path) -> None:
         read_toml(path, Recipe.from_dict)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Twice: the second finds every cell where the first left it."""
     out, plain = tmp_path / "compared", tmp_path / "plain.toml"

@@ -343,6 +343,7 @@ def test_a_study_that_is_done_does_nothing_again(
     assert observer.iterations == []
 
 
+@pytest.mark.slow
 def test_what_determines_a_cell_is_measured_again_when_it_changes(
     done: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
