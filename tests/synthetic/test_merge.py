@@ -111,3 +111,12 @@ def test_what_cannot_be_merged_is_refused():
     with pytest.raises(MismatchError, match="set 1 has images of 1x9x8 and set 0 of 1x8x8"):
         merge([one, larger])
     assert merge([one, dataclasses.replace(one, step_size=None)]).step_size is None
+
+
+def test_what_is_no_set_is_refused_and_a_generator_is_taken() -> None:
+    one = trajmatch.load_distilled("cifar10-ipc1")
+    assert merge(part for part in [one]).classes == one.classes
+    with pytest.raises(DataError, match="there are no sets to merge"):
+        merge(iter(()))
+    with pytest.raises(DataError, match=r"set 0 is of type str; give sets, as load_distilled"):
+        merge(place for place in ["runs/a/best"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from trajmatch.synthetic.set import SyntheticSet
 from trajmatch.types import Float, Int, Tensor
 
 
-def merge(sets: Sequence[SyntheticSet], *, whitening: Whitening | None = None) -> SyntheticSet:
+def merge(sets: Iterable[SyntheticSet], *, whitening: Whitening | None = None) -> SyntheticSet:
     """All images of several sets as one set, as continual learning collects the sets of its tasks.
 
     Classes are united in the order in which they appear; those of equal names are one. Where any
@@ -26,7 +26,8 @@ def merge(sets: Sequence[SyntheticSet], *, whitening: Whitening | None = None) -
     whitening: to bring all images to, exactly (see `rewhiten`). None: the sets' own, which must be
         one and the same.
 
-    Raises DataError for no sets, MismatchError for images of different shapes or whitenings.
+    Raises DataError for no sets or anything else than sets, MismatchError for images of different
+    shapes or whitenings.
 
     Examples:
         >>> import trajmatch
@@ -41,8 +42,7 @@ def merge(sets: Sequence[SyntheticSet], *, whitening: Whitening | None = None) -
         >>> merged.classes
         ('0', '1', '7', '8', '9')
     """
-    if not sets:
-        raise DataError("there are no sets to merge; give at least one")
+    sets = _checked(sets)
     if whitening is None:
         whitening = sets[0].whitening
         _require_same_whitening(sets)
@@ -79,6 +79,19 @@ def rewhiten(distilled: SyntheticSet, whitening: Whitening) -> SyntheticSet:
         canvases=None if canvases is None else converted(canvases),
         whitening=whitening,
     )
+
+
+def _checked(given: Iterable[SyntheticSet]) -> list[SyntheticSet]:
+    sets = list(given)
+    if not sets:
+        raise DataError("there are no sets to merge; give at least one")
+    for number, part in enumerate(sets):
+        if not isinstance(part, SyntheticSet):
+            raise DataError(
+                f"set {number} is of type {type(part).__name__}; give sets, as load_distilled and "
+                "select_coreset return them"
+            )
+    return sets
 
 
 def _require_same_whitening(sets: Sequence[SyntheticSet]) -> None:
