@@ -54,7 +54,7 @@ class ValidationLine:
         return cls(
             step=values.require_count("step"),
             mean=values.number("val_mean", 0, 100),
-            sd=values.number("val_sd", 0),
+            sd=values.number("val_sd", 0, 100),
             n=values.count("val_n", 1),
         )
 

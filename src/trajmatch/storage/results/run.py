@@ -61,7 +61,7 @@ class LibrarySummary:
             experts=values.count("experts"),
             epochs=values.count("epochs"),
             accuracy_mean=values.number("accuracy_mean", 0, 100),
-            accuracy_sd=values.number("accuracy_sd", 0),
+            accuracy_sd=values.number("accuracy_sd", 0, 100),
             n=values.count("n"),
             bytes=values.count("bytes"),
         )

@@ -166,7 +166,7 @@ class Score:
             ipc=fields.count("ipc", 1),
             n=fields.require_count("n", 1),
             mean=fields.require_number("mean", 0, 100),
-            sd=fields.number("sd", 0),
+            sd=fields.number("sd", 0, 100),
             protocol=fields.text("protocol"),
             split=fields.text("split", "test"),
             values=fields.numbers("values", 0, 100),
@@ -178,7 +178,7 @@ class Score:
             tests=tests,
             per_class=per_class,
             balanced=fields.number("balanced", 0, 100),
-            balanced_sd=fields.number("balanced_sd", 0),
+            balanced_sd=fields.number("balanced_sd", 0, 100),
         )
 
     def __str__(self) -> str:
