@@ -59,7 +59,8 @@ class History(Figure):
         stopped = sum(trial.state == "pruned" for trial in self.trials)
         first, (last, mean) = best[0], best[-1]
         text = f"The highest so far rises from {percent(first[1])} to {percent(mean)}{NBSP}% over "
-        return f"{text}{last.number + 1} trials; {stopped} were stopped early."
+        were = "was" if stopped == 1 else "were"
+        return f"{text}{last.number + 1} trials; {stopped} {were} stopped early."
 
     def layout(self) -> Layout:
         return Layout(width=520, height=240, left=40, right=508, top=14, bottom=206)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trajmatch.config import DistillConfig, require_range
-from trajmatch.config.ranges import RANGES, numeric_fields
+from trajmatch.config.ranges import RANGES, RATE, numeric_fields
 from trajmatch.errors import SettingError, suggest
 from trajmatch.methods import Method
 from trajmatch.pipeline.recipe import Recipe
@@ -118,7 +118,7 @@ def default_range(name: str, own: Real | None, epochs: int | None) -> SearchRang
         return SearchRange(1, min(most, max(4, 2 * int(center))), integer=True)
     if name == "syn_steps":
         return SearchRange(max(1, int(center) // 2), 2 * int(center), log=True, integer=True)
-    limits = RANGES[name]
+    limits = RANGES.get(name, RATE)
     low = max(center / 10, limits.least) if limits.least > 0 else center / 10
     return SearchRange(low, min(10 * center, limits.most), log=True)
 
