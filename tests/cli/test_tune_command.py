@@ -71,7 +71,7 @@ def test_without_optuna(
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Twice, the second with more trials; then the recipe it wrote gives the set it found."""
     out, more = tmp_path / "tuned", tmp_path / "more"
-    words = ["tune", *SMALL.split(), *"--experts.experts 2 --experts.epochs 3".split()]
+    words = ["tune", *SMALL.split(), *["--experts.experts", "2", "--experts.epochs", "3"]]
     words += ["--out", str(out), "--workers", "1"]
     assert main([*words, "--trials", "2"]) == 0
     assert main([*words, "--trials", "4"]) == 0

@@ -22,9 +22,9 @@ from trajmatch.runtime.progress import Silent
 from trajmatch.storage.results import TuningResult, load_result
 from trajmatch.studies.tuning import BEST, SearchRange, space_of, tune
 from trajmatch.studies.tuning.journal import STARTUP, Journal, Place
-from trajmatch.studies.tuning.running import best_of, trial_rows
+from trajmatch.studies.tuning.running import best_of, finished_rows
 from trajmatch.studies.tuning.space import settings_of
-from trajmatch.studies.tuning.trial import Job, run_trial
+from trajmatch.studies.tuning.trial import Job, run_place
 from trajmatch.synthetic import load_distilled
 
 pytest.importorskip("optuna")
@@ -157,7 +157,7 @@ def filled(one: Journal, count: int, value: float = 50.0, reported: int = 1) -> 
     """Trials told without distilling; their values."""
     found = []
     for place in one.open_places(count):
-        trial = one.ask(place, {"lr_img": 1.0})
+        trial = one.draw(place, {"lr_img": 1.0})
         trial.report(value, reported)
         trial.study.tell(trial, value - 1 / (1 + trial.params["lr_img"]))
         found.append(trial.params)
@@ -172,7 +172,7 @@ def test_a_search_goes_on_as_if_it_was_never_killed(tmp_path: Path) -> None:
     expected = filled(alone, 14)
     assert expected[0] == {"lr_img": 1.0}
     begun = filled(killed, 2)
-    trial = killed.ask(Place(2), {"lr_img": 1.0})
+    trial = killed.draw(Place(2), {"lr_img": 1.0})
     trial.report(7.0, 3)
     again = killed.open_places(6)
     assert [place.number for place in again] == [2, 3, 4, 5]
@@ -190,15 +190,15 @@ def test_a_search_goes_on_as_if_it_was_never_killed(tmp_path: Path) -> None:
 
 def test_own_settings_out_of_the_ranges_are_tried_all_the_same(tmp_path: Path) -> None:
     one = journal(tmp_path, lr_img=SearchRange(5.0, 9.0), ema=SearchRange(choices=(0.0, 0.9)))
-    assert one.ask(Place(0), {"lr_img": 1.0, "ema": 0.0}).params == {"ema": 0.0}
-    assert set(one.ask(Place(1), {"lr_img": 1.0, "ema": 0.0}).params) == {"lr_img", "ema"}
+    assert one.draw(Place(0), {"lr_img": 1.0, "ema": 0.0}).params == {"ema": 0.0}
+    assert set(one.draw(Place(1), {"lr_img": 1.0, "ema": 0.0}).params) == {"lr_img", "ema"}
 
 
 def test_importance_needs_four_trials_that_differ(tmp_path: Path) -> None:
     ranges = {"lr_img": SearchRange(0.1, 10.0, log=True), "ema": SearchRange(choices=(0.0, 0.9))}
     one = journal(tmp_path, **ranges)
     for place in one.open_places(4):
-        trial = one.ask(place, {"lr_img": 1.0, "ema": 0.0})
+        trial = one.draw(place, {"lr_img": 1.0, "ema": 0.0})
         trial.study.tell(trial, trial.params["lr_img"])
         assert bool(one.importance()) == (place.number >= 3)
     found = one.importance()
@@ -237,22 +237,23 @@ def job(out: Path, **ranges: SearchRange) -> Job:
 def test_a_trial_below_the_median_is_stopped_and_its_folder_is_sound(tmp_path: Path) -> None:
     work = job(tmp_path)
     filled(work.journal, STARTUP, value=99.0)
-    assert run_trial(work, Place(STARTUP))
-    row = trial_rows(work)[-1]
+    assert run_place(work, Place(STARTUP))
+    row = finished_rows(work)[-1]
     assert (row["state"], row["iteration"], row["error"]) == ("pruned", 1, "")
     folder = work.folder(STARTUP)
     assert load_distilled(folder / "best").info["seed"] == 0
     assert not (folder / "result.json").exists()
     # An ordinary distillation can go on there.
     recipe = work.recipe_of(STARTUP, row["settings"])
-    outcome = tiny.distill(folder, recipe.method, tiny.library(), iterations=2, eval_every=1, eval_networks=1)  # fmt: skip
+    loop = {"iterations": 2, "eval_every": 1, "eval_networks": 1}
+    outcome = tiny.distill(folder, recipe.method, tiny.library(), **loop)
     assert outcome.iterations == 2
 
 
 def test_settings_that_fail_are_a_failed_trial(tmp_path: Path) -> None:
     work = job(tmp_path, batch_syn=SearchRange(choices=(999,)))
-    assert run_trial(work, Place(1))
-    (row,) = trial_rows(work)
+    assert run_place(work, Place(1))
+    (row,) = finished_rows(work)
     assert row["state"] == "failed"
     assert "batch_syn is 999" in row["error"]
     assert best_of([row]) is None
@@ -261,7 +262,7 @@ def test_settings_that_fail_are_a_failed_trial(tmp_path: Path) -> None:
 
 def test_no_trial_begins_when_the_budget_is_used(tmp_path: Path) -> None:
     work = dataclasses.replace(job(tmp_path), deadline=time.time() - 1, first=3)
-    assert not run_trial(work, Place(4))
+    assert not run_place(work, Place(4))
     assert work.journal.finished() == []
 
 

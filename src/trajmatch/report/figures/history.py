@@ -19,7 +19,7 @@ from trajmatch.report.figures.theme import (
     ticks,
     y_grid,
 )
-from trajmatch.storage.results import Trial
+from trajmatch.storage.results import Tried
 from trajmatch.units import NBSP, Real, percent
 
 
@@ -28,35 +28,35 @@ class History(Figure):
     """Trials over their numbers: completed ones as dots, those stopped early as crosses, and the
     highest so far as a line."""
 
-    trials: tuple[Trial, ...]
+    trials: tuple[Tried, ...]
     """In the order of their numbers; those without an accuracy are not drawn."""
     name: str = "history"
     title: str = "Validation accuracy by trial, %"
 
     @property
-    def drawn(self) -> list[tuple[Trial, float]]:
+    def drawn(self) -> list[tuple[Tried, float]]:
         """Trials with their accuracy."""
-        return [(trial, trial.mean) for trial in self.trials if trial.mean is not None]
+        return [(tried, tried.mean) for tried in self.trials if tried.mean is not None]
 
-    def best(self) -> list[tuple[Trial, float]]:
+    def best(self) -> list[tuple[Tried, float]]:
         """After each completed trial the highest accuracy until then."""
-        found: list[tuple[Trial, float]] = []
-        for trial, mean in self.drawn:
-            if trial.state == "complete":
-                found.append((trial, max(mean, found[-1][1] if found else mean)))
+        found: list[tuple[Tried, float]] = []
+        for tried, mean in self.drawn:
+            if tried.state == "complete":
+                found.append((tried, max(mean, found[-1][1] if found else mean)))
         return found
 
     def frame(self) -> list[Row]:
-        best = {trial.number: mean for trial, mean in self.best()}
+        best = {tried.number: mean for tried, mean in self.best()}
         return [
-            {"trial": trial.number, "state": trial.state, "mean": trial.mean, "sd": trial.sd}
-            | {"n": trial.n, "best": best.get(trial.number)}
-            for trial in self.trials
+            {"trial": tried.number, "state": tried.state, "mean": tried.mean, "sd": tried.sd}
+            | {"n": tried.n, "best": best.get(tried.number)}
+            for tried in self.trials
         ]
 
     def summary(self) -> str:
         best = self.best()
-        stopped = sum(trial.state == "pruned" for trial in self.trials)
+        stopped = sum(tried.state == "pruned" for tried in self.trials)
         first, (last, mean) = best[0], best[-1]
         text = f"The highest so far rises from {percent(first[1])} to {percent(mean)}{NBSP}% over "
         were = "was" if stopped == 1 else "were"
@@ -69,33 +69,33 @@ class History(Figure):
         clear(axes)
         baseline(axes, "trial")
         drawn = self.drawn
-        last = max((trial.number for trial, _ in drawn), default=1)
+        last = max((tried.number for tried, _ in drawn), default=1)
         room = max(0.5, 0.03 * last)
         axes.set_xlim(-room, last + room)
         marks = ticks(0, max(last, 2), integers=True)
         axes.set_xticks([value for value, _ in marks], [text for _, text in marks])
-        y_grid(axes, *_limits([(mean, trial.sd or 0.0) for trial, mean in drawn]))
+        y_grid(axes, *_limits([(mean, tried.sd or 0.0) for tried, mean in drawn]))
         best = self.best()
         axes.step(
-            [*(trial.number for trial, _ in best), last],
+            [*(tried.number for tried, _ in best), last],
             [mean for _, mean in (*best, best[-1])],
             where="post",
             color=ACCENT,
             linewidth=1.8,
             zorder=1.5,
         )
-        for trial, mean in drawn:
-            self._dot(axes, trial, mean)
+        for tried, mean in drawn:
+            self._dot(axes, tried, mean)
 
-    def _dot(self, axes: Any, trial: Trial, mean: float) -> None:
-        words = f"trial {trial.number}: {percent(mean, trial.sd)}{NBSP}% (n{NBSP}={NBSP}{trial.n})"
-        if trial.state == "complete":
-            spread(axes, trial.number, mean, trial.sd, SOFT)
-            (dot,) = axes.plot(trial.number, mean, "o", color=ACCENT, markersize=6, zorder=3)
+    def _dot(self, axes: Any, tried: Tried, mean: float) -> None:
+        words = f"trial {tried.number}: {percent(mean, tried.sd)}{NBSP}% (n{NBSP}={NBSP}{tried.n})"
+        if tried.state == "complete":
+            spread(axes, tried.number, mean, tried.sd, SOFT)
+            (dot,) = axes.plot(tried.number, mean, "o", color=ACCENT, markersize=6, zorder=3)
         else:
-            words += f", stopped at iteration {trial.iteration}"
+            words += f", stopped at iteration {tried.iteration}"
             style = {"markersize": 6, "markeredgewidth": 1.6, "zorder": 3}
-            (dot,) = axes.plot(trial.number, mean, "x", color=WARM, **style)
+            (dot,) = axes.plot(tried.number, mean, "x", color=WARM, **style)
         tag(dot, "dot", words)
 
 

@@ -13,7 +13,7 @@ from trajmatch.report.facts import cost, origin, say, settings
 from trajmatch.report.figures.history import History
 from trajmatch.report.folder import RunFolder
 from trajmatch.report.template import render, write_page
-from trajmatch.storage.results import Trial, TuningResult
+from trajmatch.storage.results import Tried, TuningResult
 from trajmatch.units import NBSP, Real, duration, number, percent
 
 PAGE = "index.html"
@@ -40,7 +40,7 @@ def write_tuning_report(folder: Path | str, out: Path | str | None = None) -> Pa
 def _context(run: RunFolder, result: TuningResult) -> dict[str, Any]:
     """Everything the template says."""
     names = list(result.ranges)
-    best = result.best_trial
+    best = result.best_tried
     return {
         "version": __version__,
         "folder": run.folder,
@@ -53,7 +53,7 @@ def _context(run: RunFolder, result: TuningResult) -> dict[str, Any]:
         "importance": [(name, share, percent(100 * share)) for name, share in _shares(result)],
         "names": names,
         "ranges": [(name, str(one), one.log) for name, one in result.ranges.items()],
-        "rows": [_row(trial, result, names) for trial in result.trials],
+        "rows": [_row(tried, result, names) for tried in result.trials],
         "errors": [f"trial {t.number}: {t.error}" for t in result.trials if t.error],
         "cost": cost(run),
         "origin": origin(run),
@@ -66,18 +66,18 @@ def _shares(result: TuningResult) -> list[tuple[str, float]]:
     return sorted(result.importance.items(), key=lambda pair: -pair[1])
 
 
-def _row(trial: Trial, result: TuningResult, names: list[str]) -> dict[str, Any]:
-    best = trial.number == result.best
-    words = {"complete": "complete", "pruned": f"stopped at {trial.iteration:,}"}
+def _row(tried: Tried, result: TuningResult, names: list[str]) -> dict[str, Any]:
+    best = tried.number == result.best
+    words = {"complete": "complete", "pruned": f"stopped at {tried.iteration:,}"}
     return {
-        "number": trial.number,
+        "number": tried.number,
         "best": best,
-        "own": trial.number == 0,
-        "mean": "–" if trial.mean is None else percent(trial.mean, trial.sd),
-        "n": trial.n,
-        "state": "best" if best else words.get(trial.state, trial.state),
-        "seconds": "–" if trial.seconds is None else duration(trial.seconds),
-        "settings": [_value(trial.settings.get(name)) for name in names],
+        "own": tried.number == 0,
+        "mean": "–" if tried.mean is None else percent(tried.mean, tried.sd),
+        "n": tried.n,
+        "state": "best" if best else words.get(tried.state, tried.state),
+        "seconds": "–" if tried.seconds is None else duration(tried.seconds),
+        "settings": [_value(tried.settings.get(name)) for name in names],
     }
 
 
@@ -102,7 +102,7 @@ def _meta(result: TuningResult) -> str:
 
 
 def _lead(result: TuningResult) -> str:
-    best, first = result.best_trial, result.first
+    best, first = result.best_tried, result.first
     n = f"n{NBSP}={NBSP}{best.n}"
     text = f"of the validation images ({n}) with the settings of trial {best.number}"
     if first is best:

@@ -15,7 +15,7 @@ STATES = ("complete", "pruned", "failed")
 
 
 @dataclass(frozen=True)
-class Trial:
+class Tried:
     """One distillation; accuracies in percent of the validation images."""
 
     number: int
@@ -34,7 +34,7 @@ class Trial:
     error: str = ""
 
     @classmethod
-    def read(cls, values: Fields) -> Trial:
+    def read(cls, values: Fields) -> Tried:
         state = values.text("state")
         if state not in STATES:
             values.refuse("state", f"one of {', '.join(STATES)}")
@@ -84,7 +84,7 @@ class SearchedRange:
 class TuningResult(RunResult):
     """The result of `trajmatch tune`."""
 
-    trials: tuple[Trial, ...] = ()
+    trials: tuple[Tried, ...] = ()
     best: int = 0
     """The number of the best trial."""
     ranges: Mapping[str, SearchedRange] = field(default_factory=dict)
@@ -93,9 +93,9 @@ class TuningResult(RunResult):
 
     @classmethod
     def read(cls, values: Fields) -> TuningResult:
-        trials = tuple(map(Trial.read, values.inners("trials")))
+        trials = tuple(map(Tried.read, values.inners("trials")))
         best = values.require_count("best")
-        done = {trial.number for trial in trials if trial.state == "complete"}
+        done = {tried.number for tried in trials if tried.state == "complete"}
         if best not in done:
             raise FileFormatError(
                 f"{values.file}: best is {best}, which is no completed trial; run the command again"
@@ -117,13 +117,13 @@ class TuningResult(RunResult):
         )
 
     @property
-    def best_trial(self) -> Trial:
-        return next(trial for trial in self.trials if trial.number == self.best)
+    def best_tried(self) -> Tried:
+        return next(tried for tried in self.trials if tried.number == self.best)
 
     @property
-    def first(self) -> Trial | None:
+    def first(self) -> Tried | None:
         """The trial of the recipe's own settings; None where it is not there."""
-        return next((trial for trial in self.trials if trial.number == 0), None)
+        return next((tried for tried in self.trials if tried.number == 0), None)
 
     @property
     def best_folder(self) -> Path:
@@ -139,7 +139,7 @@ class TuningResult(RunResult):
 
     def summary(self) -> str:
         """The best trial beside the recipe's own settings, in a sentence."""
-        best, first = self.best_trial, self.first
+        best, first = self.best_tried, self.first
         counts = {state: sum(t.state == state for t in self.trials) for state in STATES}
         words = f"{len(self.trials)} trials, {counts['pruned']} of them stopped early"
         words += f", {counts['failed']} failed" if counts["failed"] else ""
@@ -149,8 +149,8 @@ class TuningResult(RunResult):
         return f"{text}, which has the recipe's own settings" if first is best else text
 
 
-def _words(trial: Trial) -> str:
+def _words(tried: Tried) -> str:
     """`88.1 +- 1.2 % (n=2)`."""
-    mean = "-" if trial.mean is None else f"{trial.mean:.1f}"
-    sd = "" if trial.sd is None else f" +- {trial.sd:.1f}"
-    return f"{mean}{sd} % (n={trial.n})"
+    mean = "-" if tried.mean is None else f"{tried.mean:.1f}"
+    sd = "" if tried.sd is None else f" +- {tried.sd:.1f}"
+    return f"{mean}{sd} % (n={tried.n})"

@@ -134,7 +134,7 @@ class Journal:
         trials = self.study().get_trials(deepcopy=False, states=ended)
         return sorted(((one.user_attrs["place"], one) for one in trials), key=lambda pair: pair[0])
 
-    def ask(self, place: Place, own: Mapping[str, Any]) -> Trial:
+    def draw(self, place: Place, own: Mapping[str, Any]) -> Trial:
         """Begin the trial of a place, with values from the sampler, from the attempt that was
         killed, or, of the place 0, with those of the recipe, `own`, as far as they are numbers in
         their ranges."""
@@ -149,15 +149,15 @@ class Journal:
             if known is not None:
                 study.enqueue_trial(dict(known), user_attrs={"place": place.number})
             while True:
-                trial = study.ask({name: _distribution(self.ranges[name]) for name in names})
-                if known is None or trial.user_attrs.get("place") == place.number:
+                attempt = study.ask({name: _distribution(self.ranges[name]) for name in names})
+                if known is None or attempt.user_attrs.get("place") == place.number:
                     break
-                study.tell(trial, state=TrialState.FAIL)  # of a call that was killed before it
-            trial.set_user_attr("place", place.number)
-            trial.set_user_attr("begun", True)
+                study.tell(attempt, state=TrialState.FAIL)  # of a call that was killed before it
+            attempt.set_user_attr("place", place.number)
+            attempt.set_user_attr("begun", True)
         for iteration, value in place.reported.items():
-            trial.report(value, iteration)
-        return trial
+            attempt.report(value, iteration)
+        return attempt
 
     def importance(self) -> dict[str, float]:
         """The share of each searched setting in how the validation accuracy of completed trials
@@ -171,8 +171,8 @@ class Journal:
         study = self.study()
         completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         names = [name for name, one in self.ranges.items() if not one.fixed]
-        whole = [one for one in completed if set(names) <= set(one.params)]
-        if not names or len(whole) < LEAST or len({one.value for one in whole}) == 1:
+        drawn = [one for one in completed if set(names) <= set(one.params)]
+        if not names or len(drawn) < LEAST or len({one.value for one in drawn}) == 1:
             return {}
         evaluator = FanovaImportanceEvaluator(seed=derive(self.seed, "importance") % 2**32)
         with warnings.catch_warnings():

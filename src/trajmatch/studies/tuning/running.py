@@ -34,7 +34,7 @@ from trajmatch.storage.files import atomic_write
 from trajmatch.storage.folder import claim
 from trajmatch.studies.tuning.journal import Journal, require_optuna
 from trajmatch.studies.tuning.space import space_of
-from trajmatch.studies.tuning.trial import Job, run_trial
+from trajmatch.studies.tuning.trial import Job, run_place
 
 BEST = "best.toml"
 
@@ -128,7 +128,7 @@ def _tune(
     workers = resources.workers or 1
     observed = _Observed(job, config.trials, workers > 1, progress)
     run_tasks(
-        functools.partial(run_trial, job),
+        functools.partial(run_place, job),
         places,
         workers=workers,
         threads=1 if workers > 1 else torch.get_num_threads(),
@@ -176,7 +176,7 @@ class _Observed:
     progress: Progress
 
     def __post_init__(self) -> None:
-        self.rows = trial_rows(self.job)
+        self.rows = finished_rows(self.job)
         if self.rows:
             self.progress.message(f"{len(self.rows)} trials are done already")
 
@@ -187,14 +187,14 @@ class _Observed:
                 self.progress.update("distill", event["iteration"], event["iterations"], **values)
             return
         before = best_of(self.rows)
-        self.rows = trial_rows(self.job)
+        self.rows = finished_rows(self.job)
         row = next(row for row in self.rows if row["number"] == event["finished"])
         self.progress.event("tried", **row)
         self.progress.message(_words(row, before))
         self.progress.update("trials", len(self.rows), self.total)
 
 
-def trial_rows(job: Job) -> list[dict[str, Any]]:
+def finished_rows(job: Job) -> list[dict[str, Any]]:
     """Every finished trial as plain values, by its number."""
     rows = []
     for number, one in job.journal.finished():
@@ -243,7 +243,7 @@ def _written(
     job: Job, config: TuneConfig, library: ExpertLibrary | None, seconds: float
 ) -> dict[str, Any]:
     """best.toml and result.json. Raises SettingError where no trial completed."""
-    rows, recipe, out = trial_rows(job), job.recipe, job.journal.out
+    rows, recipe, out = finished_rows(job), job.recipe, job.journal.out
     best = best_of(rows)
     if best is None:
         first = next((row["error"] for row in rows if row["error"]), "")

@@ -71,16 +71,16 @@ class _Reports(Silent):
     """Reports validations to the pruner, which stops a trial between two iterations, when its
     checkpoint and its best set are written; passes iterations on."""
 
-    def __init__(self, trial: Trial, place: Place) -> None:
-        self.trial, self.place = trial, place
+    def __init__(self, attempt: Trial, place: Place) -> None:
+        self.attempt, self.place = attempt, place
         self.reported, self.prune = set(place.reported), False
 
     def event(self, name: str, **values: Any) -> None:
         if name != "validation" or values["iteration"] in self.reported:
             return
         self.reported.add(values["iteration"])
-        self.trial.report(values["val_mean"], values["iteration"])
-        self.prune = self.place.number > 0 and self.trial.should_prune()
+        self.attempt.report(values["val_mean"], values["iteration"])
+        self.prune = self.place.number > 0 and self.attempt.should_prune()
 
     def update(self, task: str, done: int, total: int, **values: Any) -> None:
         emit({"iteration": done, "iterations": total, **values})
@@ -88,7 +88,7 @@ class _Reports(Silent):
             raise Pruned
 
 
-def run_trial(job: Job, place: Place) -> bool:
+def run_place(job: Job, place: Place) -> bool:
     """Do the trial of a place and record it in the journal; False where the budget is used.
 
     A distillation that fails because of its settings, such as one that diverges, is recorded with
@@ -100,22 +100,22 @@ def run_trial(job: Job, place: Place) -> bool:
 
     recipe = job.recipe
     own = {name: setting_of(recipe, name) for name in job.journal.ranges}
-    trial = job.journal.ask(place, own)
-    study = trial.study
-    recipe = job.recipe_of(place.number, trial.params)
+    attempt = job.journal.draw(place, own)
+    study = attempt.study
+    recipe = job.recipe_of(place.number, attempt.params)
     try:
-        outcome = _distilled(job, recipe, place, _Reports(trial, place))
+        outcome = _distilled(job, recipe, place, _Reports(attempt, place))
     except Pruned:
-        study.tell(trial, state=TrialState.PRUNED)
+        study.tell(attempt, state=TrialState.PRUNED)
     except (TrajmatchError, MemoryError, RuntimeError) as error:
         mine = isinstance(error, TrajmatchError) and not isinstance(error, _NOT_THE_TRIALS)
         if not (mine or is_out_of_memory(error)):
             raise
-        trial.set_user_attr("error", " ".join(str(error).split()))
-        study.tell(trial, state=TrialState.PRUNED)
+        attempt.set_user_attr("error", " ".join(str(error).split()))
+        study.tell(attempt, state=TrialState.PRUNED)
     else:
-        trial.set_user_attr("validation", dict(outcome.best_validation))
-        study.tell(trial, float(outcome.best_validation["mean"]))
+        attempt.set_user_attr("validation", dict(outcome.best_validation))
+        study.tell(attempt, float(outcome.best_validation["mean"]))
     emit({"finished": place.number})
     return True
 
