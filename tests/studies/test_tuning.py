@@ -250,6 +250,17 @@ def test_a_trial_below_the_median_is_stopped_and_its_folder_is_sound(tmp_path: P
     assert outcome.iterations == 2
 
 
+def test_a_trial_that_was_killed_when_it_was_to_be_stopped_is_stopped(tmp_path: Path) -> None:
+    work = job(tmp_path)
+    filled(work.journal, STARTUP, value=99.0)
+    work.journal.draw(Place(STARTUP), {"lr_img": 1.0}).report(7.0, 1)
+    (place,) = work.journal.open_places(STARTUP + 1)
+    assert run_place(work, place)
+    row = finished_rows(work)[-1]
+    assert (row["state"], row["iteration"]) == ("pruned", 1)
+    assert load_distilled(work.folder(STARTUP) / "best").info["seed"] == 0
+
+
 def test_settings_that_fail_are_a_failed_trial(tmp_path: Path) -> None:
     work = job(tmp_path, batch_syn=SearchRange(choices=(999,)))
     assert run_place(work, Place(1))
@@ -297,14 +308,11 @@ def untestable() -> ImageDataset:
 class KilledIn(Silent):
     """Ends the call in the middle of a trial, after an iteration, as Ctrl-C does."""
 
-    def __init__(self, trial: int) -> None:
-        self.trial, self.done = trial, 0
-
-    def event(self, name: str, **values: Any) -> None:
-        self.done += name == "tried"
+    def __init__(self, number: int) -> None:
+        self.number = number
 
     def update(self, task: str, done: int, total: int, **values: Any) -> None:
-        if task == "distill" and (self.done, done) == (self.trial, 1):
+        if task == "iterations" and done == 2 * self.number + 1:
             raise KeyboardInterrupt
 
 

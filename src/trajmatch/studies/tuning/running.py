@@ -62,7 +62,8 @@ def tune(
         fit the recipe, as in `pipeline.run`. None: trained in `out`/experts, where they are needed.
     resources: `workers` trials at once, each a process of one thread (None: one, in this process);
         with one, equal seeds give equal trials.
-    progress: `update("trials", ...)` and `event("tried", ...)` for each that ends.
+    progress: `update("trials", ...)` and `event("tried", ...)` for each that ends; with one worker
+        `update("iterations", ...)`, counted over all trials.
 
     Returns the contents of `out`/result.json: beside the usual, `ranges`, `trials` {number,
     settings, state (complete, pruned or failed), validation, n, sd, seconds, ...}, `best`, the
@@ -184,7 +185,9 @@ class _Observed:
         if "finished" not in event:
             if not self.several:
                 values = {name: event[name] for name in ("loss",) if name in event}
-                self.progress.update("distill", event["iteration"], event["iterations"], **values)
+                each = event["iterations"]
+                done, total = len(self.rows) * each + event["iteration"], self.total * each
+                self.progress.update("iterations", done, total, **values)
             return
         before = best_of(self.rows)
         self.rows = finished_rows(self.job)
@@ -214,7 +217,7 @@ def finished_rows(job: Job) -> list[dict[str, Any]]:
                 "mean": mean,
                 "sd": found.get("sd"),
                 "n": found.get("n", job.recipe.distill.eval_networks),
-                "iteration": found.get("iteration", shown[-1][0] if shown else 0),
+                "iteration": found.get("iteration", max((at for at, _ in shown), default=0)),
                 "error": error,
                 "seconds": one.duration.total_seconds() if one.duration else None,
             }

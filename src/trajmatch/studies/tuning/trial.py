@@ -73,14 +73,19 @@ class _Reports(Silent):
 
     def __init__(self, attempt: Trial, place: Place) -> None:
         self.attempt, self.place = attempt, place
-        self.reported, self.prune = set(place.reported), False
+        self.reported = set(place.reported)
+        # The attempt may have been killed after the validation that was to stop it.
+        self.prune = bool(place.reported) and self._is_behind()
 
     def event(self, name: str, **values: Any) -> None:
         if name != "validation" or values["iteration"] in self.reported:
             return
         self.reported.add(values["iteration"])
         self.attempt.report(values["val_mean"], values["iteration"])
-        self.prune = self.place.number > 0 and self.attempt.should_prune()
+        self.prune = self._is_behind()
+
+    def _is_behind(self) -> bool:
+        return self.place.number > 0 and bool(self.attempt.should_prune())
 
     def update(self, task: str, done: int, total: int, **values: Any) -> None:
         emit({"iteration": done, "iterations": total, **values})
