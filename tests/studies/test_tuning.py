@@ -363,11 +363,14 @@ def test_without_optuna(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.slow
 def test_workers_share_the_trials(tmp_path: Path) -> None:
-    """Without experts; as many trials as asked for, each in its folder."""
+    """Without experts; as many trials as asked for, each in its folder; before that one, as there
+    is no time for more."""
     recipe = dataclasses.replace(RECIPE, method=DM())
     from trajmatch.runtime.resources import Resources
 
     config = TuneConfig(trials=5, search="lr_img=0.1..10")
+    spent = dataclasses.replace(config, budget="0.001s")
+    assert len(tune(recipe, tmp_path / "out", spent, data=tiny.digits())["trials"]) == 1
     result = tune(
         recipe, tmp_path / "out", config, data=tiny.digits(), resources=Resources(workers=2)
     )

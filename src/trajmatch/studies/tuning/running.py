@@ -135,6 +135,11 @@ def _tune(
         threads=1 if workers > 1 else torch.get_num_threads(),
         on_event=observed.receive,
     )
+    if len(observed.rows) < config.trials:
+        progress.message(
+            f"the budget of {config.budget} is used after {len(observed.rows)} of {config.trials} "
+            "trials; the same command continues"
+        )
     return _written(job, config, library, time.perf_counter() - began)
 
 
