@@ -11,7 +11,7 @@ import pytest
 
 import trajmatch
 
-OPTIONAL = ("ray", "matplotlib", "jinja2", "datasets", "wandb", "tensorboard", "sklearn")
+OPTIONAL = ("ray", "matplotlib", "jinja2", "datasets", "wandb", "tensorboard", "sklearn", "optuna")
 
 
 def modules_after(code: str) -> set[str]:

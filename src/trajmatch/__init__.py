@@ -24,6 +24,7 @@ _HOMES = {
     "parameter_vector": "trajmatch.networks.functional",
     "select_coreset": "trajmatch.pipeline.select",
     "train_experts": "trajmatch.pipeline.experts",
+    "tune": "trajmatch.studies.tuning",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from trajmatch.pipeline.evaluate import evaluate
     from trajmatch.pipeline.experts import train_experts
     from trajmatch.pipeline.select import select_coreset
+    from trajmatch.studies.tuning import tune
     from trajmatch.synthetic import SyntheticSet, load_distilled, merge
     from trajmatch.unroll import match_segment
 

@@ -1,8 +1,12 @@
-"""Numbers, percentages, durations, bytes and long names as text, for tables, pages and messages."""
+"""Numbers, percentages, durations, bytes and long names as text, for tables, pages and messages;
+and a duration from text."""
 
 from __future__ import annotations
 
 import math
+import re
+
+from trajmatch.errors import SettingError
 
 Real = int | float
 """beartype does not accept an int where a float is annotated; both are fine here."""
@@ -61,6 +65,27 @@ def rough_duration(seconds: Real) -> str:
         return f"{hours} h {minutes} min" if minutes else f"{hours} h"
     days, hours = divmod(hours, 24)
     return f"{days} d {hours} h" if hours else f"{days} d"
+
+
+_SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "min": 60.0, "s": 1.0}
+_PART = r"(\d+(?:\.\d+)?)\s*(d|h|min|m|s)\s*"
+
+
+def seconds_of(text: str) -> float:
+    """A duration as a person writes it, in seconds: `90s`, `45m` or `45min`, `2h`, `1h30m`, `1.5d`.
+
+    Raises SettingError for another form, a number without a unit among them, and for no time.
+
+    Examples:
+        >>> seconds_of("90s"), seconds_of("1h30m"), seconds_of("0.5h")
+        (90.0, 5400.0, 1800.0)
+    """
+    if re.fullmatch(rf"\s*(?:{_PART})+", text) is None:
+        raise SettingError(f"'{text:.40}' is no length of time; write 90s, 45m, 2h or 1h30m")
+    seconds = sum(float(count) * _SECONDS[unit] for count, unit in re.findall(_PART, text))
+    if not 0 < seconds < math.inf:
+        raise SettingError(f"'{text:.40}' is no time to work in; give at least a second, 1s")
+    return seconds
 
 
 def byte_size(count: int) -> str:

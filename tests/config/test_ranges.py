@@ -15,7 +15,7 @@ import pytest
 import trajmatch.cli
 import trajmatch.config
 from trajmatch.config import NamedValue, check_ranges, from_dict, read_toml, require_range
-from trajmatch.config.ranges import RANGES, Range, _numeric
+from trajmatch.config.ranges import RANGES, Range, numeric_fields
 from trajmatch.config.settings import ExpertConfig
 from trajmatch.errors import SettingError
 from trajmatch.methods import METHODS
@@ -42,7 +42,7 @@ def kinds() -> list[type[Any]]:
     return sorted(found, key=lambda kind: f"{kind.__module__}.{kind.__qualname__}")
 
 
-FIELDS = [(kind, name) for kind in kinds() for name in _numeric(kind)]
+FIELDS = [(kind, name) for kind in kinds() for name in numeric_fields(kind)]
 
 
 def with_value(kind: type[Any], name: str, value: Any) -> Any:

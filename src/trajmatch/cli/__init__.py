@@ -26,6 +26,7 @@ from trajmatch.cli import (
     run,
     select,
     study,
+    tune,
     zoo,
 )
 from trajmatch.cli.frame import Command, dispatch
@@ -93,6 +94,13 @@ COMMANDS: dict[str, Command] = {
         "methods side by side: distilled and chosen images, evaluated alike",
         "trajmatch compare --methods random,herding,mtt --ipc 1,10 --quick",
         claims="compare",
+    ),
+    "tune": Command(
+        tune.Flags,
+        tune.run,
+        "better settings for a recipe on any data, found on validation images",
+        "trajmatch tune digits-ipc1 --trials 30 --budget 1h --out runs/tuned",
+        claims="tune",
     ),
     "report": Command(
         report.Flags,

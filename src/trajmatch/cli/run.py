@@ -40,22 +40,11 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Flags(Common):
-    """Train experts, distill, test the result beside random and herding images, and draw the page,
-    with the settings of a recipe (`trajmatch recipes` lists them) or of a TOML file of your own.
-    Options given here win over it; with --data it runs on any data set. --method NAME takes what
-    the recipe's table [methods.NAME] changes, where it has one. A method that matches no experts
-    has --evaluate.n of the recipe trained, unless --experts.experts says how many: herding needs
-    them, and their accuracy stands beside.
-
-    It begins with what it will cost on this machine; --dry-run stops there. Run the same command
-    again to continue a killed run.
-    """
+class RecipeFlags(Common):
+    """Flags of commands that take all settings from a recipe."""
 
     recipe: Annotated[Positional[str], tyro.conf.arg(metavar="RECIPE")]
     """Name of a recipe, or a file that ends in .toml."""
-    out: Path = Path("runs/RECIPE")
-    """Folder of the run; runs/RECIPE-METHOD for another method than the recipe's."""
     data: Flat[DataConfig] = DataConfig()
     network: Flat[NetworkConfig] = NetworkConfig()
     library: Annotated[Path | None, tyro.conf.arg(name="experts")] = None
@@ -68,25 +57,10 @@ class Flags(Common):
     settings: Flat[MethodSettings] = MethodSettings()
     distill: Flat[DistillConfig] = DistillConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-    test: bool = True
-    """Test the best set once, beside random and herding images. --no-test looks at no test image:
-    for choosing settings, the set is evaluated on validation images alone; the same command without
-    it tests the set then chosen. (Experts record their own test accuracy when they are trained.)"""
-    workers: int | None = None
-    """Processes that train experts, one thread each. None: one per core on the CPU, one on a GPU.
-    """
-    threads: int | None = None
-    """Threads of the distillation on a CPU. None: one for small work, else one per core; a run that
-    is continued keeps its number, as the last bits depend on it."""
-    track: Literal["none", "tensorboard", "wandb"] = "none"
-    """Where numbers go beside OUT/log.jsonl."""
-    dry_run: bool = False
-    """Say what it will cost in time, disk and memory, and whether the disk has room, and stop.
-    Nothing is written to OUT."""
 
     @classmethod
     def base(cls, arguments: Sequence[str]) -> dict[str, Any]:
-        """The recipe's settings, for the method that the line names."""
+        """The recipe's settings, for the method that the line names, and a folder in runs/."""
         word = first_word(cls, arguments)
         if word is None:
             return {}
@@ -108,31 +82,73 @@ class Flags(Common):
         return {**values, "out": Path("runs") / folder}
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flags(RecipeFlags):
+    """Train experts, distill, test the result beside random and herding images, and draw the page,
+    with the settings of a recipe (`trajmatch recipes` lists them) or of a TOML file of your own.
+    Options given here win over it; with --data it runs on any data set. --method NAME takes what
+    the recipe's table [methods.NAME] changes, where it has one. A method that matches no experts
+    has --evaluate.n of the recipe trained, unless --experts.experts says how many: herding needs
+    them, and their accuracy stands beside.
+
+    It begins with what it will cost on this machine; --dry-run stops there. Run the same command
+    again to continue a killed run.
+    """
+
+    out: Path = Path("runs/RECIPE")
+    """Folder of the run; runs/RECIPE-METHOD for another method than the recipe's."""
+    test: bool = True
+    """Test the best set once, beside random and herding images. --no-test looks at no test image:
+    for choosing settings, the set is evaluated on validation images alone; the same command without
+    it tests the set then chosen. (Experts record their own test accuracy when they are trained.)"""
+    workers: int | None = None
+    """Processes that train experts, one thread each. None: one per core on the CPU, one on a GPU.
+    """
+    threads: int | None = None
+    """Threads of the distillation on a CPU. None: one for small work, else one per core; a run that
+    is continued keeps its number, as the last bits depend on it."""
+    track: Literal["none", "tensorboard", "wandb"] = "none"
+    """Where numbers go beside OUT/log.jsonl."""
+    dry_run: bool = False
+    """Say what it will cost in time, disk and memory, and whether the disk has room, and stop.
+    Nothing is written to OUT."""
+
+
 def run(flags: Flags) -> None:
-    from trajmatch.pipeline.checks import require_augmentations
-    from trajmatch.pipeline.recipe import load_recipe
     from trajmatch.runtime.resources import Resources
     from trajmatch.storage import require_tracker
 
-    if flags.config is not None:
-        raise SettingError(
-            f"run takes its settings from RECIPE, and --config is {flags.config} as well; give one "
-            f"of them: trajmatch run {shlex.quote(str(flags.config))}"
-        )
-    recipe = load_recipe(flags.recipe)
-    config = with_flags(recipe, flags)
-    library = _library(flags.library)
-    if library is not None:
-        _require_as_trained(config, recipe.with_library(library), library)
+    config, recipe, library = recipe_of(flags, "run")
     resources = Resources(pick_device(flags.device), flags.workers, flags.threads)
     require_tracker(flags.track)
-    require_augmentations(config.experts.augment, config.evaluate.augment)
     _say_method(config, recipe, flags.method, library)
     if flags.dry_run:
         shape = shape_of(config, library, resources)
         _say_cost(config, shape, flags.out, library, resources, test=flags.test)
     else:
         carry_out(config, flags.out, resources, library, track=flags.track, test=flags.test)
+
+
+def recipe_of(flags: RecipeFlags, command: str) -> tuple[Recipe, Recipe, ExpertLibrary | None]:
+    """The recipe with what was given on the line, as its file has it, and the library of --experts.
+
+    Raises SettingError for settings that contradict each other, before data are loaded.
+    """
+    from trajmatch.pipeline.checks import require_augmentations
+    from trajmatch.pipeline.recipe import load_recipe
+
+    if flags.config is not None:
+        raise SettingError(
+            f"{command} takes its settings from RECIPE, and --config is {flags.config} as well; "
+            f"give one of them: trajmatch {command} {shlex.quote(str(flags.config))}"
+        )
+    recipe = load_recipe(flags.recipe)
+    config = with_flags(recipe, flags)
+    library = _library(flags.library)
+    if library is not None:
+        _require_as_trained(config, recipe.with_library(library), library)
+    require_augmentations(config.experts.augment, config.evaluate.augment)
+    return config, recipe, library
 
 
 def _library(place: Path | str | None) -> ExpertLibrary | None:
@@ -159,7 +175,7 @@ def _require_as_trained(config: Recipe, trained: Recipe, library: ExpertLibrary)
             )
 
 
-def with_flags(recipe: Recipe, flags: Flags) -> Recipe:
+def with_flags(recipe: Recipe, flags: RecipeFlags) -> Recipe:
     """The recipe with what was given on the line. What is published holds for the recipe alone."""
     parts = ("data", "network", "experts", "distill", "evaluate")
     changes = {name: getattr(flags, name) for name in parts}

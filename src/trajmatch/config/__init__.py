@@ -25,9 +25,10 @@ from trajmatch.config.settings import (
     Precision,
     PublishedConfig,
     Storage,
+    TuneConfig,
     require,
 )
-from trajmatch.config.toml import from_dict, read_toml, table_of, to_dict
+from trajmatch.config.toml import from_dict, read_toml, table_of, to_dict, to_toml
 
 __all__ = [
     "DSA_STRATEGY",
@@ -49,6 +50,7 @@ __all__ = [
     "Schedule",
     "Storage",
     "TorchOptimizer",
+    "TuneConfig",
     "check_ranges",
     "from_dict",
     "read_toml",
@@ -56,4 +58,5 @@ __all__ = [
     "require_range",
     "table_of",
     "to_dict",
+    "to_toml",
 ]

@@ -122,6 +122,7 @@ RANGES = {
     "ceiling_epochs": EPOCHS,
     "fraction": Range(0, 1, above=True),
     "number": Range(0, 10**6),
+    "trials": Range(1, 10**5),
 }
 """By the name of the setting."""
 ANY = Range(-(2**63), 2**63 - 1)
@@ -135,7 +136,7 @@ def check_ranges(settings: Any) -> None:
     Raises SettingError with the field's name, its value and the range.
     """
     kind: Any = type(settings)
-    for name, integer in _numeric(kind).items():
+    for name, integer in numeric_fields(kind).items():
         if (value := getattr(settings, name)) is not None:
             require_range(name, value, integer=integer)
 
@@ -160,7 +161,7 @@ def require_range(name: str, value: Any, *, integer: bool = True) -> None:
 
 
 @functools.cache
-def _numeric(kind: Any) -> dict[str, bool]:
+def numeric_fields(kind: Any) -> dict[str, bool]:
     """The fields of a dataclass that hold numbers, and whether these are whole ones."""
     hints = get_type_hints(kind)
     found = {}

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from trajmatch.config.optimizers import SGD, Constant, OuterOptimizer, Schedule
 from trajmatch.config.ranges import check_ranges
 from trajmatch.errors import SettingError
+from trajmatch.units import seconds_of
 
 Precision = Literal["float32", "bf16", "tf32"]
 Storage = Literal["float32", "bf16"]
@@ -194,6 +195,35 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class TuneConfig:
+    """How long better settings are searched for, and where."""
+
+    trials: int = 30
+    """Distillations in all, those of earlier calls included; the first has the settings given."""
+    budget: str | None = None
+    """Time of this call, such as 90s, 45m, 2h or 1h30m, the training of experts included: when it
+    is used no further trial begins (the first of a call always does). None: no limit."""
+    search: str = ""
+    """Other ranges than the usual ones, separated by commas: NAME=LOW..HIGH, a choice NAME=A|B|C,
+    or NAME=VALUE for one that all but the first trial have, as in
+    lr_img=0.01..1,syn_steps=10..60,ema=0. NAME is any number among the method's settings, or ema.
+    """
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.budget is not None:
+            try:
+                seconds_of(self.budget)
+            except SettingError as error:
+                raise SettingError(f"budget: {error}") from error
+
+    @property
+    def seconds(self) -> float | None:
+        """The budget; None for no limit."""
+        return None if self.budget is None else seconds_of(self.budget)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,10 @@
-"""Settings as plain values: read from TOML or JSON with checks, written as JSON."""
+"""Settings as plain values: read from TOML or JSON with checks, written as JSON or TOML."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -78,6 +80,52 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_plain(item) for item in value)
     return value
+
+
+def to_toml(values: Mapping[str, Any]) -> str:
+    """Plain values as the text of a TOML file, which `tomllib.loads` reads back to equal values.
+
+    Nested mappings become tables. TOML has no None: raises TypeError for one, and for any other
+    value that is no text, number, truth value, list or mapping.
+
+    Examples:
+        >>> print(to_toml({"name": "own", "distill": {"lr_img": 0.03, "ipc": 1}}), end="")
+        name = "own"
+        <BLANKLINE>
+        [distill]
+        lr_img = 0.03
+        ipc = 1
+    """
+    return "\n".join(_table_lines(values, ())).strip("\n") + "\n"
+
+
+def _table_lines(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+    plain = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
+    inner = {key: value for key, value in values.items() if isinstance(value, Mapping)}
+    lines = ["", f"[{'.'.join(map(_toml_key, path))}]"] if path and (plain or not inner) else []
+    lines += [f"{_toml_key(key)} = {_toml_value(value)}" for key, value in plain.items()]
+    for key, value in inner.items():
+        lines += _table_lines(value, (*path, key))
+    return lines
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml_value(key)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, str):  # JSON's escapes are TOML's, but for DEL
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    if isinstance(value, Mapping):
+        pairs = (f"{_toml_key(key)} = {_toml_value(one)}" for key, one in value.items())
+        return f"{{ {', '.join(pairs)} }}"
+    raise TypeError(f"{value!r} has no form in TOML")
 
 
 def read_toml(path: Path, build: Callable[[Mapping[str, Any]], C]) -> C:

@@ -19,6 +19,7 @@ from trajmatch.config import (
     read_toml,
     table_of,
     to_dict,
+    to_toml,
 )
 from trajmatch.config.recipes import recipe_path
 from trajmatch.errors import SettingError, suggest
@@ -81,6 +82,33 @@ class Recipe:
         plain = to_dict(_Tables(**values))
         return {**plain, "distill": to_settings(self.distill, self.method)}
 
+    def to_toml(self) -> str:
+        """The text of a file that `load_recipe` reads as an equal recipe, but for settings without
+        a value whose default has one (no augmentation): these read "none", which is as much.
+
+        A method from outside of the package is named by `package.module:Name`.
+        """
+        kinds = {field.name: type(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        written: dict[str, Any] = {}
+        for name, value in self.to_dict().items():
+            if isinstance(value, dict) and name != "methods":
+                parts = (DistillConfig, kinds["method"]) if name == "distill" else (kinds[name],)
+                valued = {
+                    field.name
+                    for part in parts
+                    for field in dataclasses.fields(part)
+                    if field.default is not None
+                }
+                value = {
+                    key: "none" if one is None else one
+                    for key, one in value.items()
+                    if one is not None or key in valued
+                }
+            if value != {}:
+                written[name] = value
+        written["distill"]["method"] = _method_word(kinds["method"])
+        return to_toml(written)
+
     def by(self, name: str, *, ipc: int | None = None) -> Recipe:
         """This recipe with the method of table or name `name`, for so many images per class.
 
@@ -140,6 +168,13 @@ class Recipe:
             distill=dataclasses.replace(self.distill, **loop),
             method=dataclasses.replace(self.method, **mine),
         )
+
+
+def _method_word(kind: type[Method]) -> str:
+    """A name by which another process finds the method."""
+    if kind.__module__.partition(".")[0] == "trajmatch":
+        return kind.name
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 @dataclasses.dataclass(frozen=True)

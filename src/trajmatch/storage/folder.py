@@ -35,6 +35,7 @@ _FOLDERS = {
     "select": ("best",),
     "study": ("experts",),
     "compare": ("experts",),
+    "tune": ("experts", "trials"),
 }
 """Folders that a command makes in its own."""
 _REWRITTEN = ("best", "last", "snapshots")

@@ -27,6 +27,7 @@ IDENTITY: dict[str, tuple[str, ...]] = {
     "network": ("of", "number"),
     "score": ("of", "n", "method", "model"),
     "trial": ("of", "n"),
+    "tried": ("number",),
 }
 """Entries by which an event is known again: what is resumed reports some a second time."""
 

@@ -18,6 +18,7 @@ from trajmatch.storage.results.run import (
 )
 from trajmatch.storage.results.score import CEILING, EXPERTS, Score, Trained
 from trajmatch.storage.results.study import Cell, Sample, StudyPlan, StudyResult
+from trajmatch.storage.results.tuning import SearchedRange, Tried, TuningResult
 
 __all__ = [
     "CEILING",
@@ -31,4 +32,4 @@ __all__ = [
 ]
 __all__ += ["LibrarySummary", "NetworkLine", "RunLog", "RunResult", "Sample", "Score"]
 __all__ += ["StudyPlan", "StudyResult", "Trained", "ValidationLine", "load_log", "load_result"]
-__all__ += ["result_from_json"]
+__all__ += ["SearchedRange", "Tried", "TuningResult", "result_from_json"]

@@ -11,6 +11,7 @@ from trajmatch.storage.result import FORMAT
 from trajmatch.storage.results.fields import Fields
 from trajmatch.storage.results.run import EvaluationResult, RunResult
 from trajmatch.storage.results.study import StudyResult
+from trajmatch.storage.results.tuning import TuningResult
 
 
 def load_result(folder: str | Path) -> RunResult:
@@ -25,7 +26,8 @@ def load_result(folder: str | Path) -> RunResult:
 
 
 def result_from_json(values: Any, file: str = "the result") -> RunResult:
-    """What a result.json holds: an EvaluationResult or a StudyResult where it is that of one.
+    """What a result.json holds: an EvaluationResult, a StudyResult or a TuningResult where it is
+    that of one.
 
     A result without `format` is of version 1: version 0.1 published abridged ones.
 
@@ -49,4 +51,6 @@ def result_from_json(values: Any, file: str = "the result") -> RunResult:
         )
     if found.has("study"):
         return StudyResult.read(found)
+    if found.text("command") == "tune":
+        return TuningResult.read(found)
     return (EvaluationResult if found.text("command") == "evaluate" else RunResult).read(found)

@@ -172,6 +172,7 @@ def _class_counts(values: Fields | None) -> dict[str, tuple[int, ...]]:
 
 
 _KNOWN = {"format", "decisions", "set", "study", "cells", "full"}
+_KNOWN |= {"trials", "best", "ranges", "importance"}
 _KNOWN |= {one.name for part in (RunResult, Cost) for one in fields(part)}
 
 
