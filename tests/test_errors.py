@@ -44,7 +44,7 @@ CASES: dict[str, tuple[Callable[[], object], str, str, str]] = {
         "use --max-start-epoch 3 or train experts with --epochs 6",
     ),
     "no experts": (
-        lambda: pipeline.distill(tiny.digits(), tiny.METHOD, out="run"),
+        lambda: pipeline.distill(tiny.digits(), tiny.METHOD, out="run", config=tiny.DISTILL),
         "mtt matches experts; give experts= a library of `trajmatch experts` (train_experts)",
         "distill --experts nowhere",
         "give the --out of `trajmatch experts`",
@@ -69,7 +69,11 @@ CASES: dict[str, tuple[Callable[[], object], str, str, str]] = {
     ),
     "another run's data": (
         lambda: pipeline.distill(
-            load_data("digits", val_fraction=0.2), tiny.METHOD, tiny.library(), "run"
+            load_data("digits", val_fraction=0.2),
+            tiny.METHOD,
+            tiny.library(),
+            "run",
+            config=tiny.DISTILL,
         ),
         "give the same data=, classes=, size= and val_fraction=, or train",
         f"{DISTILL} --experts LIBRARY --val-fraction 0.2",

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from trajmatch import pipeline
-from trajmatch.config import DistillConfig, EvaluateConfig, ExpertConfig, NetworkConfig
+from trajmatch.config import SGD, DistillConfig, EvaluateConfig, ExpertConfig, NetworkConfig
 from trajmatch.data import ImageDataset, load_data
 from trajmatch.data.whiten import fit_whitening
 from trajmatch.experts import ExpertLibrary
@@ -27,16 +27,19 @@ torch.set_num_threads(1)  # conftest.py does so for each test, after module fixt
 
 NETWORK = NetworkConfig(network="convnet", depth=2, width=4)
 EXPERTS = ExpertConfig(experts=2, epochs=3, batch=128, lr=0.05)
-DISTILL = DistillConfig(iterations=4, eval_every=2, checkpoint_every=1)
-METHOD = MTT(syn_steps=3, expert_epochs=1, max_start_epoch=2, lr_img=10.0, lr_lr=1e-6)
+DISTILL = DistillConfig(iterations=4, optimizer=SGD(), ema=0.0, eval_every=2, checkpoint_every=1)
+METHOD = MTT(
+    syn_steps=3, expert_epochs=1, max_start_epoch=2, step_size=0.01, lr_img=10.0, lr_lr=1e-6
+)
 EVALUATE = EvaluateConfig(n=2, epochs=2, workers=1)
 
 # The same, as words of a command line.
 NETWORK_WORDS = "--network convnet --depth 2 --width 4"
 EXPERT_WORDS = "--experts 2 --epochs 3 --batch 128 --lr 0.05 --workers 1"
-LOOP_WORDS = "--iterations 4 --eval-every 2 --checkpoint-every 1"
+LOOP_WORDS = "--iterations 4 --eval-every 2 --checkpoint-every 1 --optimizer sgd --ema 0"
 DISTILL_WORDS = (
-    f"{LOOP_WORDS} --syn-steps 3 --expert-epochs 1 --max-start-epoch 2 --lr-img 10 --lr-lr 1e-6"
+    f"{LOOP_WORDS} --syn-steps 3 --expert-epochs 1 --max-start-epoch 2 --step-size 0.01 "
+    "--lr-img 10 --lr-lr 1e-6"
 )
 SCORE_WORDS = "--evaluate.n 2 --evaluate.epochs 2 --evaluate.workers 1"
 EVALUATE_WORDS = "--n 2 --epochs 2 --workers 1"

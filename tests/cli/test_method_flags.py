@@ -16,7 +16,7 @@ import tiny
 from trajmatch import cli
 from trajmatch.cli.distill import Flags
 from trajmatch.cli.flags import parse
-from trajmatch.config import SGD, Adam, Cosine, Decay, DistillConfig, TorchOptimizer
+from trajmatch.config import Adam, Cosine, Decay, DistillConfig, TorchOptimizer
 from trajmatch.errors import SettingError
 from trajmatch.methods import DM, METHODS, MTT, Method
 from trajmatch.methods.registry import method_class, setting_names
@@ -186,7 +186,7 @@ def test_what_is_wrong_in_a_file_is_named_with_the_file(
 @pytest.mark.parametrize(
     ("text", "optimizer", "schedule"),
     [
-        ("", SGD(), None),
+        ("", None, None),
         ('optimizer = "adam"', Adam(), None),
         ('optimizer = "adam(betas=(0.5, 0.9))"', Adam(betas=(0.5, 0.9)), None),
         ('optimizer = {name = "adam", betas = [0.5, 0.9]}', Adam(betas=(0.5, 0.9)), None),
@@ -195,8 +195,8 @@ def test_what_is_wrong_in_a_file_is_named_with_the_file(
             TorchOptimizer("AdamW", (("weight_decay", 0.1),)),
             None,
         ),
-        ('schedule = "decay(to=0.5, at=0.75)"', SGD(), Decay(to=0.5, at=0.75)),
-        ('schedule = {name = "cosine", end = 0.25}', SGD(), Cosine(end=0.25)),
+        ('schedule = "decay(to=0.5, at=0.75)"', None, Decay(to=0.5, at=0.75)),
+        ('schedule = {name = "cosine", end = 0.25}', None, Cosine(end=0.25)),
     ],
 )
 def test_an_optimizer_in_a_file(here: Path, text: str, optimizer: object, schedule: object) -> None:

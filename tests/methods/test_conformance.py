@@ -42,6 +42,7 @@ from trajmatch.methods import (
     to_settings,
 )
 from trajmatch.methods.coresets.random import Random
+from trajmatch.methods.loop import NO_LIMIT
 from trajmatch.methods.registry import setting_names
 from trajmatch.pipeline import select_coreset
 from trajmatch.rng import stream
@@ -50,12 +51,13 @@ from trajmatch.storage.files import open_tensors
 from trajmatch.synthetic import SyntheticSet
 
 UNROLL = {"syn_steps": 3, "lr_lr": 1e-6}
+SEGMENT = {"expert_epochs": 1, "max_start_epoch": 2, "step_size": 0.01, "lr_img": 1.0}
 LOOPS = {"batch_real": 16, "outer_loop": 3, "inner_loop": 2}
 TINY: dict[str, list[Method]] = {
     "mtt": [
         tiny.METHOD,
-        MTT(**UNROLL, max_start_epoch=2, soft_labels=True, batch_syn=7, segments=2),
-        MTT(**UNROLL, max_start_epoch=2, texture=True, canvas=10, samples=2),
+        MTT(**UNROLL, **SEGMENT, soft_labels=True, batch_syn=7, segments=2),
+        MTT(**UNROLL, **SEGMENT, texture=True, canvas=10, samples=2),
     ],
     "dm": [DM(batch_real=16)],
     "dc": [DC(**LOOPS)],
@@ -340,7 +342,36 @@ def test_settings_go_through_json_and_back(method: Method) -> None:
 
 def test_the_default_method_is_trajectory_matching() -> None:
     assert from_settings({}) == (DistillConfig(), MTT())
-    assert DistillConfig() == DistillConfig(optimizer=SGD(momentum=0.5), schedule=Constant())
+    assert DistillConfig() == DistillConfig(optimizer=None, ema=None, schedule=Constant())
+
+
+def test_methods_bring_their_own_outer_optimizer() -> None:
+    for name, kind in METHODS.items():
+        _, loop = kind().completed(DistillConfig())
+        own = (Adam(betas=(0.5, 0.9)), 0.95) if name == "mtt" else (SGD(momentum=0.5), 0.0)
+        assert (loop.optimizer, loop.ema) == own
+        _, loop = kind().completed(DistillConfig(optimizer=Adam(), ema=0.5))  # as given
+        assert (loop.optimizer, loop.ema) == (Adam(), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "limit"), [(None, NO_LIMIT), (Adam(), NO_LIMIT), (SGD(), 1.0)]
+)
+def test_updates_are_skipped_for_their_loss_with_sgd_alone(
+    optimizer: OuterOptimizer | None, limit: float
+) -> None:
+    config = DistillConfig(optimizer=optimizer)
+    assert MTT(lr_img=1.0).completed(config)[0].skip_loss == limit
+    assert MTT(lr_img=1.0, skip_loss=3.0).completed(config)[0].skip_loss == 3.0
+
+
+def test_published_rates_need_the_published_optimizer() -> None:
+    with pytest.raises(SettingError, match=r"lr_img is 100 and .* adam.* optimizer='sgd'"):
+        MTT(lr_img=100.0).completed(DistillConfig())
+    with pytest.raises(SettingError, match=r"lr_img is 0.03, .* outer optimizer is sgd; give lr_"):
+        MTT().completed(DistillConfig(optimizer=SGD()))
+    MTT(lr_img=100.0).completed(DistillConfig(optimizer=SGD()))
+    MTT(lr_img=100.0).completed(DistillConfig(optimizer=Adam()))  # as a person says
 
 
 # -- what a class says of itself -----------------------------------------------------------------

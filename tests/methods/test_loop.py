@@ -40,7 +40,7 @@ from trajmatch.methods.checkpoint import (
     Checkpoint,
     checkpoint_iteration,
 )
-from trajmatch.methods.loop import SKIPS_IN_A_ROW, SNAPSHOTS
+from trajmatch.methods.loop import SKIPS_IN_A_ROW, SNAPSHOTS, StepSizeError
 from trajmatch.runtime import interruption
 from trajmatch.runtime.progress import Progress, Silent
 from trajmatch.storage import read_log
@@ -435,6 +435,31 @@ def test_the_last_iteration_is_validated_wherever_it_falls(tmp_path: Path) -> No
 
 
 # -- the log and the snapshots -------------------------------------------------------------------
+
+
+def test_a_longer_run_that_is_cut_short_is_as_one_that_was_as_short(tmp_path: Path) -> None:
+    """Its newest set is validated, and may be the best."""
+    settings = {"iterations": 9, "eval_every": 4, "checkpoint_every": 1, "scores": {6: 50.0}}
+    interrupted(tmp_path / "cut", 6, **settings)
+    outcome = run(tmp_path / "cut", **{**settings, "iterations": 6})
+    assert (outcome.best_iteration, outcome.best_validation["mean"]) == (6, 50.0)
+    run(tmp_path / "short", **{**settings, "iterations": 6})
+    same_checkpoint(tmp_path / "cut", tmp_path / "short")
+
+
+def test_a_step_size_that_collapses_ends_the_run(tmp_path: Path) -> None:
+    """At a fifth of where it began; a run that is below that already is not stopped."""
+
+    class Falling(Quadratic):
+        first_step_size = 0.02
+
+    falling = Falling(alpha=1e-4, lr_lr=0.1, step_size=0.02)
+    settings = {"iterations": 60, "eval_every": 100, "checkpoint_every": 1}
+    with pytest.raises(StepSizeError, match=r"fell from 0.02 to 0.00\d+, .* step_size=0.01") as e:
+        run(tmp_path / "a", falling, **settings)
+    assert e.value.first == 0.02
+    low = begin(step_size=0.003)
+    run(tmp_path / "b", falling, initial=low, **{**settings, "iterations": 3})
 
 
 def test_the_log_has_a_line_an_iteration(tmp_path: Path) -> None:
@@ -839,7 +864,8 @@ def old_checkpoint(out: Path, origin: dict[str, object]) -> None:
 
 
 def origin_of(method: Method) -> dict[str, object]:
-    settings = to_settings(DistillConfig(), method)
+    method, config = method.completed(DistillConfig())
+    settings = to_settings(config, method)
     return {name: settings[name] for name in ("method", "optimizer", "schedule")} | {
         field.name: settings[field.name] for field in dataclasses.fields(method)
     }
@@ -861,6 +887,7 @@ def test_an_origin_of_version_0_1_is_that_of_todays_defaults(
     later = (
         "bptt_steps", "optimizer", "schedule", "discrimination_weight", "accuracies", "settled",
         "moved", "max_epochs", "batch_query", "numbers_at_a_time",
+        "lr_log_step_size",
     )  # fmt: skip
     today = origin_of(method)
     written = {name: value for name, value in today.items() if name not in later} | older

@@ -312,7 +312,10 @@ def test_a_mistake_in_the_evaluation_is_refused_before_the_first_iteration(
         (tiny.EVALUATE, mtt(batch_syn=11), "batch_syn is 11"),
     ]:
         with pytest.raises(SettingError, match=said):
-            pipeline.distill(digits, method, library, tmp_path / "run", evaluation=evaluation)
+            pipeline.distill(
+                digits, method, library, tmp_path / "run",
+                config=tiny.DISTILL, evaluation=evaluation,
+            )  # fmt: skip
         assert not (tmp_path / "run").exists()
 
 

@@ -24,7 +24,8 @@ from trajmatch.synthetic import SyntheticSet
 ITERATIONS = 24
 WORDS = (
     f"--device cpu --iterations {ITERATIONS} --syn-steps 2 --expert-epochs 1 --max-start-epoch 2 "
-    "--lr-img 10 --lr-lr 1e-6 --eval-every 8 --checkpoint-every 5 --eval-networks 1 --ema 0.5 "
+    "--optimizer sgd --lr-img 10 --lr-lr 1e-6 --step-size 0.01 --eval-every 8 "
+    "--checkpoint-every 5 --eval-networks 1 --ema 0.5 "
     "--soft-labels --batch-syn 7 "
     f"{tiny.SCORE_WORDS}"
 )

@@ -148,11 +148,12 @@ def test_ranges_share_one_budget() -> None:
         distill, method = variant.config.distill, variant.config.method
         assert isinstance(method, MTT)
         assert (method.syn_steps, method.expert_epochs) == tuple(variant.at.values())
-        assert distill.iterations * method.syn_steps == 120 * 20
-        assert distill.iterations == 2 * distill.eval_every  # as many evaluations as in the demo
+        assert distill.iterations * method.syn_steps == 160 * 20
+        assert distill.iterations == 4 * distill.eval_every  # as many evaluations as in the demo
         assert reach(variant.config) <= 5 + 4
-    assert [v.name for v in variants if v.config == DEMO] == ["N20-M2"]
-    assert "2,400 / N" in STUDIES["range"].rule(DEMO)
+    demo = distilled_with(DEMO, syn_steps=20, expert_epochs=2)
+    assert [v.name for v in variants if v.config == demo] == ["N20-M2"]
+    assert "3,200 / N" in STUDIES["range"].rule(DEMO)
     few = STUDIES["range"].variants(distilled_with(DEMO, syn_steps=1, expert_epochs=1))
     assert [v.name for v in few] == ["N1-M1", "N2-M1", "N1-M2", "N2-M2"]
 
@@ -171,18 +172,20 @@ def test_a_study_changes_what_it_is_about_and_nothing_else() -> None:
         "10-experts": {},
     }
     steps = changed("step-size")
-    assert steps["learned-0.01"] == {}
-    assert steps["fixed-0.01"] == {"distill.lr_lr": 0.0}
+    assert steps["learned-0.01"] == {"distill.step_size": 0.01}  # calibrated in the demo
+    assert steps["fixed-0.01"] == {"distill.step_size": 0.01, "distill.lr_lr": 0.0}
     # The rate on log(alpha) is lr_lr / alpha_0^2.
-    four = steps["learned-0.04"]
-    assert four["distill.lr_lr"] / four["distill.step_size"] ** 2 == pytest.approx(1e-6 / 1e-4)
+    published = distilled_with(DEMO, lr_lr=1e-6, step_size=0.01)
+    variants = {v.name: v.config.method for v in STUDIES["step-size"].variants(published)}
+    four = variants["learned-0.04"]
+    assert four.lr_lr / four.step_size**2 == pytest.approx(1e-6 / 1e-4)
     with pytest.raises(SettingError, match=r"lr_lr is 0.*give lr_lr="):
         STUDIES["step-size"].variants(distilled_with(DEMO, lr_lr=0.0))
 
 
 def test_quick_is_cheaper_in_every_way() -> None:
     quick = studies.quick(DEMO)
-    assert (quick.distill.iterations, quick.distill.eval_every) == (30, 15)
+    assert (quick.distill.iterations, quick.distill.eval_every) == (40, 10)
     assert (quick.experts.experts, quick.evaluate.n, quick.evaluate.epochs) == (5, 3, 100)
     assert quick.method == DEMO.method
 

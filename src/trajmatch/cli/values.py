@@ -41,7 +41,7 @@ def one_word(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
         placeholder = f"{word}|none" if optional else word
         read = _number(f"{wanted} or none" if optional else wanted, convert, optional)
     elif isinstance(kind, type) and issubclass(kind, NamedValue):
-        placeholder, read = "NAME", _named(kind)
+        placeholder, read = "NAME", _named(kind, optional)
     elif kind is Path:
         placeholder, read = "PATH", _path
     elif kind is str:
@@ -88,8 +88,10 @@ def _number(wanted: str, convert: Reader, optional: bool) -> Reader:
     return read
 
 
-def _named(kind: type[NamedValue]) -> Reader:
-    def read(word: str) -> NamedValue:
+def _named(kind: type[NamedValue], optional: bool) -> Reader:
+    def read(word: str) -> NamedValue | None:
+        if optional and word.lower() == "none":
+            return None
         try:
             return kind.parse(word)
         except SettingError as error:

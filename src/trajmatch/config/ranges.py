@@ -86,6 +86,7 @@ RANGES = {
     "lr_img": RATE,
     "lr_label": RATE,
     "lr_lr": WEIGHT,
+    "lr_log_step_size": Range(0, 1),
     "lr_net": RATE,
     "step_size": Range(1e-9, 10**6),  # its square divides lr_lr
     "syn_steps": FEW,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-from trajmatch.config.optimizers import SGD, Constant, OuterOptimizer, Schedule
+from trajmatch.config.optimizers import Constant, OuterOptimizer, Schedule
 from trajmatch.config.ranges import check_ranges
 from trajmatch.errors import SettingError
 from trajmatch.units import seconds_of
@@ -144,14 +144,16 @@ class DistillConfig:
     """Start from real training images, from noise, or from an existing set: its folder, or the name
     of a shipped one. The set has the same classes, size and ipc; its images are brought to this
     run's whitening, and its labels are taken where the method learns labels."""
-    optimizer: OuterOptimizer = SGD()
+    optimizer: OuterOptimizer | None = None
     """Of images, labels and step size: sgd(momentum=0.5) as published, adam(betas=(0.9, 0.999)), or
     a class of torch.optim such as AdamW(weight_decay=0.01). The rates are the method's lr_img,
-    lr_lr and lr_label."""
+    lr_log_step_size and lr_label. None: the method's own, adam(betas=(0.5, 0.9)) for mtt, sgd for
+    the others."""
     schedule: Schedule = Constant()
     """Factor on these rates: constant, cosine(end=0.0), decay(to=0.1, at=0.5)."""
-    ema: float = 0.0
-    """Decay of an exponential average of the images; the average is what is kept. 0: off."""
+    ema: float | None = None
+    """Decay of an exponential average of the images; the average is what is kept. 0: off. None: the
+    method's own, 0.95 for mtt, 0 for the others."""
     precision: Precision = "float32"
     """Of convolutions and matrix products; parameters, norms and losses stay float32."""
     compile: Compile = "auto"

@@ -31,13 +31,20 @@ def from_dict(kind: type[C], values: Mapping[str, Any], where: str = "") -> C:
         hint = hints[key]
         if get_origin(hint) is Mapping:
             arguments[key] = _tables(value, f"{where}{key}")
-        elif isinstance(hint, type) and issubclass(hint, NamedValue):
-            arguments[key] = _named(value, hint, f"{where}{key}")
+        elif (named := _family(hint)) and not (value is None and named is not hint):
+            arguments[key] = _named(value, named, f"{where}{key}")
         elif dataclasses.is_dataclass(hint) and isinstance(hint, type):
             arguments[key] = from_dict(hint, table_of(value, f"{where}{key}"), f"{where}{key}.")
         else:
             arguments[key] = _typed(value, hint, f"{where}{key}")
     return kind(**arguments)
+
+
+def _family(hint: Any) -> type[NamedValue] | None:
+    """The family of named values that a field's type is, or is beside None."""
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    found = [o for o in options if isinstance(o, type) and issubclass(o, NamedValue)]
+    return found[0] if found else None
 
 
 def _named(value: Any, hint: type[NamedValue], name: str) -> NamedValue:

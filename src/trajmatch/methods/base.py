@@ -22,7 +22,7 @@ from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
-from trajmatch.config import check_ranges, require
+from trajmatch.config import SGD, DistillConfig, OuterOptimizer, check_ranges, require
 from trajmatch.data.augment import Augmentation
 from trajmatch.data.canvas import CropSampler
 from trajmatch.errors import SettingError
@@ -85,6 +85,12 @@ class Method(ABC):
     """Whether labels are learned for real images that stay as they are."""
     normalized: ClassVar[bool] = False
     """Whether a loss above `skip_loss` says that the update would do harm."""
+    default_optimizer: ClassVar[OuterOptimizer] = SGD()
+    """The outer optimizer where none is given; the default rates are meant for it."""
+    default_ema: ClassVar[float] = 0.0
+    """The decay of the average of the images where none is given."""
+    calibrates: ClassVar[tuple[str, ...]] = ()
+    """Settings that `calibrated` finds where they are None."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -148,6 +154,23 @@ class Method(ABC):
     def canvas_for(self, height: int, width: int) -> Canvas | None:
         """The canvases to learn for a network of that input size; None: plain images."""
         return None
+
+    def completed(self, config: DistillConfig) -> tuple[Method, DistillConfig]:
+        """This method and the outer loop's settings, with the method's own optimizer and ema where
+        none are given. Raises SettingError where rates and optimizer do not fit each other."""
+        optimizer = self.default_optimizer if config.optimizer is None else config.optimizer
+        ema = self.default_ema if config.ema is None else config.ema
+        return self, dataclasses.replace(config, optimizer=optimizer, ema=ema)
+
+    def assumed(self) -> Method:
+        """This method with customary values where it calibrates them: for estimates of cost, before
+        there are experts."""
+        return self
+
+    def calibrated(self, problem: Problem, parameters: SyntheticParameters) -> Method:
+        """This method with what was left to be calibrated from the data and the experts; itself
+        where nothing was. Numbers and reasons go into `problem.resolved`."""
+        return self
 
     def scaled_down(self, images: int) -> tuple[Method, float]:
         """A method whose iteration on `images` synthetic images does a part of this one's work, and

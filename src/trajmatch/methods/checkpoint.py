@@ -19,6 +19,7 @@ _FIXED_IN_0_1 = {
     "optimizer": "sgd",
     "schedule": "constant",
     "inner": "sgd",
+    "lr_log_step_size": 0.02,
     "discrimination_weight": 0.01,
     "accuracies": 10,
     "settled": 0.04,

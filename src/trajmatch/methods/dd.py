@@ -31,6 +31,12 @@ class RealLoss(UnrolledMethod):
 
     objective: ClassVar[str] = "cross-entropy of real images after the unroll"
 
+    syn_steps: int = 50
+    """N: student steps on the synthetic images per iteration."""
+    step_size: float = 0.01
+    """alpha_0: the student's learning rate at the start; learned as log(alpha)."""
+    lr_lr: float = 1e-7
+    """Learning rate of the step size in the published unit; lr_lr / step_size^2 on its log."""
     batch_real: int = 256
     """Real images per iteration, of all classes together."""
     bptt_steps: int | None = None

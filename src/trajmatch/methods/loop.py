@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from trajmatch.errors import SettingError
+from trajmatch.methods.base import Method
 from trajmatch.methods.state import (
     Distillation,
     Outcome,
@@ -36,9 +37,15 @@ from trajmatch.storage.files import save_tensors
 from trajmatch.storage.folder import claim
 from trajmatch.storage.jsonl import sound_lines
 from trajmatch.synthetic import SyntheticSet
+from trajmatch.units import number
 
 SNAPSHOTS = 40
+NO_LIMIT = 1e12
+"""A `skip_loss` that only a loss that is not finite exceeds."""
 SKIPS_IN_A_ROW = 50
+COLLAPSED = 5
+"""A step size this many times below where it began moves the student so little that the loss stays
+near 1 whatever the images are."""
 
 
 def run_loop(run: Distillation, out: Path, *, progress: Progress = SILENT) -> Outcome:
@@ -59,7 +66,7 @@ def _run(run: Distillation, out: Path, progress: Progress) -> Outcome:
     if resumed is not None:
         restore_best(run, resumed, out)
     log = JsonlTracker(out / "log.jsonl", drop=superseded(run, resumed))
-    state = resumed or State.begin(run.initial, run.config)
+    state = resumed or State.begin(run.initial, run.optimizer)
     with contextlib.closing(log), postponed():
         if resumed is not None:
             progress.update("distill", state.iteration, run.config.iterations)
@@ -87,10 +94,11 @@ def _iterations(
 ) -> None:
     """What is left of the iterations."""
     config = run.config
-    stride = -(-config.iterations // SNAPSHOTS)
+    stride, before = -(-config.iterations // SNAPSHOTS), None
     while state.iteration < config.iterations:
         began = time.perf_counter()
         values = iterate(run, state)
+        before = _require_step_size(run, before, values)
         state.seconds += time.perf_counter() - began
         log.log(state.iteration, {**values, "seconds": time.perf_counter() - began})
         if run.problem.notes:
@@ -118,7 +126,7 @@ def iterate(run: Distillation, state: State) -> dict[str, float]:
     factor = config.schedule.factor(state.iteration, config.iterations)
     rates = {name: factor * rate for name, rate in method.rates.items()}
     before = state.parameters.tensors()
-    after, optimizer = config.optimizer.step(before, gradients, rates, state.optimizer)
+    after, optimizer = run.optimizer.step(before, gradients, rates, state.optimizer)
     finite = torch.stack([t.isfinite().all() for t in [*after.values(), estimate.loss]]).all()
     numbers = torch.stack(
         [
@@ -132,10 +140,10 @@ def iterate(run: Distillation, state: State) -> dict[str, float]:
     if "log_step_size" not in gradients:  # not learned
         del values["step_size"]
     state.iteration += 1
-    limit = getattr(method, "skip_loss", 1.0)
+    limit = skip_limit(method)
     if not values.pop("finite"):
         # Back to where this iteration began, without the optimizer state that led out.
-        state.optimizer = config.optimizer.start(before)
+        state.optimizer = run.optimizer.start(before)
         _skip(run, state, values, limit)
     elif method.normalized and state.armed and values["loss"] > limit:
         _skip(run, state, values, limit)
@@ -150,6 +158,37 @@ def iterate(run: Distillation, state: State) -> dict[str, float]:
     return values
 
 
+class StepSizeError(SettingError):
+    """The learned step size has collapsed."""
+
+    first: float = 0.0
+    """Where it began."""
+
+
+def _require_step_size(
+    run: Distillation, before: float | None, values: dict[str, float]
+) -> float | None:
+    """The step size of an iteration. Raises StepSizeError where it has collapsed since the one
+    before; None: the first iteration of a call, which may go on with a run of version 0.1."""
+    first = run.method.first_step_size
+    step_size, limit = values.get("step_size"), first / COLLAPSED
+    if step_size is None or before is None or not step_size <= limit < before:
+        return step_size
+    error = StepSizeError(
+        f"the step size fell from {number(first)} to {number(step_size)}, where the student hardly "
+        f"moves, and the images learn little; start again with --step-size={number(first / 2, 2)}, "
+        "fewer --syn-steps, or a smaller rate of the step size"
+    )
+    error.first = first
+    raise error
+
+
+def skip_limit(method: Method) -> float:
+    """The loss above which an update of a `normalized` method is skipped."""
+    limit = getattr(method, "skip_loss", None)
+    return 1.0 if limit is None else float(limit)
+
+
 def _skip(run: Distillation, state: State, values: dict[str, float], limit: float) -> None:
     values["skipped"] = 1.0
     state.skipped_in_a_row += 1
@@ -159,11 +198,13 @@ def _skip(run: Distillation, state: State, values: dict[str, float], limit: floa
     rate = getattr(run.method, "lr_img", None)
     lower = [f"--lr-img (now {rate:g})"] if rate is not None else []
     mend = " or ".join(lower + (["--step-size"] if step else []))
+    limited, higher = f"skip_loss {limit:g}", ", or a higher --skip-loss"
+    if limit >= NO_LIMIT:
+        limited, higher = "not finite", ""
     raise SettingError(
         f"{SKIPS_IN_A_ROW} updates in a row were skipped, the last at iteration "
-        f"{state.iteration} with loss {values['loss']:.3g} (skip_loss {limit:g}"
-        f"{step}): the run has diverged; start again with a lower {mend}, or a higher "
-        "--skip-loss"
+        f"{state.iteration} with loss {values['loss']:.3g} ({limited}{step}): the run has "
+        f"diverged; start again with a lower {mend}{higher}"
     )
 
 
@@ -207,8 +248,9 @@ def _say_skipped(run: Distillation, state: State, out: Path, progress: Progress)
     lines = sound_lines(out / "log.jsonl")
     count = sum(bool(line.get("skipped")) for line in lines if "step" in line)
     if count:
-        limit = getattr(run.method, "skip_loss", 1.0)
-        reason = f"loss above {limit:g}, or not finite" if run.method.normalized else "not finite"
+        limit = skip_limit(run.method)
+        limited = run.method.normalized and limit < NO_LIMIT
+        reason = f"loss above {limit:g}, or not finite" if limited else "not finite"
         progress.message(f"{count:,} of {state.iteration:,} updates were skipped ({reason})")
 
 

@@ -9,19 +9,24 @@ from typing import ClassVar
 
 import torch
 
-from trajmatch.config import require
+from trajmatch.config import SGD, Adam, DistillConfig, OuterOptimizer, require
 from trajmatch.data.canvas import CropSampler
 from trajmatch.data.whiten import WHITENINGS
 from trajmatch.errors import SettingError
 from trajmatch.experts import ExpertLibrary
 from trajmatch.methods.base import Canvas, Conditions
+from trajmatch.methods.calibration import calibrate
+from trajmatch.methods.loop import NO_LIMIT
 from trajmatch.methods.parameters import SyntheticParameters
 from trajmatch.methods.problem import Problem
 from trajmatch.methods.unrolled import SoftLabels, UnrolledMethod
 from trajmatch.networks.base import height_width
 from trajmatch.rng import stream
 from trajmatch.types import Tensor
-from trajmatch.unroll import OuterLoss, SegmentDistance
+from trajmatch.unroll import SegmentDistance
+
+MOST_BY_ADAM = 1.0
+"""A higher rate of the pixels is refused where Adam is taken because no optimizer is given."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,11 +38,12 @@ class MTT(SoftLabels, UnrolledMethod):
     to the expert's parameters M epochs later, divided by the squared length of the expert's own
     segment.
 
-    Defaults are the authors' for CIFAR-10 at one image per class; `trajmatch recipes` has the
-    others.
+    N, M, T+ and alpha_0 are calibrated from the experts where they are None (`calibration`), and
+    the rates are relative: of whitened pixels, and of the step size itself, for Adam. The authors'
+    settings, for SGD, are in their recipes (`trajmatch recipes`).
 
-        >>> MTT(syn_steps=20).expert_epochs
-        2
+        >>> MTT(syn_steps=20).expert_epochs is None  # calibrated when distillation begins
+        True
     """
 
     name: ClassVar[str] = "mtt"
@@ -49,15 +55,36 @@ class MTT(SoftLabels, UnrolledMethod):
     )
     needs_experts: ClassVar[bool] = True
     normalized: ClassVar[bool] = True
+    default_optimizer: ClassVar[OuterOptimizer] = Adam(betas=(0.5, 0.9))
+    default_ema: ClassVar[float] = 0.95
+    calibrates: ClassVar[tuple[str, ...]] = (
+        "syn_steps",
+        "expert_epochs",
+        "max_start_epoch",
+        "step_size",
+    )
 
-    expert_epochs: int = 2
-    """M: how many expert epochs the N steps should reach."""
-    max_start_epoch: int = 2
-    """T+: segments start at an epoch in {0, ..., T+ - 1}."""
-    lr_img: float = 100.0
-    """Learning rate of the pixels, in whitened units."""
-    skip_loss: float = 1.0
-    """Skip an update whose loss exceeds this: the student ended farther away than it began."""
+    syn_steps: int | None = None
+    """N: student steps on the synthetic images per iteration. None: calibrated from the experts."""
+    expert_epochs: int | None = None
+    """M: how many expert epochs the N steps should reach. None: calibrated."""
+    max_start_epoch: int | None = None
+    """T+: segments start at an epoch in {0, ..., T+ - 1}. None: calibrated."""
+    step_size: float | None = None
+    """alpha_0: the student's learning rate at the start; learned as log(alpha). None: calibrated by
+    a line search on the first images."""
+    lr_img: float = 0.03
+    """Learning rate of the pixels, in whitened units: with Adam about how far a pixel moves an
+    iteration. Published rates (100 and more) are for --optimizer sgd."""
+    lr_log_step_size: float = 0.02
+    """Learning rate of log(step size): with Adam about its relative change an iteration."""
+    lr_lr: float | None = None
+    """In its place, for SGD: the rate of the step size in the published unit; lr_lr / step_size^2
+    on its log. 0: the step size stays as it is."""
+    skip_loss: float | None = None
+    """Skip an update whose loss exceeds this: the student ended farther away than it began. None: 1
+    as published with SGD; with others, whose steps no large gradient lengthens, only updates that
+    are not finite are skipped."""
     texture: bool = False
     """Learn canvases that wrap around, trained on in crops: tiles without seams, drawn in
     OUT/best/textures (Cazenavette et al., CVPR Workshops 2022). Best with --init noise."""
@@ -75,8 +102,57 @@ class MTT(SoftLabels, UnrolledMethod):
 
     @property
     def last_epoch(self) -> int:
-        """The last expert epoch that a segment can end at."""
-        return self.max_start_epoch - 1 + self.expert_epochs
+        """The last expert epoch that a segment can end at; what is calibrated counts as 1."""
+        return (self.max_start_epoch or 1) - 1 + (self.expert_epochs or 1)
+
+    @property
+    def segment(self) -> tuple[int, int]:
+        """M and T+. Raises SettingError before they are calibrated."""
+        if self.expert_epochs is None or self.max_start_epoch is None:
+            raise SettingError(
+                "expert_epochs and max_start_epoch are not calibrated yet; use "
+                "MTT.calibrated, or give them"
+            )
+        return self.expert_epochs, self.max_start_epoch
+
+    @property
+    def rates(self) -> dict[str, float]:
+        rate = self.lr_log_step_size
+        if self.lr_lr is not None:
+            rate = self.lr_lr / self.first_step_size**2
+        return {**super().rates, "log_step_size": rate}
+
+    def completed(self, config: DistillConfig) -> tuple[MTT, DistillConfig]:
+        _, loop = super().completed(config)
+        if config.optimizer is None and self.lr_img > MOST_BY_ADAM:
+            raise SettingError(
+                f"lr_img is {self.lr_img:g} and the outer optimizer is adam, which moves every "
+                f"pixel by about that much, in whitened units, at each iteration; use "
+                f"--lr-img=0.03, or --optimizer=sgd for which published rates are meant"
+            )
+        if isinstance(loop.optimizer, SGD) and self.lr_img == MTT.lr_img:
+            raise SettingError(
+                f"lr_img is {self.lr_img:g}, which is meant for adam, and the outer optimizer is "
+                f"{loop.optimizer}; give --lr-img too (published: 100 and more), or leave "
+                "--optimizer out"
+            )
+        limit = self.skip_loss
+        if limit is None:
+            limit = 1.0 if isinstance(loop.optimizer, SGD) else NO_LIMIT
+        return dataclasses.replace(self, skip_loss=limit), loop
+
+    def assumed(self) -> MTT:
+        """With what calibration gives most often."""
+        return dataclasses.replace(
+            self,
+            syn_steps=self.student_steps,
+            expert_epochs=self.expert_epochs or 2,
+            max_start_epoch=self.max_start_epoch or 2,
+            step_size=self.first_step_size,
+        )
+
+    def calibrated(self, problem: Problem, parameters: SyntheticParameters) -> MTT:
+        return calibrate(self, problem, parameters)
 
     def check(self, conditions: Conditions) -> None:
         super().check(conditions)
@@ -91,7 +167,7 @@ class MTT(SoftLabels, UnrolledMethod):
 
     def outer_problem(
         self, problem: Problem, parameters: SyntheticParameters, iteration: int, number: int
-    ) -> tuple[Tensor, OuterLoss]:
+    ) -> tuple[Tensor, SegmentDistance]:
         reader = problem.cached(
             ("segments", self), lambda: SegmentReader(self, problem.experts, problem.seed)
         )
@@ -108,13 +184,14 @@ class MTT(SoftLabels, UnrolledMethod):
 
     def _check_epochs(self, epochs: int) -> None:
         needed = self.last_epoch
+        length, starts = self.expert_epochs or 1, self.max_start_epoch or 1
         if epochs >= needed:
             return
-        fits = epochs - self.expert_epochs + 1
+        fits = epochs - length + 1
         mend = f"use --max-start-epoch {fits}" if fits >= 1 else f"train with --epochs {needed}"
         raise SettingError(
-            f"segments reach epoch {needed} (max_start_epoch {self.max_start_epoch} - 1 + "
-            f"expert_epochs {self.expert_epochs}) and these experts have {epochs}; "
+            f"segments reach epoch {needed} (max_start_epoch {starts} - 1 + "
+            f"expert_epochs {length}) and these experts have {epochs}; "
             f"{mend}" + (f" or train experts with --epochs {needed}" if fits >= 1 else "")
         )
 
@@ -164,7 +241,7 @@ class SegmentReader:
 
     def _begin(self, iteration: int, number: int) -> Future[tuple[Tensor, Tensor]]:
         expert, epoch = _draw_segment(self.method, self.library, self.seed, iteration, number)
-        length, out = self.method.expert_epochs, next(self._buffers)
+        length, out = self.method.segment[0], next(self._buffers)
         return self._reader.submit(self.library.segment, expert, epoch, length, out)
 
 
@@ -173,5 +250,5 @@ def _draw_segment(
 ) -> tuple[int, int]:
     draw = stream(seed, "distill", "segment", iteration, number)
     expert = int(torch.randint(len(library.experts), (), generator=draw))
-    epoch = int(torch.randint(method.max_start_epoch, (), generator=draw))
+    epoch = int(torch.randint(method.segment[1], (), generator=draw))
     return library.experts[expert], epoch

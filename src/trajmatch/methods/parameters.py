@@ -6,6 +6,7 @@ back to.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, replace
 
@@ -45,6 +46,11 @@ class SyntheticParameters:
             logits = ((1 - SMOOTHING) * one_hot + SMOOTHING / soft).log()
         log_step_size = torch.tensor(math.log(step_size), dtype=images.dtype, device=images.device)
         return SyntheticParameters(images, classes, log_step_size, logits)
+
+    def stepping(self, step_size: float) -> SyntheticParameters:
+        """With another step size."""
+        log = torch.full_like(self.log_step_size, math.log(step_size))
+        return dataclasses.replace(self, log_step_size=log)
 
     @property
     def step_size(self) -> Float[Tensor, ""]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trajmatch.config import DistillConfig
+from trajmatch.config import DistillConfig, OuterOptimizer
 from trajmatch.errors import DataError, FileFormatError, MismatchError
 from trajmatch.evaluation import Score
 from trajmatch.methods.base import Method
@@ -32,6 +32,11 @@ class Distillation:
     """Its score on validation data."""
     origin: Mapping[str, Any]
     """All that determines the numbers; a checkpoint of another origin is refused."""
+
+    @property
+    def optimizer(self) -> OuterOptimizer:
+        """The outer optimizer, the method's own where none is given."""
+        return self.config.optimizer or self.method.default_optimizer
 
 
 @dataclass
@@ -61,8 +66,8 @@ class State:
     checkpoint that was saved when a validation was interrupted."""
 
     @staticmethod
-    def begin(parameters: SyntheticParameters, config: DistillConfig) -> State:
-        return State(parameters, config.optimizer.start(parameters.tensors()), parameters.images)
+    def begin(parameters: SyntheticParameters, optimizer: OuterOptimizer) -> State:
+        return State(parameters, optimizer.start(parameters.tensors()), parameters.images)
 
     def averaged(self) -> SyntheticParameters:
         """The parameters with the average of the images."""
@@ -141,13 +146,16 @@ def resumed_state(run: Distillation, out: Path) -> State | None:
 
     A run that goes on beyond where it ended is without the validation that was due only there.
     """
-    fresh = State.begin(run.initial, run.config)
+    fresh = State.begin(run.initial, run.optimizer)
     found = Checkpoint.load(out, fresh.parameters.tensors(), run.origin)
     if found is None:
         return None
     run.problem.resolved.update(found.values["resolved"])
     run.problem.state.update(found.state)
-    ended = found.values["iteration"] >= run.config.iterations
+    done = int(found.values["iteration"])
+    ended = done >= run.config.iterations
+    # A longer run was cut short here: the newest set is validated where a run ends.
+    unvalidated = ended and not is_due(run.config, done) and found.values.get("final") == {}
     return State(
         parameters=fresh.parameters.with_tensors(found.parameters),
         optimizer=found.optimizer,
@@ -160,7 +168,7 @@ def resumed_state(run: Distillation, out: Path) -> State | None:
         final=found.values.get("final", {}) if ended else {},
         written=found.values.get("written", []),
         seconds=found.values["seconds"],
-        validated=found.values.get("validated", True),
+        validated=found.values.get("validated", True) and not unvalidated,
     )
 
 

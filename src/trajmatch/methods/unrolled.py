@@ -28,6 +28,8 @@ from trajmatch.unroll.unroll import unroll
 Gradient = Literal["auto", "stored", "reverse", "tesla"]
 InitialLabels = Literal["one-hot", "experts"]
 
+ASSUMED_STEPS, ASSUMED_STEP_SIZE = 20, 0.01
+"""What estimates assume of a method whose steps are calibrated when it begins."""
 STEP_FLOP = 12
 """A student step and its reverse, in convolution passes of one image."""
 LEAST_BATCH = 10
@@ -46,13 +48,13 @@ class UnrolledMethod(Method):
 
     learns_step_size: ClassVar[bool] = True
 
-    syn_steps: int = 50
+    syn_steps: int | None = 50
     """N: student steps on the synthetic images per iteration."""
     batch_syn: int | None = None
     """Synthetic images (of a texture: canvases) per student step. None: all of them."""
-    step_size: float = 0.01
+    step_size: float | None = 0.01
     """alpha_0: the student's learning rate at the start; learned as log(alpha)."""
-    lr_lr: float = 1e-7
+    lr_lr: float | None = 1e-7
     """Learning rate of the step size in the published unit; lr_lr / step_size^2 on its log."""
     augment: str | None = DSA_STRATEGY
     """DSA strategy inside the unroll, or none. Without flip for letters, digits and signs."""
@@ -73,7 +75,12 @@ class UnrolledMethod(Method):
 
     def steps(self, problem: Problem, iteration: int, number: int) -> int:
         """Student steps of unroll `number` of an iteration."""
-        return self.syn_steps
+        return self.student_steps
+
+    @property
+    def student_steps(self) -> int:
+        """`syn_steps`; before it is calibrated what estimates of cost assume."""
+        return ASSUMED_STEPS if self.syn_steps is None else self.syn_steps
 
     @property
     def differentiated_steps(self) -> int | None:
@@ -82,13 +89,13 @@ class UnrolledMethod(Method):
 
     @property
     def first_step_size(self) -> float:
-        return self.step_size
+        return ASSUMED_STEP_SIZE if self.step_size is None else self.step_size
 
     @property
     def rates(self) -> dict[str, float]:
         # lr_lr is published for SGD on alpha itself; to first order a step of lr_lr / alpha_0^2 on
         # log(alpha) is the same step, and it cannot make alpha negative.
-        return {**super().rates, "log_step_size": self.lr_lr / self.step_size**2}
+        return {**super().rates, "log_step_size": (self.lr_lr or 0.0) / self.first_step_size**2}
 
     def check(self, conditions: Conditions) -> None:
         super().check(conditions)
@@ -169,9 +176,9 @@ class UnrolledMethod(Method):
         images a step."""
         if self.segments > 1:
             return dataclasses.replace(self, segments=1), float(self.segments)
-        if self.syn_steps > 1 and self.differentiated_steps is None:
-            steps = -(-self.syn_steps // 2)
-            return dataclasses.replace(self, syn_steps=steps), self.syn_steps / steps
+        if self.student_steps > 1 and self.differentiated_steps is None:
+            steps = -(-self.student_steps // 2)
+            return dataclasses.replace(self, syn_steps=steps), self.student_steps / steps
         batch = min(self.batch_syn or images, images)
         if batch > LEAST_BATCH:
             half = -(-batch // 2)
@@ -182,7 +189,7 @@ class UnrolledMethod(Method):
         """The parameters before each step that is differentiated, and the crops of a step."""
         needs = super().memory_needs(spec, images)
         if self.gradient != "tesla":
-            steps = self.differentiated_steps or self.syn_steps
+            steps = self.differentiated_steps or self.student_steps
             vectors = 4 * steps * spec.parameters()
             needs.append(Need(f"the parameters at {steps} steps", vectors, "syn_steps or width"))
         height, width = height_width(spec.size)
@@ -211,7 +218,7 @@ class UnrolledMethod(Method):
     def work(self, module: Network, iterations: int, batch: int, device: torch.device) -> Work:
         """What so many iterations compute, with `batch` images a step, forward and back."""
         micro_batch = micro_batch_size(module, module.image_shape, device)
-        steps = iterations * self.segments * self.syn_steps
+        steps = iterations * self.segments * self.student_steps
         calls = 3 * steps * -(-batch // (micro_batch or batch))
         return Work(calls, STEP_FLOP * steps * batch * forward_flop(module, module.image_shape))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
 from trajmatch.errors import MismatchError
 from trajmatch.experts import ExpertLibrary
 from trajmatch.experts.library import numbers_in, ranges
+from trajmatch.methods import Method
 from trajmatch.methods.checkpoint import checkpoint_values
 from trajmatch.runtime.progress import Progress
 from trajmatch.runtime.resources import Resources
@@ -25,6 +27,17 @@ def as_begun(library: ExpertLibrary, out: Path) -> ExpertLibrary:
     if library.restricted or match is None or match[3] != library.digest:
         return library
     return library.only(numbers_in(match[2]) if match[2] else list(range(int(match[1]))))
+
+
+def as_calibrated(method: Method, out: Path) -> Method:
+    """The method with the values that the run in `out` began with, where it leaves them to be
+    calibrated; as it is where there is no run."""
+    values = checkpoint_values(out)
+    if values is None or values["origin"].get("method") != method.name:
+        return method
+    left = [name for name in method.calibrates if getattr(method, name) is None]
+    begun = {name: values["origin"][name] for name in left if name in values["origin"]}
+    return dataclasses.replace(method, **begun)
 
 
 def experts_words(library: ExpertLibrary) -> str:

@@ -24,6 +24,7 @@ from trajmatch.methods import (
     SyntheticParameters,
     run_loop,
 )
+from trajmatch.methods.calibration import calibration_words
 from trajmatch.networks import Network, NetworkSpec
 from trajmatch.networks.spec import network_for
 from trajmatch.pipeline.checks import (
@@ -34,7 +35,13 @@ from trajmatch.pipeline.checks import (
     require_validation,
     starting_set,
 )
-from trajmatch.pipeline.continuation import as_begun, experts_words, say_experts, threads_of
+from trajmatch.pipeline.continuation import (
+    as_begun,
+    as_calibrated,
+    experts_words,
+    say_experts,
+    threads_of,
+)
 from trajmatch.pipeline.initial import initial_parameters, recorded_settings
 from trajmatch.pipeline.memory_needs import distill_needs
 from trajmatch.rng import derive, stream
@@ -102,6 +109,8 @@ def distill(
     """
     out = Path(out)
     with claim(out, "distill"):
+        method, config = method.completed(config)
+        method = as_calibrated(method, out)
         start = starting_set(config, method, data, out)
         experts = _opened(experts, data)
         _require_sound(data, method, experts, config, evaluation, resources)
@@ -113,9 +122,23 @@ def distill(
         problem.resolved["threads"] = threads
         with limited_threads(threads), shown_or(progress) as observer:
             say_experts(problem.library, experts, observer)
+            method, initial = _calibrated(problem, method, initial, observer)
             settings = recorded_settings(config, method, start)
             run = _prepared(problem, method, config, settings, evaluation, initial)
             return run_loop(run, out, progress=observer)
+
+
+def _calibrated(
+    problem: Problem, method: Method, initial: SyntheticParameters, progress: Progress
+) -> tuple[Method, SyntheticParameters]:
+    """The method with what is left to the experts, and the parameters that it begins with."""
+    if method.labels_from_experts:
+        logits = problem.teacher_logits(initial.images)
+        initial = dataclasses.replace(initial, label_logits=logits)
+    calibrated = method.calibrated(problem, initial.to(problem.device))
+    for line in calibration_words(problem.resolved.get("calibration", {})):
+        progress.message(line)
+    return calibrated, initial.stepping(calibrated.first_step_size)
 
 
 def _prepared(
@@ -127,9 +150,6 @@ def _prepared(
     initial: SyntheticParameters,
 ) -> Distillation:
     """The run. settings: as sets and checkpoints record them."""
-    if method.labels_from_experts:
-        logits = problem.teacher_logits(initial.images)
-        initial = dataclasses.replace(initial, label_logits=logits)
     package = _Package(problem, method, settings, initial)
     few = dataclasses.replace(evaluation, n=config.eval_networks)
     decided = _decided(few, config, package(initial, 0), problem.spec)

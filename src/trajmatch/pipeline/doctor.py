@@ -173,7 +173,7 @@ def _step_size_fell(evidence: Evidence) -> Finding | None:
         f"the step size fell from {number(sizes[0])} to {number(sizes[-1])}, where the student "
         "hardly moves",
         f"begin lower, with --step-size {number(sizes[0] / 2, 2)}, or keep it in place with a "
-        "smaller --lr-lr",
+        "smaller rate (--lr-log-step-size, or --lr-lr)",
     )
 
 
@@ -237,7 +237,8 @@ def _still_rising(evidence: Evidence) -> Finding | None:
         "still-rising",
         f"validation accuracy was still rising, from {percent(before)} to {percent(last.mean)} % "
         f"at iteration {last.step:,}",
-        "the same command with more --iterations continues from there",
+        "the same command with more --iterations continues from there; a run within a budget is "
+        "longer with a larger --budget and another --out",
     )
 
 

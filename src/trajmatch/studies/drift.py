@@ -54,14 +54,14 @@ def drift(subject: Subject) -> list[Row]:
     library, config = subject.library, segments_of(subject.config)
     _require_fit(subject)
     starts = _starts(subject.config)
-    longest = min(library.epochs - starts[-1], LONGEST * config.expert_epochs)
+    longest = min(library.epochs - starts[-1], LONGEST * config.segment[0])
     if longest < 1:
         raise SettingError(
             f"segments start at up to epoch {starts[-1]} and the experts have {library.epochs} "
             f"epochs; use --max-start-epoch {library.epochs} or less"
         )
     stretches = [2**i for i in range(longest.bit_length()) if 2**i <= longest]
-    steps = math.ceil(STRETCH * config.syn_steps * stretches[-1] / config.expert_epochs)
+    steps = math.ceil(STRETCH * config.student_steps * stretches[-1] / config.segment[0])
     # A library's only expert is measured on where sets were distilled elsewhere.
     experts = library.experts[subject.config.experts.experts :] or library.experts
     nearest = [
@@ -130,7 +130,7 @@ def _squared(
 
 def _step_size(subject: Subject) -> float:
     """The set's own, or for a set without one what the distillation begins with."""
-    return subject.distilled.step_size or segments_of(subject.config).step_size
+    return subject.distilled.step_size or segments_of(subject.config).first_step_size
 
 
 def _require_fit(subject: Subject) -> None:
@@ -204,7 +204,7 @@ def _name_of(folder: Path) -> str:
 
 def _without_test_experts(base: Recipe) -> Recipe:
     """Matching the experts that are not held out; those of the study's own are long enough."""
-    count, longest = base.experts.experts, LONGEST * segments_of(base).expert_epochs
+    count, longest = base.experts.experts, LONGEST * segments_of(base).segment[0]
     return trained_with(
         base,
         experts=max(1, count - min(TEST_SHARE, math.ceil(count / TEST_SHARE))),
@@ -213,12 +213,14 @@ def _without_test_experts(base: Recipe) -> Recipe:
 
 
 def segments_of(config: Recipe) -> MTT:
-    """The settings of the segments that drift is measured on: the recipe's mtt."""
-    return config.method if isinstance(config.method, MTT) else MTT()
+    """The settings of the segments that drift is measured on: the recipe's mtt, and the authors'
+    where that leaves them to be calibrated."""
+    method = config.method if isinstance(config.method, MTT) else MTT()
+    return method.assumed()
 
 
 def _starts(config: Recipe) -> range:
-    last = segments_of(config).max_start_epoch
+    last = segments_of(config).segment[1]
     return range(0, last, math.ceil(last / STARTS))
 
 
@@ -227,8 +229,8 @@ def rule(base: Recipe) -> str:
     method = segments_of(base)
     return (
         "A student starts from an expert's parameters after t epochs and trains on the set alone "
-        f"(plain SGD at the set's own step size, {method.step_size:g} for a set without one, up "
-        f"to {STRETCH * method.syn_steps / method.expert_epochs:g} steps for each epoch of the "
+        f"(plain SGD at the set's own step size, {method.first_step_size:g} for a set without one, "
+        f"up to {STRETCH * method.student_steps / method.segment[0]:g} steps for each epoch of the "
         "longest Δt). Drawn is the squared distance to the expert's parameters Δt epochs later, at "
         "the student's nearest step, divided by the squared distance between the expert's two: 1 "
         "is never nearer than at the start, 0 is there. Over t from 0 to "

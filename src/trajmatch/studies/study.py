@@ -97,8 +97,9 @@ def distilled_with(base: Recipe, **changes: Any) -> Recipe:
 
 
 def setting(base: Recipe, name: str) -> Any:
-    """A setting of the base's method or outer loop. Raises SettingError where there is none."""
-    for part in (base.method, base.distill):
+    """A setting of the base's method or outer loop, a customary one where it is calibrated. Raises
+    SettingError where there is none."""
+    for part in (base.method.assumed(), base.distill):
         if hasattr(part, name):
             return getattr(part, name)
     raise SettingError(

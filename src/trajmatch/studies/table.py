@@ -47,11 +47,12 @@ def _step_sizes(base: Recipe) -> list[Variant]:
     first, rate_lr = setting(base, "step_size"), setting(base, "lr_lr")
     if rate_lr == 0:
         raise SettingError("lr_lr is 0, so the step size would be fixed throughout; give --lr-lr")
+    # On log(alpha) the rate is lr_lr / alpha_0^2 (a factor keeps it), or lr_log_step_size.
     variants = []
     for factor in STEP_SIZES:
         alpha = first * factor
-        # On log(alpha) the rate is lr_lr / alpha_0^2: this keeps it.
-        for name, rate in (("learned", rate_lr * factor**2), ("fixed", 0.0)):
+        learned = None if rate_lr is None else rate_lr * factor**2
+        for name, rate in (("learned", learned), ("fixed", 0.0)):
             config = distilled_with(base, step_size=alpha, lr_lr=rate)
             place = {"start": alpha, "step_size": name}
             variants.append(Variant(f"{name}-{alpha:g}", config, place))

@@ -74,6 +74,10 @@ class Done:
         return cls(experts, checkpoint_iteration(out), _networks(out, recipe), Room.of(out))
 
 
+_OPEN = {"optimizer", "ema", "skip_loss", "lr_log_step_size"}
+"""Settings that a recipe may leave to the method, or that version 0.1 lacked."""
+
+
 def _networks(out: Path, recipe: Recipe) -> int:
     """Networks that have tested each set; 0 for a run that has not ended, or of other settings."""
     try:
@@ -83,7 +87,12 @@ def _networks(out: Path, recipe: Recipe) -> int:
         if not any(score["split"] == "test" for score in result["scores"]):
             return 0
         before, now = result["settings"], jsonable(recipe.to_dict())
-        if _determining(before, recipe.method) != _determining(now, recipe.method):
+        begun, wanted = (_determining(one, recipe.method) for one in (before, now))
+        for name in _OPEN | {*recipe.method.calibrates}:
+            if wanted["distill"].get(name) is None or name not in before["distill"]:
+                for table in (begun["distill"], wanted["distill"]):
+                    table.pop(name, None)
+        if begun != wanted:
             return 0
         return int(before["evaluate"]["n"])
     except (LookupError, TypeError, ValueError, AttributeError):  # damaged, or of other settings

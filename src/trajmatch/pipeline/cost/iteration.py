@@ -58,13 +58,13 @@ class Part:
         """Student steps that are differentiated; 0 for a method that unrolls no student."""
         if not isinstance(self.method, UnrolledMethod):
             return 0
-        return self.method.differentiated_steps or self.method.syn_steps
+        return self.method.differentiated_steps or self.method.student_steps
 
     @property
     def loop(self) -> tuple[int, ...]:
         """Unrolls and their steps; empty for a method that unrolls no student."""
         method = self.method
-        return (method.segments, method.syn_steps) if isinstance(method, UnrolledMethod) else ()
+        return (method.segments, method.student_steps) if isinstance(method, UnrolledMethod) else ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,8 @@ def measure_iteration(
     `LIMIT_SECONDS`; what is left out is extrapolated.
     """
     config, device = recipe.distill, resources.torch_device
-    parts = parts_of(recipe.method, config.ipc, spec.classes)
+    method = recipe.method.assumed()
+    parts = parts_of(method, config.ipc, spec.classes)
     of_class = max(1, shape.train // shape.classes)
 
     def begun(part: Part) -> tuple[NoiseProblem, SyntheticParameters]:
@@ -117,7 +118,7 @@ def measure_iteration(
         return problem, problem.parameters(part.method, config.ipc)
 
     full = begun(parts[-1])
-    threads = resources.threads or recipe.method.threads(*full)
+    threads = resources.threads or method.threads(*full)
     saved = Saved.of(parts[-1], *full)
     seconds: list[tuple[float, float]] = []
     peaks: list[tuple[Part, int]] = []
@@ -131,7 +132,7 @@ def measure_iteration(
         seconds.append((part.share, one))
         peaks.append((part, peak))
     share = peaks[-1][0].share
-    words = f"{recipe.method.name}'s own, timed on noise"
+    words = f"{method.name}'s own, timed on noise"
     words += f", {100 * share:.2g} % of one" if share < 0.999 else ""
     if saved.steps:
         words += (

@@ -20,9 +20,9 @@ _CENTERS: Mapping[str, Real] = {
     "lr_img": 0.03,
     "lr_label": 1.0,
     "lr_lr": 1e-6,
-    "lr_log_step_size": 0.01,
+    "lr_log_step_size": 0.02,
     "step_size": 0.01,
-    "syn_steps": 30,
+    "syn_steps": 20,
     "expert_epochs": 2,
 }
 """What ranges lie around where a recipe leaves the setting to the run."""
