@@ -22,6 +22,7 @@ _HOMES = {
     "merge": "trajmatch.synthetic",
     "open_experts": "trajmatch.experts",
     "parameter_vector": "trajmatch.networks.functional",
+    "run_within": "trajmatch.pipeline.auto",
     "select_coreset": "trajmatch.pipeline.select",
     "train_experts": "trajmatch.pipeline.experts",
     "tune": "trajmatch.studies.tuning",
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from trajmatch.experts import open_experts
     from trajmatch.networks import build_network
     from trajmatch.networks.functional import parameter_vector
+    from trajmatch.pipeline.auto import run_within
     from trajmatch.pipeline.distill import distill
     from trajmatch.pipeline.evaluate import evaluate
     from trajmatch.pipeline.experts import train_experts

@@ -213,6 +213,7 @@ test_library.make(Path({path!r}), on_epoch=pause, save_seconds=0)
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_given_again(tmp_path, made):
     path = tmp_path / "library"
     script = SCRIPT.format(tests=os.path.dirname(os.path.dirname(__file__)), path=str(path))

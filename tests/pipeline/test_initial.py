@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -75,7 +76,9 @@ def test_soft_labels_are_taken_where_labels_are_learned(
 
 
 def test_a_texture_starts_from_canvases(tmp_path: Path) -> None:
-    method = MTT(syn_steps=2, expert_epochs=1, max_start_epoch=2, texture=True, canvas=16)
+    method = MTT(
+        syn_steps=2, expert_epochs=1, max_start_epoch=2, texture=True, canvas=16, lr_img=1.0
+    )
     made = tiny.distill(tmp_path / "run", method, tiny.library(), iterations=2).last
     first = begun(tmp_path / "run" / "last", method, ipc=1)
     assert torch.equal(first.images, made.canvases)
@@ -109,7 +112,7 @@ def test_sets_that_do_not_fit_are_refused_before_anything_starts(
     renamed, wide = tmp_path / "renamed", tmp_path / "wide"
     dataclasses.replace(start, classes=tuple("abcdefghij")).save(renamed)
     dataclasses.replace(start, images=torch.zeros(20, 1, 8, 9)).save(wide)
-    texture = MTT(texture=True)
+    texture = MTT(texture=True, lr_img=1.0)
     refusals = [
         (folder, tiny.METHOD, 1, SettingError, r"ipc is 1 and .* 2 images .* '0'; give ipc=2"),
         (renamed, tiny.METHOD, 2, MismatchError, r"has classes a, b, c, d, .* and the data 0, 1"),
@@ -121,10 +124,13 @@ def test_sets_that_do_not_fit_are_refused_before_anything_starts(
     for init, method, ipc, kind, said in refusals:
         with pytest.raises(kind, match=said):
             tiny.distill(tmp_path / "out", method, tiny.library(), init=str(init), ipc=ipc)
+    place = tmp_path / "place"
+    start.save(place / "best")
+    (place / ".trajmatch.json").write_text(json.dumps({"command": "distill"}))
     with pytest.raises(
         SettingError, match=r"inside of the output folder .*, where this run writes its own"
     ):
-        tiny.distill(folder.parent, DSA, init=str(folder), ipc=2)
+        tiny.distill(place, DSA, init=str(place / "best"), ipc=2)
     assert not (tmp_path / "out").exists()
     with pytest.raises(SettingError, match=r"init is ; it must be real, noise, or the folder of"):
         DistillConfig(init="")

@@ -1,4 +1,4 @@
-"""`trajmatch run`: everything from real images to a page, as a recipe says."""
+"""`trajmatch run`: everything from real images to a page, as a recipe says or within a budget."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 class RecipeFlags(Common):
     """Flags of commands that take all settings from a recipe."""
 
-    recipe: Annotated[Positional[str], tyro.conf.arg(metavar="RECIPE")]
+    recipe: Annotated[Positional[str | None], tyro.conf.arg(metavar="RECIPE")]
     """Name of a recipe, or a file that ends in .toml."""
     data: Flat[DataConfig] = DataConfig()
     network: Flat[NetworkConfig] = NetworkConfig()
@@ -84,19 +84,29 @@ class RecipeFlags(Common):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flags(RecipeFlags):
-    """Train experts, distill, test the result beside random and herding images, and draw the page,
-    with the settings of a recipe (`trajmatch recipes` lists them) or of a TOML file of your own.
-    Options given here win over it; with --data it runs on any data set. --method NAME takes what
-    the recipe's table [methods.NAME] changes, where it has one. A method that matches no experts
-    has --evaluate.n of the recipe trained, unless --experts.experts says how many: herding needs
-    them, and their accuracy stands beside.
+    """Train experts, distill, test the result beside random and herding images, and draw the page.
 
-    It begins with what it will cost on this machine; --dry-run stops there. Run the same command
+    With --data of your own and no RECIPE, settings follow from the images, the experts and this
+    machine, and the job takes about --budget; it says what it decided and why (in OUT/plan.json).
+
+    With a RECIPE (`trajmatch recipes` lists them) or a TOML file of your own, settings are those.
+    --method NAME takes what the recipe's table [methods.NAME] changes, where it has one. A method
+    that matches no experts has --evaluate.n of the recipe trained, unless --experts.experts says
+    how many: herding needs them, and their accuracy stands beside. It begins with what it will cost
+    on this machine.
+
+    Options given here win in both cases. --dry-run stops before the experts. Run the same command
     again to continue a killed run.
     """
 
+    recipe: Annotated[Positional[str | None], tyro.conf.arg(metavar="[RECIPE]")] = None
+    """Name of a recipe, or a file that ends in .toml. None: planned for --data and --budget."""
+    budget: str | None = None
+    """Time for the whole job where no RECIPE is given, such as 90s, 20m or 1h30m; it is measured
+    and watched, and kept to about a tenth. None: 20m."""
     out: Path = Path("runs/RECIPE")
-    """Folder of the run; runs/RECIPE-METHOD for another method than the recipe's."""
+    """Folder of the run; runs/RECIPE-METHOD for another method than the recipe's, runs/DATA without
+    a recipe."""
     test: bool = True
     """Test the best set once, beside random and herding images. --no-test looks at no test image:
     for choosing settings, the set is evaluated on validation images alone; the same command without
@@ -110,14 +120,35 @@ class Flags(RecipeFlags):
     track: Literal["none", "tensorboard", "wandb"] = "none"
     """Where numbers go beside OUT/log.jsonl."""
     dry_run: bool = False
-    """Say what it will cost in time, disk and memory, and whether the disk has room, and stop.
-    Nothing is written to OUT."""
+    """Say what it will cost in time, disk and memory, and whether the disk has room (without a
+    RECIPE: what is planned), and stop. Nothing is written to OUT."""
+    given: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """The settings on the line, such as `experts.batch`, where no recipe is; filled by `base`."""
+
+    @classmethod
+    def base(cls, arguments: Sequence[str]) -> dict[str, Any]:
+        """The recipe's settings, or without one which the line gives."""
+        if first_word(cls, arguments) is not None:
+            return super().base(arguments)
+        from trajmatch.cli import within
+
+        return within.base(arguments)
 
 
 def run(flags: Flags) -> None:
     from trajmatch.runtime.resources import Resources
     from trajmatch.storage import require_tracker
 
+    if flags.recipe is None and flags.config is None:
+        from trajmatch.cli import within
+
+        within.run(flags)
+        return
+    if flags.budget is not None:
+        raise SettingError(
+            f"--budget is {flags.budget} and the recipe {flags.recipe} says how long to run; leave "
+            "one of them out"
+        )
     config, recipe, library = recipe_of(flags, "run")
     resources = Resources(pick_device(flags.device), flags.workers, flags.threads)
     require_tracker(flags.track)
@@ -142,6 +173,7 @@ def recipe_of(flags: RecipeFlags, command: str) -> tuple[Recipe, Recipe, ExpertL
             f"{command} takes its settings from RECIPE, and --config is {flags.config} as well; "
             f"give one of them: trajmatch {command} {shlex.quote(str(flags.config))}"
         )
+    assert flags.recipe is not None
     recipe = load_recipe(flags.recipe)
     config = with_flags(recipe, flags)
     library = _library(flags.library)
@@ -221,10 +253,8 @@ def carry_out(
 
     from trajmatch import pipeline
     from trajmatch.cli import shown
-    from trajmatch.pipeline.checks import left_out_words, require_library, require_recipe
+    from trajmatch.pipeline.checks import require_library, require_recipe
     from trajmatch.pipeline.cost.shape import Shape
-    from trajmatch.report import write_report
-    from trajmatch.storage.results import Score
 
     began = time.perf_counter()
     shown.warn_without_page()
@@ -244,14 +274,34 @@ def carry_out(
             resources=resources,
             progress=progress,
         )
-    shown.table([Score.from_json(score) for score in result["scores"]])
+    say_result(result, out, began, config.published)
+
+
+def say_result(
+    result: dict[str, Any],
+    out: Path,
+    began: float,
+    published: PublishedConfig = PublishedConfig(),
+) -> None:
+    """Print the scores of a run and what keeps it from better, and draw its page.
+
+    began: when the command began, by `time.perf_counter`.
+    """
+    import time
+
+    from trajmatch.cli import shown
+    from trajmatch.pipeline.checks import left_out_words
+    from trajmatch.report import write_report
+    from trajmatch.storage.results import Score
+
+    scores = [Score.from_json(score) for score in result["scores"]]
+    shown.table(scores)
     for line in left_out_words(result.get("left_out", {})):
         print(line)
-    if not test:
+    if all(score.split != "test" for score in scores):
         shown.say(shown.untested(out))
-    elif config.published.accuracy is not None:
-        print(f"published for these settings: {config.published.accuracy} % "
-              f"({config.published.source})")  # fmt: skip
+    elif published.accuracy is not None:
+        print(f"published for these settings: {published.accuracy} % ({published.source})")
     shown.findings(out)
     try:
         page = f"the page: {write_report(out)}"

@@ -29,6 +29,7 @@ from trajmatch.pipeline.cost.shape import Shape
 from trajmatch.pipeline.memory_needs import require_recipe_memory
 from trajmatch.pipeline.recipe import Recipe
 from trajmatch.runtime.resources import Resources
+from trajmatch.storage.folder import REWRITTEN
 from trajmatch.synthetic import SyntheticSet, load_distilled
 from trajmatch.types import Tensor
 
@@ -223,7 +224,7 @@ def starting_set(
     if config.init in ("real", "noise"):
         return None
     path = Path(config.init)
-    if out is not None and path.exists() and path.resolve().is_relative_to(out.resolve()):
+    if out is not None and path.exists() and _is_written(path.resolve(), out.resolve()):
         raise SettingError(
             f"init is {config.init}, inside of the output folder {out}, where this run writes its "
             "own sets; give another --out"
@@ -258,6 +259,11 @@ def starting_set(
                 f"'{name}'; give --ipc {start.ipc}, or start from a set with {config.ipc} of each"
             )
     return start
+
+
+def _is_written(path: Path, out: Path) -> bool:
+    """Whether the run in `out` writes its own sets to `path`."""
+    return path == out or any(path.is_relative_to(out / name) for name in REWRITTEN)
 
 
 def learned_of(start: SyntheticSet, method: Method, data: ImageDataset) -> Tensor | None:

@@ -43,6 +43,7 @@ def run(
     test: bool = True,
     resources: Resources = Resources(),
     progress: Progress | None = None,
+    before: float = 0.0,
 ) -> dict[str, Any]:
     """Experts, distillation, its test accuracy, and random and herding beside it, in one folder.
 
@@ -57,6 +58,7 @@ def run(
         for choosing settings. A later call with it tests the set.
     data: those that `recipe.data` names, where they are loaded already. `cost.estimate` says
     beforehand what a run will take. progress: None shows a display where a person is looking.
+    before: seconds that stages already done took, which the result counts.
     """
     out = Path(out)
     images = data_folder(recipe.data)
@@ -64,7 +66,7 @@ def run(
         experts = ExpertLibrary.open(experts)
     with claim(out, "run", data=images), shown_or(progress) as observer:
         data = data or load(recipe.data)
-        return _run(recipe, out, experts, data, test, resources, observer)
+        return _run(recipe, out, experts, data, test, resources, observer, before)
 
 
 def _run(
@@ -75,6 +77,7 @@ def _run(
     test: bool,
     resources: Resources,
     progress: Progress,
+    before: float,
 ) -> dict[str, Any]:
     began = time.perf_counter()
     if given is not None:
@@ -119,7 +122,7 @@ def _run(
         library=library,
         outcome=outcome,
         scores=scores,
-        seconds=time.perf_counter() - began,
+        seconds=before + time.perf_counter() - began,
         device=str(resources.device),
         left_out=left_out,
     )
@@ -169,6 +172,15 @@ class FinishedRun:
     """Baselines that could not be had, and why."""
 
 
+def _as_begun(run: FinishedRun) -> dict[str, Any]:
+    """The settings with the values that were calibrated, or taken from the method, where none were
+    given."""
+    begun = run.outcome.best.info["settings"]
+    table = run.settings["distill"]
+    filled = {key: begun.get(key) if value is None else value for key, value in table.items()}
+    return {**run.settings, "distill": filled}
+
+
 def write_run(out: Path, run: FinishedRun) -> dict[str, Any]:
     """Write result.json of a distillation into the folder `out` and return its contents."""
     outcome = run.outcome
@@ -176,7 +188,7 @@ def write_run(out: Path, run: FinishedRun) -> dict[str, Any]:
         return write_result(
             out,
             command=run.command,
-            settings=run.settings,
+            settings=_as_begun(run),
             seed=run.seed,
             scores=[score.to_json() for score in run.scores],
             data=run.data.summary(counts=True),

@@ -38,7 +38,8 @@ _FOLDERS = {
     "tune": ("experts", "trials"),
 }
 """Folders that a command makes in its own."""
-_REWRITTEN = ("best", "last", "snapshots")
+REWRITTEN = ("best", "last", "snapshots")
+"""What distillation writes anew there."""
 
 _claimed: ContextVar[frozenset[Path]] = ContextVar("_claimed", default=frozenset())
 """Folders that callers of this code have claimed."""
@@ -269,7 +270,7 @@ def _require_no_part(out: Path, command: str) -> None:
     if (place / "cell.json").is_file():
         owner = place.parent.parent
         known = commands_of(owner) or ("study",)
-    elif place.name in _REWRITTEN and place.is_dir() and not (place / MARKER).exists():
+    elif place.name in REWRITTEN and place.is_dir() and not (place / MARKER).exists():
         owner, known = place.parent, commands_of(place.parent)
     else:
         return
@@ -292,7 +293,7 @@ def _require_apart(out: Path, data: Path) -> None:
             "there would become classes; give an --out outside of it"
         )
     above = {_real(data), *_real(data).parents}
-    for name in _REWRITTEN:
+    for name in REWRITTEN:
         if place / name in above:
             raise SettingError(
                 f"the images {data} lie in {out / name}, which is replaced while the command runs; "
