@@ -407,6 +407,7 @@ def test_a_file_of_ones_own_is_run(succeed: Line, tmp_path: Path) -> None:
     assert "published for these settings: 12.5 % (somewhere)" in said
 
 
+@pytest.mark.slow
 def test_without_what_draws_the_page_the_work_is_not_lost(
     succeed: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,6 +85,7 @@ def test_a_run_that_is_not_tested_and_then_is(
         assert Done.of(Path("out"), recipe).networks == 2
 
 
+@pytest.mark.slow
 def test_the_published_accuracy_does_not_stand_beside_validation(
     looked_at: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

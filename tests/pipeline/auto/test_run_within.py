@@ -147,9 +147,8 @@ def test_another_request_does_not_continue_it(finished: tuple) -> None:
         within(8.0, out, batch)
 
 
-@pytest.mark.parametrize(
-    ("task", "done"), [("experts", 3), pytest.param("distill", 7, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "done"), [("experts", 3), ("distill", 7)])
 def test_a_killed_run_goes_on_with_its_plan(tmp_path: Path, task: str, done: int) -> None:
     with pytest.raises(Killed):
         within(2.0, tmp_path, progress=KilledAt(task, done))

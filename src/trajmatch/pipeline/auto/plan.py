@@ -36,9 +36,9 @@ FEWEST_ITERATIONS = 150
 GRADIENTS = 4
 """A student step and its reverse, in training steps of the same images."""
 ASSUMED_STEPS = 20
-EPOCHS = (1000, 500, 300, 150)
+EPOCHS = (1000, 500, 300)
 """Passes over the synthetic images of a fresh network, the most that fit."""
-VALIDATIONS = 8
+VALIDATIONS = 6
 MOST_PER_STEP = 100
 """Synthetic images per student step."""
 ZCA_SIDE, ZCA_IMAGES = 32, 1000
@@ -140,7 +140,7 @@ def _network(
         experts = FEWEST_EXPERTS * SEGMENT * EXPERT_EPOCHS[0]
         experts_time = experts * pilot.step_seconds(width, batch_size(shape.train) * flop) / cores
         iteration = _iteration_seconds(pilot, images, width, flop)
-        network = _network_seconds(pilot, images, width, flop, EPOCHS[-2])
+        network = _network_seconds(pilot, images, width, flop, EPOCHS[-1])
         evaluation = _networks(plan.recipe) * network / cores
         fits = (
             experts_time <= EXPERTS * budget
