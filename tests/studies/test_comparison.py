@@ -153,7 +153,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         f"--out {out} --config {plain} --device cpu {tiny.SCORE_WORDS} "
         "--distill.iterations 4 --distill.eval-every 2 --distill.checkpoint-every 1 "
         "--settings.syn-steps 3 --settings.expert-epochs 1 --settings.max-start-epoch 2 "
-        "--settings.lr-img 10 --settings.lr-lr 1e-6"
+        "--settings.lr-img 10 --settings.lr-lr 1e-6 --distill.optimizer sgd --distill.ema 0"
     ).split()
     texts = []
     for _ in range(2):

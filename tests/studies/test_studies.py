@@ -940,7 +940,7 @@ def test_the_settings_of_a_study(succeed: Line, monkeypatch: pytest.MonkeyPatch)
     demo, quick, given, mine, sets = asked
     assert demo[0] == dataclasses.replace(DEMO, about="")
     assert demo[1]["out"] == Path("runs/study-init")
-    assert (quick[0].distill.iterations, quick[0].evaluate.n, quick[0].seed) == (30, 9, 7)
+    assert (quick[0].distill.iterations, quick[0].evaluate.n, quick[0].seed) == (40, 9, 7)
     assert (given[0].network.width, given[0].data.whitening) == (None, None)
     assert (given[1]["experts"], given[1]["seeds"]) == (library, 3)
     assert (mine[0].distill.iterations, mine[0].seed, mine[0].name) == (77, 4, "mine")
