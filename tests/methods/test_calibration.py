@@ -26,6 +26,7 @@ from trajmatch.methods.calibration import (
     calibrate,
     calibration_words,
     distance_ratio,
+    fallen,
     search,
     steps_for,
 )
@@ -100,8 +101,7 @@ def test_the_last_start_is_where_most_of_the_loss_has_fallen(library: ExpertLibr
     found = calibrate(MTT(syn_steps=5, step_size=0.01), problem, parameters)
     rows = [library.trajectory(expert).metrics for expert in library.experts]
     losses = [sum(row[n]["train_loss"] for row in rows) / len(rows) for n in range(3)]
-    limit = losses[0] - EARLY * (losses[0] - min(losses))
-    first = next(n for n, loss in enumerate(losses, 1) if loss <= limit)
+    first = fallen(losses, EARLY)
     assert found.max_start_epoch == min(first, 3 - found.expert_epochs + 1)
     assert found.last_epoch <= library.epochs
 
@@ -204,6 +204,27 @@ def test_a_longer_run_keeps_what_the_shorter_calibrated(
     assert torch.equal(longer.last.images, at_once.last.images)
     assert longer.resolved["calibration"] == at_once.resolved["calibration"]
     assert set(longer.resolved["calibration"]["values"]) == LEFT - {"syn_steps"}
+
+
+def test_the_epoch_by_which_a_loss_has_fallen() -> None:
+    losses = [2.3, 1.9, 1.5, 1.2, 1.0, 0.9, 0.85, 0.8, 0.82]
+    assert [fallen(losses, share) for share in (0.0, 0.1, 0.5, EARLY, 0.9, 1.0)] == [
+        1, 2, 3, 4, 6, 8,
+    ]  # fmt: skip
+
+
+def test_a_run_is_continued_with_the_values_it_began_with(
+    tmp_path: Path, library: ExpertLibrary
+) -> None:
+    """Other ones than calibration would find."""
+    given = MTT(
+        lr_log_step_size=0.01, syn_steps=3, expert_epochs=1, max_start_epoch=1, step_size=0.077
+    )
+    tiny.distill(tmp_path / "a", given, library, **OWN, iterations=2)
+    longer = distilled(library, tmp_path / "a", 4)
+    at_once = tiny.distill(tmp_path / "b", given, library, **OWN, iterations=4)
+    assert torch.equal(longer.last.images, at_once.last.images)
+    assert longer.last.info["settings"]["step_size"] == 0.077
 
 
 def test_the_result_says_what_was_calibrated(tmp_path: Path, library: ExpertLibrary) -> None:

@@ -76,6 +76,7 @@ def test_the_page(tmp_path: Path) -> None:
     assert HOSTILE not in text
     assert text.index('<th scope="row">lr_img') < text.index('<th scope="row">syn_steps')
     assert "75.0 %" in text
+    assert "70.5<small> ± 1.5 %" in text.replace("\N{NO-BREAK SPACE}", " ")  # never without its sd
     assert "best.toml --experts runs/experts --out" in text
     assert "trial 3: the run has diverged" in text
     assert "stopped at 100" in text

@@ -8,8 +8,8 @@
     N        `FEWEST_STEPS`, or more where alpha_0 would be above `LONGEST` times the experts' rate
 
 The student's loss says little about alpha_0 before the images are learned: real images pull it in
-other directions than the expert went, so the loss is lowest where it hardly moves, and a step size
-that begins there stays too small. How far it goes is known at once, and grows with alpha_0.
+other directions than the expert went, so on images like CIFAR's it is lowest at the smallest
+alpha_0 that is tried. How far the student goes is known at once, and grows with alpha_0.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -105,9 +105,8 @@ def _last_start(method: MTT, library: ExpertLibrary) -> tuple[MTT, str]:
     if len(losses) < 2:
         return dataclasses.replace(method, max_start_epoch=most), f"experts have {library.epochs}"
     first, last = losses[0], min(losses)
-    limit = first - EARLY * (first - last)
-    epoch = next(n for n, loss in enumerate(losses, 1) if loss <= limit)
-    starts = min(most, max(1, epoch))
+    epoch = fallen(losses, EARLY)
+    starts = min(most, epoch)
     reason = (
         f"by epoch {epoch} the experts' training loss has fallen from {number(first)} to "
         f"{number(losses[epoch - 1])}, of {number(last)} at the end"
@@ -115,6 +114,17 @@ def _last_start(method: MTT, library: ExpertLibrary) -> tuple[MTT, str]:
     if starts < epoch:
         reason += f"; their {library.epochs} epochs allow {starts}"
     return dataclasses.replace(method, max_start_epoch=starts), reason
+
+
+def fallen(losses: Sequence[float], share: float) -> int:
+    """The epoch, from 1 on, by which the loss has fallen by a share of its whole fall.
+
+    Examples:
+        >>> fallen([2.0, 1.5, 1.2, 1.0], 0.6), fallen([2.0, 2.0], 0.6)
+        (3, 1)
+    """
+    limit = losses[0] - share * (losses[0] - min(losses))
+    return next(n for n, loss in enumerate(losses, 1) if loss <= limit)
 
 
 def _steps(method: MTT, problem: Problem, parameters: SyntheticParameters) -> tuple[MTT, str]:

@@ -22,7 +22,7 @@ from trajmatch.pipeline.evaluate import (
     final_scores,
     networks_for,
 )
-from trajmatch.pipeline.experts import experts_score, train_experts
+from trajmatch.pipeline.experts import experts_score, recipe_experts, train_experts
 from trajmatch.pipeline.flipping import compare_flipping
 from trajmatch.pipeline.initial import initial_parameters
 from trajmatch.pipeline.recipe import Recipe, load_recipe
@@ -49,6 +49,7 @@ __all__ = [
     "load_recipe",
     "network_for",
     "networks_for",
+    "recipe_experts",
     "require_fit",
     "run",
     "select_coreset",

@@ -17,6 +17,7 @@ from trajmatch.networks import Network, NetworkSpec
 from trajmatch.networks.spec import network_for
 from trajmatch.pipeline.checks import require_fit, require_validation
 from trajmatch.pipeline.memory_needs import expert_needs
+from trajmatch.pipeline.recipe import Recipe
 from trajmatch.runtime.display import shown_or
 from trajmatch.runtime.memory import require_memory
 from trajmatch.runtime.progress import Progress
@@ -71,6 +72,27 @@ def train_experts(
         filling = LibraryFilling(Path(out), data, spec, fitted, config, seed)
         with shown_or(progress) as observer:
             return filling.run(resources=resources, progress=observer)
+
+
+def recipe_experts(
+    recipe: Recipe,
+    data: ImageDataset,
+    out: Path,
+    *,
+    resources: Resources = Resources(),
+    progress: Progress | None = None,
+) -> ExpertLibrary:
+    """The experts of a recipe in the folder `out`, as by `train_experts`."""
+    return train_experts(
+        data,
+        out,
+        network=recipe.network,
+        config=recipe.experts,
+        whitening=recipe.data.whitening,
+        seed=recipe.seed,
+        resources=resources,
+        progress=progress,
+    )
 
 
 def experts_score(library: ExpertLibrary, data: ImageDataset) -> Score:

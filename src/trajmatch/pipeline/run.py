@@ -25,7 +25,7 @@ from trajmatch.pipeline.checks import (
 from trajmatch.pipeline.continuation import as_begun
 from trajmatch.pipeline.distill import distill
 from trajmatch.pipeline.evaluate import final_scores
-from trajmatch.pipeline.experts import experts_score, train_experts
+from trajmatch.pipeline.experts import experts_score, recipe_experts
 from trajmatch.pipeline.recipe import Recipe
 from trajmatch.runtime.display import shown_or
 from trajmatch.runtime.progress import Progress
@@ -140,16 +140,7 @@ def _experts(
     """The first of those given, or those trained in `out`/experts."""
     if given is not None:
         return given.first(recipe.experts.experts)
-    return train_experts(
-        data,
-        out / "experts",
-        network=recipe.network,
-        config=recipe.experts,
-        whitening=recipe.data.whitening,
-        seed=recipe.seed,
-        resources=resources,
-        progress=progress,
-    )
+    return recipe_experts(recipe, data, out / "experts", resources=resources, progress=progress)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

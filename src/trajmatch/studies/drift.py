@@ -213,8 +213,8 @@ def _without_test_experts(base: Recipe) -> Recipe:
 
 
 def segments_of(config: Recipe) -> MTT:
-    """The settings of the segments that drift is measured on: the recipe's mtt, and the authors'
-    where that leaves them to be calibrated."""
+    """The settings of the segments that drift is measured on: the recipe's mtt, with customary ones
+    where it leaves them to be calibrated."""
     method = config.method if isinstance(config.method, MTT) else MTT()
     return method.assumed()
 

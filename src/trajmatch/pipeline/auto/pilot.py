@@ -62,8 +62,8 @@ class Pilot:
         return self.call_seconds + self.flop_seconds[nearest] * 3 * flop
 
     def precision(self, width: int) -> Precision:
-        """Of experts and distillation with a ConvNet of that width."""
-        return "bf16" if self.bf16 and width >= BF16_WIDTH else "float32"
+        """Of experts and distillation with a ConvNet of that width, and as it was timed."""
+        return precision_of(width, bf16=self.bf16)
 
     @property
     def flip(self) -> bool:
@@ -81,6 +81,11 @@ class Pilot:
         best = max(self.accuracies)
         limit = min(best, self.chance + share * (best - self.chance))
         return STEPS * next(n for n, one in enumerate(self.accuracies, 1) if one >= limit)
+
+
+def precision_of(width: int, *, bf16: bool) -> Precision:
+    """bf16 for a wide ConvNet where the processor computes it."""
+    return "bf16" if bf16 and width >= BF16_WIDTH else "float32"
 
 
 def train_pilot(
@@ -146,7 +151,7 @@ def _flop_seconds(
     spec = network_for(data, NetworkConfig(width=width))
     flop = forward_flop(spec.build(seed=0), tuple(images.shape[1:]))
     batch = min(len(images), max(4, math.ceil(LOAD / flop)))
-    precision: Precision = "bf16" if bf16 and width >= BF16_WIDTH else "float32"
+    precision = precision_of(width, bf16=bf16)
     seconds = _step_seconds(spec, images[:batch], labels[:batch], precision)
     return max(seconds - call, seconds / 10) / (3 * flop * batch)
 

@@ -32,7 +32,8 @@ ENOUGH = 0.97
 """Experts end where the pilot reached so much of its best accuracy, above chance."""
 EXPERT_EPOCHS = (10, 20)
 FEWEST_EXPERTS, MOST_EXPERTS = 3, 20
-FEWEST_ITERATIONS = 150
+FEWEST_ITERATIONS, LEAST_ITERATIONS = 150, 30
+"""A wider network is taken only where so many fit; with the narrowest, so many are begun with."""
 GRADIENTS = 4
 """A student step and its reverse, in training steps of the same images."""
 ASSUMED_STEPS = 20
@@ -86,7 +87,7 @@ def make_plan(
     Examples:
         >>> plan = make_plan(Recipe(), data, pilot, 1200.0, cores=2)  # doctest: +SKIP
         >>> plan.reasons[0]  # doctest: +SKIP
-        'images: 1,295 of 1x8x8 in 10 classes, not mirrored: ...'
+        'whitening normalize: ZCA is for small color images, and at least 1,000 of them'
     """
     shape = Shape.of(data)
     plan = _whitened(Plan(start), shape, fixed)
@@ -105,13 +106,15 @@ def _set(recipe: Recipe, part: str, fixed: Collection[str], **values: Any) -> Re
 
 
 def _whitened(plan: Plan, shape: Shape, fixed: Collection[str]) -> Plan:
-    few_pixels = max(height_width(shape.size)) <= ZCA_SIDE and shape.train >= ZCA_IMAGES
-    name = "zca" if shape.channels == 3 and few_pixels else "normalize"
     if "data.whitening" in fixed:
         return plan
-    recipe = _set(plan.recipe, "data", fixed, whitening=name)
-    why = "color images of at most 32 pixels" if name == "zca" else "ZCA is for small color images"
-    return plan.deciding(recipe, f"whitening {recipe.data.whitening}: {why}")
+    few_pixels = max(height_width(shape.size)) <= ZCA_SIDE
+    name, why = "normalize", f"ZCA is for small color images, and at least {ZCA_IMAGES:,} of them"
+    if shape.channels == 3 and few_pixels and shape.train >= ZCA_IMAGES:
+        name, why = "zca", f"color images of at most {ZCA_SIDE} pixels, {shape.train:,} of them"
+    return plan.deciding(
+        _set(plan.recipe, "data", fixed, whitening=name), f"whitening {name}: {why}"
+    )
 
 
 def _augmented(plan: Plan, pilot: Pilot, fixed: Collection[str]) -> Plan:
@@ -216,8 +219,7 @@ def _evaluated(
     recipe = _set(recipe, "method", fixed, batch_syn=few)
     steps = getattr(recipe.method, "syn_steps", None) or ASSUMED_STEPS
     each = _iteration_seconds(pilot, images, width, flop, steps)
-    iterations = int(DISTILLATION * budget / each)
-    iterations = max(FEWEST_ITERATIONS // 5, iterations)
+    iterations = max(LEAST_ITERATIONS, int(DISTILLATION * budget / each))
     recipe = _set(recipe, "distill", fixed, iterations=iterations)
     every = max(10, 10 * round(recipe.distill.iterations / VALIDATIONS / 10))
     recipe = _set(recipe, "distill", fixed, eval_every=every)

@@ -12,9 +12,7 @@ from trajmatch.config import Constant, DataConfig
 from trajmatch.data import ImageDataset
 from trajmatch.errors import DataError, SettingError
 from trajmatch.methods import MTT
-from trajmatch.pipeline.auto.plan import (
-    Plan,
-)
+from trajmatch.pipeline.auto.plan import Plan
 from trajmatch.pipeline.auto.stages import Stages, new_plan
 from trajmatch.pipeline.checks import (
     data_folder,
@@ -94,8 +92,8 @@ def plan_within(
     resources: Resources = Resources(),
     progress: Progress | None = None,
 ) -> Plan:
-    """What `run_within` would begin with; arguments are its own. Cost: a tenth of the budget at
-    most, for the pilot."""
+    """What `run_within` would begin with; arguments are its own. Cost: the pilot, a twentieth of
+    the budget and at most a minute, beside timing a few steps."""
     require_plannable(start, fixed)
     require_validation(data)
     with shown_or(progress) as observer:

@@ -27,13 +27,10 @@ from trajmatch.pipeline.auto.plan import (
     batch_size,
     make_plan,
 )
-from trajmatch.pipeline.checks import (
-    baselines_left_out,
-    require_recipe,
-)
+from trajmatch.pipeline.checks import baselines_left_out, require_recipe
 from trajmatch.pipeline.continuation import as_calibrated
 from trajmatch.pipeline.distill import distill
-from trajmatch.pipeline.experts import train_experts
+from trajmatch.pipeline.experts import recipe_experts
 from trajmatch.pipeline.recipe import Recipe
 from trajmatch.pipeline.select import select_coreset
 from trajmatch.runtime.progress import Progress, Several, Silent
@@ -160,13 +157,11 @@ class Stages:
         folder = self.out / "experts"
 
         def train(count: int, *observers: Progress) -> ExpertLibrary:
-            return train_experts(
+            wanted = dataclasses.replace(recipe.experts, experts=count)
+            return recipe_experts(
+                dataclasses.replace(recipe, experts=wanted),
                 self.data,
                 folder,
-                network=recipe.network,
-                config=dataclasses.replace(recipe.experts, experts=count),
-                whitening=recipe.data.whitening,
-                seed=recipe.seed,
                 resources=self.resources,
                 progress=Several(self.progress, *observers),
             )

@@ -46,7 +46,7 @@ def _context(run: RunFolder, result: TuningResult) -> dict[str, Any]:
         "folder": run.folder,
         "meta": _meta(result),
         "figure": History(result.trials),
-        "lead": None if best.mean is None else percent(best.mean),
+        "lead": None if best.mean is None else percent(best.mean, best.sd),
         "summary": _lead(result),
         "command": shlex.join(result.command_of(run.folder)),
         "best_folder": run.folder / result.best_folder,

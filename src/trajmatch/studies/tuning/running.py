@@ -159,15 +159,8 @@ def _experts(
     """Those given, or trained in `out`/experts; None where the method matches none."""
     if given is not None or not matches:
         return given
-    return pipeline.train_experts(
-        data,
-        out / "experts",
-        network=recipe.network,
-        config=recipe.experts,
-        whitening=recipe.data.whitening,
-        seed=recipe.seed,
-        resources=resources,
-        progress=progress,
+    return pipeline.recipe_experts(
+        recipe, data, out / "experts", resources=resources, progress=progress
     )
 
 
