@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from trajmatch.errors import FileFormatError, SettingError
+from trajmatch.storage import files
 from trajmatch.storage import header as headers
 from trajmatch.storage.checksum import CHECKSUMS, WRITTEN, xxh3
 from trajmatch.storage.files import atomic_write, open_tensors, read_json, save_tensors, write_json
@@ -100,6 +102,8 @@ def test_a_row_read_touches_only_that_row(tmp_path, monkeypatch):
     file = open_tensors(path, kind="k", version=1)
     file.rows("t", 17)
     assert touched == [4000]
+    file.rows("t", (40, 2, 3))
+    assert touched == [4000] * 4
 
 
 def test_a_row_is_read_into_given_memory(saved):
@@ -109,6 +113,36 @@ def test_a_row_is_read_into_given_memory(saved):
     for wrong in (torch.zeros(6), torch.zeros(1, 7), out.double()[0], torch.zeros(7, 2)[:, 0]):
         with pytest.raises(SettingError, match=r"does not fit .*tensor of torch.float32"):
             file.rows("parameters", 4, wrong)
+
+
+def test_several_rows_are_read_in_the_order_given(saved):
+    file, whole = open_tensors(saved, kind="test", version=1), _tensors()["parameters"]
+    out = torch.zeros(3, 7)
+    assert file.rows("parameters", (4, 0, 4), out) is out
+    assert torch.equal(out, whole[[4, 0, 4]])
+    assert torch.equal(file.rows("parameters", [1]), whole[[1]])
+    assert file.rows("parameters", ()).shape == (0, 7)
+    for wrong in ((0, 5), (-1, 0)):
+        with pytest.raises(SettingError, match=r"so no row (5|-1);"):
+            file.rows("parameters", wrong)
+    with pytest.raises(SettingError, match=r"tensor of torch.float32 \[2, 7\]"):
+        file.rows("parameters", (0, 1), out)
+
+
+def test_what_the_system_reads_in_portions_is_read_to_its_end(tmp_path):
+    """As reads of more than 2 GB are."""
+
+    class Portions(io.FileIO):
+        def readinto(self, block):
+            return super().readinto(block[:10])
+
+    content, path = bytes(range(64)), tmp_path / "content"
+    path.write_bytes(content)
+    for length, complete in [(64, True), (61, True), (0, True), (65, False)]:
+        block = memoryview(bytearray(length))
+        with Portions(path) as file:
+            assert files._filled(file, block) == complete
+        assert bytes(block) == (content + b"\0")[:length]
 
 
 def test_open_files_hold_no_descriptor(saved):
@@ -170,6 +204,18 @@ def test_a_row_that_was_sound_is_checked_again_when_it_is_read_again(tmp_path):
     path.write_bytes(_flip(content, content.index(row), 0))
     with pytest.raises(FileFormatError, match="row 2 of 'parameters'"):
         file.rows("parameters", 2)
+
+
+def test_a_file_that_took_the_place_of_an_opened_one_is_checked(tmp_path):
+    path, other = _save(tmp_path / "t.safetensors"), tmp_path / "other.safetensors"
+    file = open_tensors(path, kind="test", version=1)
+    file.rows("parameters", (2, 3))
+    tensors = _tensors()
+    tensors["parameters"] += 1
+    save_tensors(other, tensors, kind="test", version=1, metadata=METADATA)
+    os.replace(other, path)
+    with pytest.raises(FileFormatError, match="row 2 of 'parameters'"):
+        file.rows("parameters", (2, 3))
 
 
 def test_a_flip_fails_its_own_row_and_no_other(tmp_path, saved):

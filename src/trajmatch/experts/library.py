@@ -118,11 +118,12 @@ class ExpertLibrary:
 
     def index(self, expert: int) -> int:
         """The position of an expert's number in `experts`. Raises SettingError if it is absent."""
-        if expert not in self.experts:
+        try:
+            return self.experts.index(expert)
+        except ValueError:
             raise SettingError(
                 f"library {self.path} has no expert {expert}; it has {ranges(self.experts)}"
-            )
-        return self.experts.index(expert)
+            ) from None
 
     def first(self, count: int) -> ExpertLibrary:
         """The same library restricted to its first `count` experts; opened files are shared.
@@ -172,7 +173,7 @@ class ExpertLibrary:
         """Parameters of one expert after `start` epochs and `length` epochs later.
 
         Reads two rows, into `out` (contiguous float32 on the CPU) if it is given, else into new
-        memory: 0.2 ms at 320,010 parameters, from the system's cache. Raises SettingError for an
+        memory: 0.15 ms at 320,010 parameters, from the system's cache. Raises SettingError for an
         expert or an epoch that does not exist, FileFormatError for an altered row.
         """
         if start < 0 or length < 1 or start + length > self.epochs:
@@ -181,9 +182,8 @@ class ExpertLibrary:
                 f"from epoch {start} to {start + length}; use a smaller --max-start-epoch or "
                 "--expert-epochs, or experts of more --epochs"
             )
-        trajectory = self.trajectory(expert)
-        first, last = (None, None) if out is None else out
-        return trajectory.row(start, first), trajectory.row(start + length, last)
+        first, last = self.trajectory(expert).rows((start, start + length), out)
+        return first, last
 
     def accuracy(self, split: Literal["val", "test"] = "test") -> dict[int, float | None]:
         """Percent of the split classified correctly after the last epoch, by expert."""

@@ -3,18 +3,19 @@
 Tensors are stored as safetensors (any safetensors reader opens them) with further entries in the
 header: the kind of file, its format version, free metadata, one checksum per row of every tensor,
 and a digest of the header. So one row is read and verified without the rest: two rows of a 65 MB
-trajectory take 0.2 ms.
+trajectory take 0.15 ms.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -253,27 +254,33 @@ class TensorFile:
         """The whole tensor in its stored dtype, on the CPU."""
         entry = self._entry(name)
         tensor = torch.empty(entry.shape, dtype=entry.dtype)
-        self._read(name, range(len(entry.checksums)), tensor)
+        self._read(name, [range(len(entry.checksums))], tensor)
         return tensor
 
     def rows(
-        self, name: str, index: int, out: Shaped[Tensor, "..."] | None = None
+        self, name: str, index: int | Sequence[int], out: Shaped[Tensor, "..."] | None = None
     ) -> Shaped[Tensor, "..."]:
-        """`tensor[index]` alone: only its bytes are read and verified. Needs two dimensions.
+        """`tensor[index]` alone, of one row or several: only their bytes are read and verified.
+        Needs two dimensions.
 
-        out: a contiguous CPU tensor of the row's shape and dtype to read into and return; it is
-            overwritten also when the checksum differs. None: new memory, whose pages may cost the
-            system several times as long as the reading.
+        out: a contiguous CPU tensor of the shape and dtype of `tensor[index]` to read into and
+            return; it is overwritten also when a checksum differs. None: new memory, whose pages
+            may cost the system several times as long as the reading.
 
         Raises SettingError for a row that does not exist and an `out` that does not fit.
         """
         entry = self._entry(name)
-        if len(entry.shape) < 2 or not 0 <= index < entry.shape[0]:
-            raise SettingError(
-                f"'{name}' in {self.path} has shape {list(entry.shape)}, so no row {index}; "
-                "use 0 <= row < its first dimension, or read() for fewer than two dimensions"
-            )
+        present = range(entry.shape[0] if len(entry.shape) > 1 else 0)
+        indices = (index,) if isinstance(index, int) else index
+        for i in indices:
+            if i not in present:
+                raise SettingError(
+                    f"'{name}' in {self.path} has shape {list(entry.shape)}, so no row {i}; use "
+                    "0 <= row < its first dimension, or read() for fewer than two dimensions"
+                )
         shape = entry.shape[1:]
+        if not isinstance(index, int):
+            shape = (len(indices), *shape)
         if out is None:
             out = torch.empty(shape, dtype=entry.dtype)
         elif (out.shape, out.dtype) != (shape, entry.dtype) or not out.is_contiguous():
@@ -281,7 +288,7 @@ class TensorFile:
                 f"a row of '{name}' in {self.path} does not fit {out.dtype} {list(out.shape)}; "
                 f"give a contiguous tensor of {entry.dtype} {list(shape)}"
             )
-        self._read(name, range(index, index + 1), out)
+        self._read(name, [range(i, i + 1) for i in indices], out)
         return out
 
     def verify(self) -> None:
@@ -299,26 +306,44 @@ class TensorFile:
             raise SettingError(f"{self.path} has no '{name}'; {suggest(name, self._entries)}")
         return self._entries[name]
 
-    def _read(self, name: str, rows: range, out: Tensor) -> None:
-        """Read these rows into `out` and verify each."""
-        # Not mapped: one page table entry per page takes longer than copying, and mapped pages
-        # count as resident. Not left open: the descriptors of some hundred experts would exceed
-        # the usual limit.
+    def _read(self, name: str, parts: Sequence[range], out: Tensor) -> None:
+        """Read these ranges of rows into `out`, one after another, and verify every row."""
+        # Not mapped: the pages of a file that came from the disk are small, and to enter them in
+        # the page table takes as long as copying; mapped pages count as resident, and a file cut
+        # short ends the process. Not left open: the descriptors of some hundred experts would
+        # exceed the usual limit.
         entry, block = self._entries[name], _bytes_of(out)
         _, size = row_layout(entry.shape, entry.dtype)
         try:
-            with self.path.open("rb") as file:
-                file.seek(entry.start + rows.start * size)
-                if file.readinto(block) < len(block):
-                    raise FileFormatError(f"{self.path} is truncated; {MEND}")
+            with open(self.path, "rb", buffering=0) as file:
+                for rows in parts:
+                    part, block = block[: len(rows) * size], block[len(rows) * size :]
+                    file.seek(entry.start + rows.start * size)
+                    if not _filled(file, part):
+                        raise FileFormatError(f"{self.path} is truncated; {MEND}")
+                    # Before the next range takes their place in the processor's cache.
+                    self._verify(name, rows, part)
         except OSError as error:
             raise FileFormatError(f"cannot read {self.path} ({error.strerror}); {MEND}") from error
+
+    def _verify(self, name: str, rows: range, block: memoryview) -> None:
+        """Compare the checksums of these rows, read into `block`, with those of the header."""
+        checksums, size = self._entries[name].checksums, len(block) // max(1, len(rows))
         for row, part in zip(rows, _split_rows(block, len(rows), size), strict=True):
-            if self._checksum(part) != entry.checksums[row]:
+            if self._checksum(part) != checksums[row]:
                 raise FileFormatError(
                     f"row {row} of '{name}' in {self.path} does not have the checksum it was "
                     f"written with: the file was altered or the disk failed; {MEND}"
                 )
+
+
+def _filled(file: io.FileIO, block: memoryview) -> bool:
+    """Read into all of `block`; False where the file ends before."""
+    done = 0
+    # The system may read less than it was asked for: Linux at most 2 GB at a time.
+    while done < len(block) and (count := file.readinto(block[done:])):
+        done += count
+    return done == len(block)
 
 
 def _split_rows(block: memoryview, count: int, size: int) -> list[memoryview]:
