@@ -274,6 +274,30 @@ def test_a_device_that_is_not_there_is_refused(tmp_path):
         unroll.main([*SHORT, "--device", "cuda", "--out", str(tmp_path / "x.json")])
 
 
+def test_published_sizes_are_measured_in_batches_and_written_row_by_row(tmp_path, monkeypatch):
+    out = tmp_path / "unroll.json"
+    seen = []
+    show = unroll.show
+    monkeypatch.setattr(
+        unroll, "show", lambda found: [seen.append(out.read_text()), show(found)][1]
+    )
+    flags = ["--cases", "ipc10", "--methods", "reverse", "--compile", "no", *FLOAT32]
+    flags += ["--no-memory", "--no-profile", "--out", str(out)]
+    found = unroll.main([*SHORT, *flags])
+    (row,) = found["times"]
+    assert row["sizes"]["batch_syn"] == 4 < row["sizes"]["images"]
+    assert row["cosine_to_twin"] > 0.999
+    before = json.loads(seen[0])
+    assert before["partial"]
+    assert before["times"] == found["times"]
+    assert "partial" not in json.loads(out.read_text())
+    with pytest.raises(SystemExit):
+        unroll.main([*SHORT, "--no-profile"])
+    one, ten = walks.PUBLISHED_SIZES.values()
+    assert (one.steps, ten.steps, ten.batch_syn) == (50, 30, 50)
+    assert ten.words() == "N 30, 100 images 32x32x3, D3 width 128, batch 50"
+
+
 @pytest.mark.slow
 def test_memory_of_each_in_its_own_process(tmp_path):
     flags = ["--cases", "iteration", "long", "--methods", "reverse", "--compile", "no"]
