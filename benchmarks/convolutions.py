@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks.harness import synchronize
+from trajmatch.networks.precision import arithmetic
 
 CONVOLUTIONS = "convolutions"
 GENERATED = "generated kernels"
@@ -174,13 +175,14 @@ def best_rate(precision: str, device: torch.device) -> dict[str, float]:
     images = torch.randn(32, 128, 16, 16, device=device, dtype=dtype)
     weight = torch.randn(128, 128, 3, 3, device=device, dtype=dtype)
     last = torch.channels_last
-    found = {
-        "gemm_1024": 2 * 1024**3 / _fastest(lambda: a @ b, device),
-        "conv_128_16": _conv_rate(images, weight, device),
-        "conv_128_16_channels_last": _conv_rate(
-            images.to(memory_format=last), weight.to(memory_format=last), device
-        ),
-    }
+    with arithmetic(precision):
+        found = {
+            "gemm_1024": 2 * 1024**3 / _fastest(lambda: a @ b, device),
+            "conv_128_16": _conv_rate(images, weight, device),
+            "conv_128_16_channels_last": _conv_rate(
+                images.to(memory_format=last), weight.to(memory_format=last), device
+            ),
+        }
     found = {name: rate / 1e9 for name, rate in found.items()}
     return {**found, "best": max(found.values())}
 

@@ -205,6 +205,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
                 device=args.device,
             ).above_mb
         found["times"].append(row)
+        harness.write(args, "experts", found, partial=True)
     print(show(found))
     harness.write(args, "experts", found)
     return found

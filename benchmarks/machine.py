@@ -40,6 +40,9 @@ def describe(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         said["gpu"] = torch.cuda.get_device_name(device)
         said["cuda"] = torch.version.cuda
+        # torch's own settings, which hold for the twin: it rounds convolutions to TF32 by default.
+        said["tf32_convolutions"] = torch.backends.cudnn.allow_tf32
+        said["tf32_products"] = torch.backends.cuda.matmul.allow_tf32
     return said
 
 

@@ -130,16 +130,23 @@ def unrolled(
     steps: int,
     draw: Callable[[], Draw] | None,
     dsa: Augmentation,
+    batches: Sequence[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(loss, d loss / d images, d loss / d step size) by one backward through all the steps."""
+    """(loss, d loss / d images, d loss / d step size) by one backward through all the steps.
+
+    batches: indices of the images of each step; None: all of them.
+    """
     images = images.detach().requires_grad_()
     step_size = step_size.detach().requires_grad_()
     walked = [start.detach().clone().requires_grad_()]
-    for _ in range(steps):
-        x = images[torch.arange(len(images), device=images.device)]
+    for n in range(steps):
+        if batches is None:
+            x, y = images[torch.arange(len(images), device=images.device)], labels
+        else:
+            x, y = images[batches[n]], labels[batches[n]]
         if draw is not None:
             x = augment(x, draw(), dsa)
-        loss = F.cross_entropy(with_flat(module, walked[-1], x), labels)
+        loss = F.cross_entropy(with_flat(module, walked[-1], x), y)
         (gradient,) = torch.autograd.grad(loss, walked[-1], create_graph=True)
         walked.append(walked[-1] - step_size * gradient)
     distance = F.mse_loss(walked[-1], target, reduction="sum")

@@ -6,6 +6,7 @@ Before anything is timed, both are compared in float64 on small walks through al
 
     python -m benchmarks.unroll                      # what issue 3 asks for
     python -m benchmarks.unroll --cases digits --repeats 20
+    python -m benchmarks.unroll --cases ipc1 ipc10 --device cuda --no-profile   # published sizes
 """
 
 from __future__ import annotations
@@ -21,7 +22,19 @@ from unittest import mock
 import torch
 
 from benchmarks import convolutions, harness, machine
-from benchmarks.walks import CASES, LONG, SMALL, Case, Inputs, agreement, cosine, ours, theirs
+from benchmarks.walks import (
+    CASES,
+    LONG,
+    PUBLISHED_SIZES,
+    SMALL,
+    Case,
+    Inputs,
+    agreement,
+    cosine,
+    ours,
+    theirs,
+)
+from trajmatch.networks.precision import arithmetic
 from trajmatch.runtime import compiling
 from trajmatch.unroll import EXACT
 
@@ -42,6 +55,7 @@ def time_row(
     device = inputs.images.device
     if compile:  # or an earlier row's compiled forms would count against the limit
         torch._dynamo.reset()
+    before = harness.reserved_mb(device)
     our, reason = ours(case, inputs, method=method, precision=precision, compile=compile)
     their = theirs(case, inputs)
     pairs = harness.alternate(
@@ -50,38 +64,57 @@ def time_row(
         repeats=args.repeats,
         warmup=args.warmup,
         device=device,
-        least=0 if args.quick else 10,
+        least=0 if args.quick else args.least,
     )
-    found, wanted = our(0), their(0)
+    found = our(0)
+    with arithmetic("float32"):  # torch's default on a GPU, which the timed twin has, is TF32
+        wanted = their(0)
     near = cosine(found.grad_images, wanted[1])
     if precision == "float32" and not near > 0.99:
         raise RuntimeError(f"{case.name} {method}: the gradients' cosine to the twin's is {near}")
-    eager = our if not compile else ours(case, inputs, method=method, precision=precision)[0]
-    flop = convolutions.convolution_flop(lambda: eager(0))
-    best = convolutions.best_rate(precision, device)
-    with _seen_by_the_profiler():
-        augmented = ours(case, inputs, method=method, precision=precision, compile=compile)[0]
-        augmented(0)
-        spent = convolutions.shares(lambda: augmented(0), flop, device)
+    form = {"method": method, "precision": precision, "compile": compile}
     return {
         "case": case.name,
-        "method": method,
-        "precision": precision,
-        "compile": compile,
+        **form,
         "sizes": asdict(case),
         "reason": reason,
         "cosine_to_twin": near,
         **pairs.to_json(),
-        "profile": spent.to_json(best["best"]),
-        "machine_gflops": best,
+        **_gpu_memory(lambda: our(0), lambda: their(0), device, before),
+        **({} if args.no_profile else _profile(case, inputs, form)),
     }
+
+
+def _gpu_memory(
+    our: Callable[[], object], their: Callable[[], object], device: torch.device, before: float
+) -> dict[str, float]:
+    """MB that an iteration of each needs of a GPU; nothing on a CPU, where each has a process."""
+    if device.type != "cuda":
+        return {}
+    peak = harness.gpu_peak(our, device, before)
+    with_ours = harness.reserved_mb(device)
+    return {"ours_gpu_mb": peak, "twin_gpu_mb": harness.gpu_peak(their, device, with_ours)}
+
+
+def _profile(case: Case, inputs: Inputs, form: dict[str, Any]) -> dict[str, Any]:
+    """Where the time of our iteration goes."""
+    device, precision = inputs.images.device, form["precision"]
+    eager = ours(case, inputs, **{**form, "compile": False})[0]
+    flop = convolutions.convolution_flop(lambda: eager(0))
+    best = convolutions.best_rate(precision, device)
+    with _seen_by_the_profiler():
+        augmented = ours(case, inputs, **form)[0]
+        augmented(0)
+        spent = convolutions.shares(lambda: augmented(0), flop, device)
+    return {"profile": spent.to_json(best["best"]), "machine_gflops": best}
 
 
 @contextlib.contextmanager
 def _seen_by_the_profiler() -> Iterator[None]:
-    """Compiled code calls operators from Python: called from C++ they have no names."""
+    """Compiled code calls operators from Python: called from C++, or in a CUDA graph, they have no
+    names."""
     torch._dynamo.reset()
-    with mock.patch.dict(compiling.FORMS, {"cpu": {}}):
+    with mock.patch.dict(compiling.FORMS, {"cpu": {}, "cuda": {}}):
         yield
     torch._dynamo.reset()
 
@@ -225,19 +258,25 @@ def _name(row: dict[str, Any]) -> str:
     return f"{row['case']} {row['method']} {row['precision']} {_form(row['compile'])}"
 
 
+def _profile_cells(profile: dict[str, Any] | None) -> list[str]:
+    if profile is None:
+        return ["", "", ""]
+    share, of_best = profile["convolution_share"], profile["of_best"]
+    return [f"{share:.0%}", f"{profile['gflops']:.0f}", f"{of_best:.0%}"]
+
+
 def show(found: dict[str, Any]) -> str:
     """The tables of a result."""
     times = [
         [
             _name(row),
             *harness.timing_cells(row),
-            f"{row['profile']['convolution_share']:.0%}",
-            f"{row['profile']['gflops']:.0f}",
-            f"{row['profile']['of_best']:.0%}",
+            *_profile_cells(row.get("profile")),
+            *(f"{row[key]:,.0f}" if key in row else "" for key in ("ours_gpu_mb", "twin_gpu_mb")),
         ]
         for row in found["times"]
     ]
-    head = [*harness.TIMING_HEAD, "in conv", "GFLOP/s", "of best"]
+    head = [*harness.TIMING_HEAD, "in conv", "GFLOP/s", "of best", "GPU MB", "twin's"]
     text = [machine.words(found["machine"]), "", harness.table(head, times)]
     if found["memory"]:
         peaks = [
@@ -258,14 +297,19 @@ def show(found: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
     made = harness.parser("unroll", __doc__)
-    made.add_argument("--cases", nargs="+", choices=[*CASES, "long"], default=[*CASES, "long"])
+    known = {**CASES, **PUBLISHED_SIZES}
+    made.add_argument("--cases", nargs="+", choices=[*known, "long"], default=[*CASES, "long"])
     made.add_argument("--methods", nargs="+", choices=EXACT, default=list(EXACT))
     made.add_argument("--precision", nargs="+", choices=("float32", "bf16", "tf32"))
     made.add_argument("--compile", choices=("no", "yes", "both"), default="both")
+    made.add_argument("--least", type=float, default=10.0, help="seconds of pairs, at least (10)")
+    made.add_argument("--no-profile", action="store_true", help="leave out where the time goes")
     args = made.parse_args(argv)
+    if args.no_profile and args.out is None:
+        made.error("--no-profile is no result of this machine's README; give it an --out")
     args.compile = {"no": [False], "yes": [True], "both": [False, True]}[args.compile]
     device = harness.begin(args)
-    cases = {name: CASES[name] for name in args.cases if name in CASES}
+    cases = {name: known[name] for name in args.cases if name in known}
     if args.quick:
         cases = {name: replace(case, **_TINY[name]) for name, case in cases.items()}
     long = replace(LONG, images=10, depth=2, width=16, size=16, steps=10) if args.quick else LONG
@@ -276,7 +320,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     for case in cases.values():
         inputs = Inputs.draw(case, device)
         harness.say(f"time: {case.words()}")
-        found["twins"].append(twin_profile(case, inputs))
+        if not args.no_profile:
+            found["twins"].append(twin_profile(case, inputs))
         for precision in machine.precisions(args.precision, device):
             for compile in args.compile:
                 for method in args.methods:
@@ -285,6 +330,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
                         case, inputs, args, method=method, precision=precision, compile=compile
                     )
                     found["times"].append(row)
+                    harness.write(args, "unroll", found, partial=True)
         if not args.no_memory:
             found["memory"] += memory_rows(case, args)
     if "long" in args.cases and not args.no_memory:
@@ -298,6 +344,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
 _TINY = {
     "iteration": {"width": 8, "size": 16, "images": 4, "steps": 3},
     "digits": {"width": 8, "images": 4, "steps": 3},
+    "ipc1": {"width": 8, "size": 16, "images": 4, "steps": 3},
+    "ipc10": {"width": 8, "size": 16, "images": 6, "steps": 3, "batch_syn": 4},
 }
 
 if __name__ == "__main__":

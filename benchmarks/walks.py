@@ -4,7 +4,7 @@ that both compute the same."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -34,6 +34,8 @@ class Case:
     depth: int
     width: int
     steps: int
+    batch_syn: int | None = None
+    """Images per step; None: all."""
 
     @property
     def spec(self) -> NetworkSpec:
@@ -42,12 +44,30 @@ class Case:
 
     def words(self) -> str:
         shape = f"{self.size}x{self.size}x{self.channels}"
-        return f"N {self.steps}, {self.images} images {shape}, D{self.depth} width {self.width}"
+        batch = f", batch {self.batch_syn}" if self.batch_syn else ""
+        network = f"D{self.depth} width {self.width}"
+        return f"N {self.steps}, {self.images} images {shape}, {network}{batch}"
+
+    def schedule(self, images: Tensor, number: int, dsa: Augmentation | None) -> Schedule:
+        """The draws of iteration `number`; those of batches do not depend on `dsa`."""
+        return Schedule.make(
+            images,
+            steps=self.steps,
+            batch_syn=self.batch_syn,
+            augment=dsa,
+            seed=number,
+            names=("benchmark",),
+        )
 
 
 CASES = {
     "iteration": Case("iteration", 10, 3, 32, depth=3, width=128, steps=20),
     "digits": Case("digits", 10, 1, 8, depth=2, width=32, steps=20),
+}
+# The recipes cifar10-ipc1 and, with the batches that larger sets need, cifar10-ipc10: for a GPU.
+PUBLISHED_SIZES = {
+    "ipc1": Case("ipc1", 10, 3, 32, depth=3, width=128, steps=50),
+    "ipc10": Case("ipc10", 100, 3, 32, depth=3, width=128, steps=30, batch_syn=50),
 }
 LONG = Case("long", 100, 3, 32, depth=3, width=128, steps=50)
 SMALL = Case("small", 4, 3, 8, depth=2, width=4, steps=3)
@@ -95,14 +115,7 @@ def ours(
     found = gradient_fn(module, precision=precision, compile=compile)
 
     def student(number: int) -> Student:
-        schedule = Schedule.make(
-            inputs.images,
-            steps=case.steps,
-            batch_syn=None,
-            augment=dsa,
-            seed=number,
-            names=("benchmark",),
-        )
+        schedule = case.schedule(inputs.images, number, dsa)
         return Student(found, inputs.images, inputs.labels, dsa, schedule, micro_batch)
 
     # Decided once a run, so not part of an iteration.
@@ -125,6 +138,7 @@ def theirs(
 
     def iteration(number: int) -> tuple[Tensor, Tensor, Tensor]:
         drawn = stream(number, "benchmark", "augment")
+        batch = case.batch_syn or case.images
         return twin.unrolled(
             module,
             inputs.start,
@@ -133,8 +147,9 @@ def theirs(
             inputs.labels,
             inputs.step_size,
             case.steps,
-            lambda: dsa.draw(drawn, case.images, case.size, case.size),
+            lambda: dsa.draw(drawn, batch, case.size, case.size),
             dsa,
+            case.schedule(inputs.images, number, None).indices,
         )
 
     return iteration
@@ -142,17 +157,19 @@ def theirs(
 
 def agreement(case: Case = SMALL) -> dict[str, float]:
     """Largest relative difference of loss and gradients to the twin's, in float64, over all six
-    changes and the methods. Raises RuntimeError when it is not rounding."""
+    changes and the methods, on whole sets and in batches. Raises RuntimeError when it is not
+    rounding."""
     inputs = Inputs.draw(case, torch.device("cpu"), torch.float64)
     worst = {"loss": 0.0, "images": 0.0, "step_size": 0.0}
     for change in CHANGES:
         dsa = Augmentation(change)
-        wanted = theirs(case, inputs, dsa)(1)
-        for method in EXACT:
-            found = ours(case, inputs, method=method, dsa=dsa)[0](1)
-            got = (found.loss, found.grad_images, found.grad_step_size)
-            for name, a, b in zip(worst, got, wanted, strict=True):
-                worst[name] = max(worst[name], apart(a, b))
+        for each in (case, replace(case, batch_syn=case.images - 1)):
+            wanted = theirs(each, inputs, dsa)(1)
+            for method in EXACT:
+                found = ours(each, inputs, method=method, dsa=dsa)[0](1)
+                got = (found.loss, found.grad_images, found.grad_step_size)
+                for name, a, b in zip(worst, got, wanted, strict=True):
+                    worst[name] = max(worst[name], apart(a, b))
     if max(worst.values()) > 1e-9:
         raise RuntimeError(f"ours and the twin do not compute the same, nothing is timed: {worst}")
     return worst

@@ -19,6 +19,7 @@ from benchmarks import (
     convolutions,
     evaluate,
     experts,
+    gpu_run,
     harness,
     library,
     machine,
@@ -272,6 +273,69 @@ def test_a_device_that_is_not_there_is_refused(tmp_path):
         pytest.skip("there is one")
     with pytest.raises(SystemExit, match="--device cpu"):
         unroll.main([*SHORT, "--device", "cuda", "--out", str(tmp_path / "x.json")])
+
+
+# -- gpu.sh --------------------------------------------------------------------------------------
+
+
+def test_published_sizes_are_measured_in_batches_and_written_row_by_row(tmp_path, monkeypatch):
+    out = tmp_path / "unroll.json"
+    seen = []
+    show = unroll.show
+    monkeypatch.setattr(
+        unroll, "show", lambda found: [seen.append(out.read_text()), show(found)][1]
+    )
+    flags = ["--cases", "ipc10", "--methods", "reverse", "--compile", "no", *FLOAT32]
+    flags += ["--no-memory", "--no-profile", "--out", str(out)]
+    found = unroll.main([*SHORT, *flags])
+    (row,) = found["times"]
+    assert row["sizes"]["batch_syn"] == 4 < row["sizes"]["images"]
+    assert row["cosine_to_twin"] > 0.999
+    before = json.loads(seen[0])
+    assert before["partial"]
+    assert before["times"] == found["times"]
+    assert "partial" not in json.loads(out.read_text())
+    with pytest.raises(SystemExit):
+        unroll.main([*SHORT, "--no-profile"])
+    one, ten = walks.PUBLISHED_SIZES.values()
+    assert (one.steps, ten.steps, ten.batch_syn) == (50, 30, 50)
+    assert ten.words() == "N 30, 100 images 32x32x3, D3 width 128, batch 50"
+
+
+def test_the_steps_of_gpu_sh_are_summed_up(tmp_path, capsys):
+    out = ["--out", str(tmp_path)]
+    here = ["--device", "cpu", "--work", str(tmp_path), "--quick"]
+    assert gpu_run.main(["check", *out, *here]) == 0
+    gpu_run.main(
+        ["record", *out, "--step", "a", "--exit", "0", "--seconds", "2", "--", "run", "-x"]
+    )
+    assert gpu_run.main(["show", *out]) == 0
+    gpu_run.main(["record", *out, "--step", "b", "--exit", "124", "--seconds", "9", "--", "run"])
+    gpu_run.main(["record", *out, "--step", "c", "--reason", "no time is left"])
+    assert gpu_run.main(["show", *out]) == 1
+    printed = capsys.readouterr().out
+    assert "ended: out of time" in printed
+    assert "not run: no time is left" in printed
+    summed = json.loads((tmp_path / "summary.json").read_text())
+    assert summed["quick"]
+    assert [step["command"] for step in summed["steps"]] == ["run -x", "run", ""]
+
+
+def test_a_missing_package_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(gpu_run, "NEEDED", ("torch", "no_such_package"))
+    assert gpu_run.main(["check", "--out", str(tmp_path), "--work", str(tmp_path)]) == 1
+    assert "missing: no_such_package" in capsys.readouterr().out
+
+
+def test_cifar_10_is_found_in_its_published_files_and_as_pictures(tmp_path):
+    root = tmp_path / "published"
+    batches, archive = root / "cifar-10-batches-py", root / "cifar-10-python.tar.gz"
+    batches.mkdir(parents=True)
+    archive.touch()
+    for path in (root, batches, archive):
+        assert gpu_run.data_words(path) == {"data": "cifar10", "data_root": str(root)}
+    for path in (tmp_path / "pictures.zip", root / "pictures"):
+        assert gpu_run.data_words(path) == {"data": str(path)}
 
 
 @pytest.mark.slow

@@ -126,15 +126,6 @@ def test_device_follows_the_images(name):
     assert all(value.device.type == "meta" for value in draw.to("meta").values.values())
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", CHANGES)
-def test_a_gpu_gives_the_same_images(name):
-    images, draw = pictures(8, 3, 32, 32), drawn(name, 8, 32, 32)
-    result = Augmentation(name).apply(images.cuda(), draw)
-    assert result.is_cuda
-    torch.testing.assert_close(result.cpu(), Augmentation(name).apply(images, draw))
-
-
 def test_one_of_the_six_is_picked_and_all_are():
     generator = stream(0, "pick")
     names = [Augmentation().draw(generator, 1, 8, 8).name for _ in range(600)]
