@@ -15,6 +15,29 @@ def computes_bf16(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    found = (getattr(torch.cpu, name, None) for name in names)  # private to torch
-    return any(supported is not None and supported() for supported in found)
+    return _supports("avx512_bf16") or multiplies_tiles()
+
+
+def multiplies_tiles() -> bool:
+    """Whether the CPU multiplies tiles of bfloat16 (AMX)."""
+    return _supports("amx_tile")
+
+
+def processor_kind() -> str:
+    """By what its products are computed: "amx_bf16", "avx512_bf16", "avx512", "avx2" or "other".
+
+    Examples:
+        >>> processor_kind() in ("amx_bf16", "avx512_bf16", "avx512", "avx2", "other")
+        True
+    """
+    if multiplies_tiles():
+        return "amx_bf16"
+    if _supports("avx512_bf16"):
+        return "avx512_bf16"
+    capability = torch.backends.cpu.get_cpu_capability().lower()
+    return capability if capability in ("avx512", "avx2") else "other"
+
+
+def _supports(instructions: str) -> bool:
+    supported = getattr(torch.cpu, f"_is_{instructions}_supported", None)  # private to torch
+    return supported is not None and bool(supported())
