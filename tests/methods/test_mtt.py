@@ -24,6 +24,7 @@ from trajmatch.runtime.compiling import compiled
 from trajmatch.unroll import Schedule
 from trajmatch.unroll.convnet import ConvNetGradient
 from trajmatch.unroll.gradient import DerivedGradient, gradient_fn
+from trajmatch.unroll.native import Compiled
 
 STEP_SIZE = 0.03
 
@@ -347,9 +348,8 @@ def test_what_was_compiled_is_recorded(
         return compiled(function, compiler=lambda function, **options: function)
 
     module = tiny.problem(library).module
-    derived = DerivedGradient(
-        ConvNetGradient.of(module), "float32", through if works else BrokenCompiler()
-    )
+    functions = Compiled.of(ConvNetGradient.of(module), through if works else BrokenCompiler())
+    derived = DerivedGradient(functions, "float32")
     monkeypatch.setattr(
         unrolled, "gradient_fn",
         lambda module, *, precision, compile: derived if compile else gradient_fn(module),

@@ -109,8 +109,7 @@ def test_an_iteration_never_synchronizes(form, keep, optimizer):
     schedule = Schedule.make(images, steps=2, batch_syn=3, augment=None, seed=0)
     gradient = gradient_fn(module)
     if form == "derived":
-        derived = ConvNetGradient.of(module)
-        gradient = DerivedGradient(derived, "float32", compiler=lambda function: function)
+        gradient = DerivedGradient(ConvNetGradient.of(module), "float32")
     student = Student(gradient, images, labels, None, schedule)
     alpha = torch.empty((), device="meta")
     distance = SegmentDistance(start, start)

@@ -114,7 +114,7 @@ def test_uncompiled_the_three_forms_are_equal(name, soft):
     forms = [CompiledGradient(loss, "float32", compiler=uncompiled)]
     derived = ConvNetGradient.of(module)
     if name == "convnet":
-        forms.append(DerivedGradient(derived, "float32", compiler=uncompiled))
+        forms.append(DerivedGradient(derived, "float32"))
     eager = EagerGradient(loss, "float32").residuals(vector, images, labels)
     g, wanted = eager.gradient(), eager.vjp(v)
     for form in forms:
@@ -140,6 +140,7 @@ from trajmatch.networks.precision import classifier
 from trajmatch.unroll.convnet import ConvNetGradient
 from trajmatch.unroll.gradient import CompiledGradient, DerivedGradient, EagerGradient
 from trajmatch.unroll.gradient import training_loss
+from trajmatch.unroll.native import Compiled
 
 net = build_network("convnet", channels=2, classes=3, size=8, seed=0, depth=2, width=4).double()
 vector, draw = parameter_vector(net), torch.Generator().manual_seed(0)
@@ -149,7 +150,8 @@ v = torch.randn(vector.shape, generator=draw, dtype=torch.float64)
 loss = training_loss(classifier(net, "float32"))
 eager = EagerGradient(loss, "float32").residuals(vector, images, labels)
 g, wanted = eager.gradient(), eager.vjp(v)
-forms = CompiledGradient(loss, "float32"), DerivedGradient(ConvNetGradient.of(net), "float32")
+derived = DerivedGradient(Compiled.of(ConvNetGradient.of(net)), "float32")
+forms = CompiledGradient(loss, "float32"), derived
 for number, form in enumerate(forms, 1):
     residuals = form.residuals(vector, images, labels)
     pairs = [(residuals.gradient(), g), *zip(residuals.vjp(v), wanted)]

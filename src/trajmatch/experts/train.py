@@ -27,11 +27,13 @@ from trajmatch.experts.trajectory import TrainingState
 from trajmatch.networks import NetworkSpec
 from trajmatch.networks.base import Network
 from trajmatch.networks.functional import FunctionalNetwork, parameter_vector
-from trajmatch.networks.precision import Classifier, classifier
+from trajmatch.networks.precision import Classifier, arithmetic, classifier
 from trajmatch.runtime.compiling import Work, compiled, forward_flop, wanted
 from trajmatch.runtime.executor import emit
 from trajmatch.runtime.micro_batches import micro_batch_size, micro_batch_sizes
 from trajmatch.types import Float, Int, Tensor
+from trajmatch.unroll.convnet import LOGITS, ConvNetGradient
+from trajmatch.unroll.native import NativeConvNet
 
 Step = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """(vector, images, labels) -> (gradient of the mean loss, that loss, correct [n])."""
@@ -247,9 +249,7 @@ def gradient_step(
     and its gradient in float32. A batch is computed in micro-batches of at most `micro_batch`
     images; None: as many as fit the processor's cache.
     """
-    of_micro_batch = _summed_gradient(classifier(module, precision, compile=compile))
-    if compile:
-        of_micro_batch = compiled(of_micro_batch, note=lambda text: emit({"note": text}))
+    of_micro_batch = _summed_gradient(module, precision, compile)
 
     def step(vector: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         nonlocal micro_batch
@@ -257,20 +257,39 @@ def gradient_step(
             micro_batch = micro_batch_size(module, tuple(images.shape[1:]), images.device)
         sizes = micro_batch_sizes(len(images), micro_batch)
         parts = zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True)
-        gradient, loss, *correct = of_micro_batch(vector, *next(parts))
-        for x, y in parts:
-            more_gradient, more_loss, more_correct = of_micro_batch(vector, x, y)
-            gradient += more_gradient
-            loss += more_loss
-            correct.append(more_correct)
+        with arithmetic(precision):
+            gradient, loss, *correct = of_micro_batch(vector, *next(parts))
+            for x, y in parts:
+                more_gradient, more_loss, more_correct = of_micro_batch(vector, x, y)
+                gradient += more_gradient
+                loss += more_loss
+                correct.append(more_correct)
         return gradient.div_(len(images)), loss.div_(len(images)), torch.cat(correct)
 
     return step
 
 
-def _summed_gradient(classify: Classifier) -> Step:
+def _summed_gradient(module: nn.Module, precision: Precision, compile: bool) -> Step:
     """As `Step`, with the sum of the images' losses in place of their mean."""
+    derived = ConvNetGradient.of(module, torch.bfloat16 if precision == "bf16" else None)
+    native = derived and compile and NativeConvNet.of(derived, next(module.parameters()))
+    if native:
+        return _by_operators(native)
+    by_autograd = _by_autograd(classifier(module, precision, compile=compile))
+    return compiled(by_autograd, note=lambda text: emit({"note": text})) if compile else by_autograd
 
+
+def _by_operators(native: NativeConvNet) -> Step:
+    def step(vector: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        gradient, saved = native.grad(vector, images, labels)
+        logits = saved[LOGITS]
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        return gradient.mul_(len(images)), loss, logits.argmax(1) == labels
+
+    return step
+
+
+def _by_autograd(classify: Classifier) -> Step:
     def loss(vector: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits = classify(vector, images)
         correct = logits.detach().argmax(1) == labels

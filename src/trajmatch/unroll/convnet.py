@@ -51,7 +51,10 @@ from trajmatch.unroll.norm_relu_pool import (
 )
 
 SavedTensors = list[Float[Tensor, "..."]]
-"""What `grad_vjp` reads: the fields of each `Block`, then features, probabilities, error."""
+"""What `grad_vjp` reads: the fields of each `Block`, then features, logits, error."""
+
+LOGITS = -2
+"""Where the logits are in them."""
 
 
 @dataclass(frozen=True)
@@ -120,11 +123,10 @@ class ConvNetGradient:
         features = x.to(vector.dtype).flatten(1)
         logits = F.linear(features, weight, bias)
         targets, total = _targets(labels, logits)
-        probabilities = logits.softmax(1)
-        error = (probabilities * total - targets) / len(images)
+        error = (logits.softmax(1) * total - targets) / len(images)
         gradients = [error.mT @ features, error.sum(0)]
         e = self._round((error @ weight).view(x.shape))
-        saved: SavedTensors = [features, probabilities, error]
+        saved: SavedTensors = [features, logits, error]
         for n in reversed(range(self.depth)):
             layer, (x, h, mean, s) = layers[n], forward[n]
             h_grad, scale_grad, shift_grad = norm_relu_pool_grad(h, mean, s, layer, e)
@@ -151,11 +153,12 @@ class ConvNetGradient:
         `grad` saved."""
         layers, (weight, _) = self._split(vector)
         d_layers, (d_weight, d_bias) = self._split(v)
-        *tensors, features, probabilities, error = saved
+        *tensors, features, logits, error = saved
         blocks = [Block(*tensors[6 * n : 6 * n + 6]) for n in range(self.depth)]
         tangents, d_x = self._tangents(layers, d_layers, blocks)
         d_features = d_x.to(v.dtype).flatten(1)
         d_logits = F.linear(d_features, weight) + F.linear(features, d_weight, d_bias)
+        probabilities = logits.softmax(1)
         centered = d_logits - (probabilities * d_logits).sum(1, keepdim=True)
         _, total = _targets(labels, d_logits)
         d_error = probabilities * centered * total / len(labels)

@@ -8,8 +8,8 @@ compute the same:
 - `CompiledGradient`, any network: g by torch.func.grad. Compiled code cannot be differentiated
   twice, so the derivatives of <g, v> are computed as the derivative of the gradient along v
   (forward over reverse mode; Pearlmutter 1994). Residuals are the inputs.
-- `DerivedGradient`, the field's ConvNet: both functions derived by hand (`convnet`), which compiled
-  take half as long as what the compiler makes of autograd's. Residuals are activations.
+- `DerivedGradient`, the field's ConvNet: both functions derived by hand (`convnet`), as C++
+  operators (`native`) or compiled. Residuals are activations.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from trajmatch.networks.precision import PRECISIONS, Classifier, classifier
 from trajmatch.runtime.compiling import compiled, is_compiled
 from trajmatch.types import Float, Shaped, Tensor
 from trajmatch.unroll.convnet import ConvNetGradient, SavedTensors
+from trajmatch.unroll.native import ConvNetFunctions, NativeConvNet, fastest
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(vector, images, labels) -> mean cross-entropy, labels being indices or probabilities."""
@@ -99,8 +100,8 @@ def gradient_fn(
     precision: one of `networks.precision.PRECISIONS`. The least cosine to float64 that an unroll's
     gradient was measured to have in bf16 is 0.9994 (docs/results.md).
 
-    compile: through torch.compile; the first calls then take about a minute. Where the compiler
-    does not work, the same functions run uncompiled.
+    compile: by C++ operators for the ConvNet on a CPU (`native`), else through torch.compile,
+    whose first calls take about a minute. Where neither works, the same functions run uncompiled.
 
     Raises SettingError for an unknown precision and for a network that keeps state.
 
@@ -122,7 +123,7 @@ def gradient_fn(
         if not compile:
             known[key] = EagerGradient(training_loss(classifier(module, precision)), precision)
         elif derived is not None:
-            known[key] = DerivedGradient(derived, precision)
+            known[key] = DerivedGradient(fastest(derived, module), precision)
         else:
             # Not channels last: torch's forward derivative of a group norm refuses that layout.
             loss = training_loss(classifier(module, precision))
@@ -292,22 +293,17 @@ class _RecomputedResiduals:
 
 
 class DerivedGradient:
-    """By the functions of `ConvNetGradient`; residuals are the activations that they save.
+    """By the functions of a `ConvNetGradient`; residuals are the activations that they save."""
 
-    compiler: applied to both functions.
-    """
-
-    def __init__(
-        self, derived: ConvNetGradient, precision: str, compiler: Compiler = compiled
-    ) -> None:
+    def __init__(self, functions: ConvNetFunctions, precision: str) -> None:
         self.precision = precision
-        self.grad = compiler(derived.grad)
-        self.grad_vjp = compiler(derived.grad_vjp)
+        self.grad, self.grad_vjp = functions.grad, functions.grad_vjp
+        self._native = isinstance(functions, NativeConvNet)
 
     @property
     def compiled(self) -> bool:
-        """Whether the compiler has not failed on either function."""
-        return is_compiled(self.grad) and is_compiled(self.grad_vjp)
+        """Whether its functions are C++ operators, or the compiler has not failed on either."""
+        return self._native or (is_compiled(self.grad) and is_compiled(self.grad_vjp))
 
     def gradient(
         self,
