@@ -177,7 +177,7 @@ def best_rate(precision: str, device: torch.device) -> dict[str, float]:
     last = torch.channels_last
     with arithmetic(precision):
         found = {
-            "gemm_1024": 2 * 1024**3 / _fastest(lambda: a @ b, device),
+            "gemm_1024": 2 * 1024**3 / fastest(lambda: a @ b, device),
             "conv_128_16": _conv_rate(images, weight, device),
             "conv_128_16_channels_last": _conv_rate(
                 images.to(memory_format=last), weight.to(memory_format=last), device
@@ -189,10 +189,10 @@ def best_rate(precision: str, device: torch.device) -> dict[str, float]:
 
 def _conv_rate(images: torch.Tensor, weight: torch.Tensor, device: torch.device) -> float:
     flop = 2 * images.numel() * weight[0].numel()
-    return flop / _fastest(lambda: F.conv2d(images, weight, padding=1), device)
+    return flop / fastest(lambda: F.conv2d(images, weight, padding=1), device)
 
 
-def _fastest(work: Callable[[], object], device: torch.device, least: float = 0.3) -> float:
+def fastest(work: Callable[[], object], device: torch.device, least: float = 0.3) -> float:
     """Seconds of the fastest of many calls, for at least `least` seconds and five calls."""
     with torch.no_grad():
         times: list[float] = []

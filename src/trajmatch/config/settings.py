@@ -114,7 +114,8 @@ class ExpertConfig:
     precision: Precision = "float32"
     """Of convolutions and matrix products; parameters, norms and losses stay float32."""
     compile: Compile = "auto"
-    """Through torch.compile: a minute at the start, less time after that. auto: where it pays."""
+    """In the fastest form: C++ operators for the ConvNet on a CPU, else through torch.compile,
+    which takes a minute at the start. auto: where it pays."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -157,7 +158,8 @@ class DistillConfig:
     precision: Precision = "float32"
     """Of convolutions and matrix products; parameters, norms and losses stay float32."""
     compile: Compile = "auto"
-    """Use torch.compile: a minute at the start, less time per iteration. auto: where it pays."""
+    """In the fastest form: C++ operators for the ConvNet on a CPU, else through torch.compile,
+    which takes a minute at the start. auto: where it pays."""
     eval_every: int = 50
     """Iterations between evaluations on the validation split, from the set it begins with on. The
     last set is evaluated as well; where that is off this schedule, a longer run drops it again."""
@@ -190,8 +192,11 @@ class EvaluateConfig:
     """Images per SGD step; the whole set where it has fewer."""
     augment: str | None = DSA_STRATEGY
     """DSA strategy, or none. Without flip for letters, digits and signs, as the experts'."""
+    precision: Precision = "float32"
+    """bf16 rounds the inputs of products in training, which is about twice as fast where the
+    processor has AVX512_BF16; networks are tested in float32."""
     compile: Compile = "auto"
-    """Through torch.compile, where the network is the field's ConvNet. auto: where it pays."""
+    """In its fastest form, where the network is the field's ConvNet. auto: where that pays."""
     workers: int | None = None
     """Processes of one thread. None: one on a GPU; on the CPU one per core where that pays."""
 

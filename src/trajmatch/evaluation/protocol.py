@@ -246,9 +246,10 @@ def _require_shape(name: str, images: Tensor, spec: NetworkSpec) -> None:
 def _protocol(config: EvaluateConfig, lr: float, origin: str) -> str:
     """For example `1000 epochs, lr 0.0102, momentum 0.9, wd 0.0005, batch 256, DSA`."""
     rate = f"{lr:.3g} {origin}" if origin else f"{lr:.3g}"
+    precision = "" if config.precision == "float32" else f", {config.precision}"
     return (
         f"{config.epochs} epochs, lr {rate}, momentum {config.momentum:g}, "
-        f"wd {config.weight_decay:g}, batch {config.batch}, {_augment_words(config)}"
+        f"wd {config.weight_decay:g}, batch {config.batch}, {_augment_words(config)}{precision}"
     )
 
 

@@ -14,14 +14,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from trajmatch import rng
-from trajmatch.config import EvaluateConfig
+from trajmatch.config import EvaluateConfig, Precision
 from trajmatch.data.augment import Augmentation
 from trajmatch.networks.functional import parameter_vector
-from trajmatch.runtime.compiling import compiled
+from trajmatch.networks.precision import arithmetic, rounding
 from trajmatch.runtime.micro_batches import micro_batch_size
 from trajmatch.runtime.progress import SILENT, Progress
 from trajmatch.types import Bool, Float, Int, Tensor
 from trajmatch.unroll.convnet import ConvNetGradient
+from trajmatch.unroll.native import fastest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,8 @@ class TrainingSettings:
     batch: int = 256
     """Images per step; a set with fewer is one batch."""
     augment: Augmentation | None = None
+    precision: Precision = "float32"
+    """Of the products in training; networks are tested in float32."""
 
     @classmethod
     def of(cls, config: EvaluateConfig, lr: float) -> TrainingSettings:
@@ -46,7 +49,7 @@ class TrainingSettings:
         Examples:
             >>> TrainingSettings.of(EvaluateConfig(epochs=300, augment="none"), 0.02)
             TrainingSettings(lr=0.02, epochs=300, momentum=0.9, weight_decay=0.0005, batch=256, \
-augment=None)
+augment=None, precision='float32')
         """
         return cls(
             lr=lr,
@@ -55,6 +58,7 @@ augment=None)
             weight_decay=config.weight_decay,
             batch=config.batch,
             augment=augmentation_of(config),
+            precision=config.precision,
         )
 
 
@@ -79,7 +83,8 @@ def train_network(
     more than one batch is shuffled every epoch. Soft labels are probabilities. A learning rate that
     is too large leaves the parameters non-finite (`is_finite`); nothing is raised.
 
-    compile: through torch.compile where `ConvNetGradient` covers the network; others stay eager.
+    compile: in the fastest form (`unroll.native`) where `ConvNetGradient` covers the network;
+        others stay eager.
     progress: `update("training", epoch, epochs)` after every epoch.
 
     Cost: epochs * ceil(n / batch) forward and backward passes. With tiny sets, launching takes most
@@ -97,15 +102,32 @@ def train_network(
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     vector = _flattened(parameters)
-    velocity = torch.zeros_like(vector)
-    gradient_of = _gradient_function(module, parameters, vector, compile)
     images, labels = images.to(vector.device), labels.to(vector.device)
+    was_training = module.training
+    module.train()
+    with arithmetic(settings.precision):
+        gradient_of = _gradient_function(module, parameters, vector, settings.precision, compile)
+        _descend(vector, gradient_of, images, labels, settings, seed, progress)
+    module.train(was_training)
+    # Parameters that share one storage cannot be saved separately or moved one by one.
+    for parameter in parameters:
+        parameter.data = parameter.data.clone()
+
+
+def _descend(
+    vector: Tensor,
+    gradient_of: Callable[[Tensor, Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    settings: TrainingSettings,
+    seed: int,
+    progress: Progress,
+) -> None:
+    """All epochs of SGD, in place on `vector`."""
+    velocity = torch.zeros_like(vector)
     draws = rng.stream(seed, "augment")
     height, width = images.shape[-2:]
     lr, augment, drop = settings.lr, settings.augment, settings.epochs // 2 + 1
-
-    was_training = module.training
-    module.train()
     for epoch in range(settings.epochs):
         if epoch == drop:
             lr = lr / 10
@@ -119,10 +141,6 @@ def train_network(
                 velocity.mul_(settings.momentum).add_(gradient)
                 vector.add_(velocity, alpha=-lr)
         progress.update("training", epoch + 1, settings.epochs)
-    module.train(was_training)
-    # Parameters that share one storage cannot be saved separately or moved one by one.
-    for parameter in parameters:
-        parameter.data = parameter.data.clone()
 
 
 def _flattened(parameters: list[nn.Parameter]) -> Tensor:
@@ -135,21 +153,29 @@ def _flattened(parameters: list[nn.Parameter]) -> Tensor:
 
 
 def _gradient_function(
-    module: nn.Module, parameters: list[nn.Parameter], vector: Tensor, compile: bool
+    module: nn.Module,
+    parameters: list[nn.Parameter],
+    vector: Tensor,
+    precision: Precision,
+    compile: bool,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """(images, labels) -> the gradient of the mean cross-entropy, as one vector."""
-    convnet = ConvNetGradient.of(module) if compile else None
+    rounded = torch.bfloat16 if precision == "bf16" else None
+    convnet = ConvNetGradient.of(module, rounded) if compile else None
     if convnet is not None:
-        grad = compiled(convnet.grad)
+        grad = fastest(convnet, module).grad
 
         def derived_by_hand(x: Tensor, y: Tensor) -> Tensor:
             with torch.no_grad():
-                return grad(vector, x, y)[0]
+                gradient: Tensor = grad(vector, x, y)[0]
+            return gradient
 
         return derived_by_hand
 
     def by_autograd(x: Tensor, y: Tensor) -> Tensor:
-        loss = F.cross_entropy(module(x), y)
+        with rounding(precision, x.device.type):
+            logits = module(x)
+        loss = F.cross_entropy(logits.float() if precision == "bf16" else logits, y)
         parts = torch.autograd.grad(loss, parameters, materialize_grads=True)
         return torch.cat([part.reshape(-1) for part in parts])
 
@@ -214,7 +240,7 @@ def _logits_function(module: nn.Module, compile: bool) -> Callable[[Tensor], Ten
     convnet = ConvNetGradient.of(module) if compile else None
     if convnet is None:
         return module
-    vector, logits = parameter_vector(module), compiled(convnet.logits)
+    vector, logits = parameter_vector(module), fastest(convnet, module).logits
     return lambda images: logits(vector, images)
 
 

@@ -74,7 +74,9 @@ def measure(
         size = min(config.batch, recipe.distill.ipc * spec.classes)
         few, labels = _batch(module, size)
         epochs = max(5, EVALUATION_IMAGES // len(few))
-        settings = TrainingSettings(lr=1e-3, epochs=epochs, augment=augment)
+        settings = TrainingSettings(
+            lr=1e-3, epochs=epochs, augment=augment, precision=config.precision
+        )
 
         def train(number: int) -> None:
             train_network(module, few, labels, settings)
