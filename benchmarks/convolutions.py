@@ -22,6 +22,7 @@ from trajmatch.networks.precision import arithmetic
 
 CONVOLUTIONS = "convolutions"
 GENERATED = "generated kernels"
+OPERATORS = "C++ operators"
 OUTSIDE = "outside operators (Python, autograd)"
 # The first group that a word of an operator's name puts it into.
 GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -145,9 +146,12 @@ def _quiet() -> Iterator[None]:
 
 
 def _group(event: Any) -> str | None:
-    """What an event's own time belongs to; all that runs under a convolution is convolution."""
+    """What an event's own time belongs to: all that runs under a convolution is convolution, all
+    under an operator of the package that operator."""
     above = event
     while above is not None:
+        if above.name.startswith("trajmatch::"):
+            return OPERATORS
         if _is_operator(above.name) and "conv" in above.name:
             return CONVOLUTIONS
         above = above.cpu_parent

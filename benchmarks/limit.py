@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
@@ -33,11 +33,32 @@ from trajmatch.runtime.processor import processor_kind
 from trajmatch.unroll import native
 from trajmatch.unroll.convnet import ConvNetGradient
 
-SPEC = NetworkSpec("convnet", 3, 10, 32, {"depth": 3, "width": 128})
-BATCH, STEPS = 256, 4
-"""Of an expert; its epoch is longer and nothing else."""
-NETWORKS, EPOCHS = 5, 100
-"""Fresh networks on ten images; asked are 1000 epochs, whose steps are all alike."""
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of the network, and of how much of an expert's epoch and of an evaluation is done: all their
+    steps are alike."""
+
+    size: int = 32
+    width: int = 128
+    batch: int = 256
+    steps: int = 4
+    networks: int = 5
+    epochs: int = 100
+
+    @property
+    def spec(self) -> NetworkSpec:
+        return NetworkSpec("convnet", 3, 10, self.size, {"depth": 3, "width": self.width})
+
+    def images(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Random images with the classes 0, 1, 2 ... in turn."""
+        drawn = torch.Generator().manual_seed(0)
+        shape = (count, 3, self.size, self.size)
+        return torch.randn(shape, generator=drawn), torch.arange(count) % 10
+
+
+FULL = Sizes()
+TINY = Sizes(size=8, width=32, batch=8, steps=2, networks=2, epochs=3)
 
 
 @dataclass(frozen=True)
@@ -59,8 +80,9 @@ def _without_operators() -> Iterator[None]:
         yield
 
 
-def unroll_job(case: Case, precision: str) -> Job:
+def unroll_job(case: Case, precision: str, sizes: Sizes) -> Job:
     """One iteration, method auto."""
+    case = replace(case, size=sizes.size, width=sizes.width)
     inputs = Inputs.draw(case, torch.device("cpu"))
 
     def form(compile: bool = True, precision: str = precision) -> Callable[[int], object]:
@@ -73,57 +95,58 @@ def unroll_job(case: Case, precision: str) -> Job:
     return Job(flop, images, form(), compiled, theirs(case, inputs))
 
 
-def expert_job(precision: Any) -> Job:
-    """Some steps of an expert, batch 256."""
-    drawn = torch.Generator().manual_seed(0)
-    images = torch.randn((BATCH * STEPS, 3, 32, 32), generator=drawn)
-    labels = torch.randint(10, (BATCH * STEPS,), generator=drawn)
+def expert_job(precision: Any, sizes: Sizes) -> Job:
+    """Some steps of an expert."""
+    images, labels = sizes.images(sizes.batch * sizes.steps)
 
-    def train(compile: Any, epochs: int) -> None:
+    def train(compile: Any) -> None:
         config = ExpertConfig(
-            epochs=epochs, batch=BATCH, steps_per_epoch=STEPS, precision=precision, compile=compile
+            epochs=1,
+            batch=sizes.batch,
+            steps_per_epoch=sizes.steps,
+            precision=precision,
+            compile=compile,
         )
-        for _ in expert_epochs(SPEC, images, labels, config, seed=0, index=0):
+        for _ in expert_epochs(sizes.spec, images, labels, config, seed=0, index=0):
             pass
 
     def before(number: int) -> None:
         with _without_operators():
-            train("yes", 1)
+            train("yes")
 
-    flop = convolutions.convolution_flop(lambda: train("no", 1))
-    return Job(flop, 16, lambda number: train("yes", 1), before)
+    flop = convolutions.convolution_flop(lambda: train("no"))
+    return Job(flop, min(sizes.batch, 16), lambda number: train("yes"), before)
 
 
-def evaluation_job(precision: Any) -> Job:
+def evaluation_job(precision: Any, sizes: Sizes) -> Job:
     """Fresh networks on ten images. The compiled form is in float32, which it was before."""
-    drawn = torch.Generator().manual_seed(0)
-    images, labels = torch.randn((10, 3, 32, 32), generator=drawn), torch.arange(10)
+    images, labels = sizes.images(10)
 
-    def train(precision: Any, compile: bool, epochs: int = EPOCHS) -> None:
+    def train(precision: Any, compile: bool, epochs: int = sizes.epochs) -> None:
         settings = TrainingSettings(0.01, epochs, augment=Augmentation(), precision=precision)
-        for seed in range(NETWORKS):
-            module = SPEC.build(seed=seed)
+        for seed in range(sizes.networks):
+            module = sizes.spec.build(seed=seed)
             train_network(module, images, labels, settings, seed=seed, compile=compile)
 
     def before(number: int) -> None:
         with _without_operators():
             train("float32", True)
 
-    flop = EPOCHS * convolutions.convolution_flop(lambda: train("float32", False, epochs=1))
+    flop = sizes.epochs * convolutions.convolution_flop(lambda: train("float32", False, epochs=1))
     return Job(flop, 10, lambda number: train(precision, True), before)
 
 
-WORKS: dict[str, Callable[[str], Job]] = {
-    "iteration": lambda precision: unroll_job(CASES["iteration"], precision),
-    "ipc10": lambda precision: unroll_job(PUBLISHED_SIZES["ipc10"], precision),
+WORKS: dict[str, Callable[[str, Sizes], Job]] = {
+    "iteration": functools.partial(unroll_job, CASES["iteration"]),
+    "ipc10": functools.partial(unroll_job, PUBLISHED_SIZES["ipc10"]),
     "expert": expert_job,
     "evaluation": evaluation_job,
 }
 WORDS = {
     "iteration": "iteration, N 20, 10 images",
     "ipc10": "iteration, N 30, 50 of 100 images a step",
-    "expert": f"expert, {STEPS} steps of {BATCH} images",
-    "evaluation": f"{NETWORKS} fresh networks, {EPOCHS} epochs of 10 images",
+    "expert": f"expert, {FULL.steps} steps of {FULL.batch} images",
+    "evaluation": f"{FULL.networks} fresh networks, {FULL.epochs} epochs of 10 images",
 }
 
 
@@ -146,7 +169,8 @@ class Probe:
 def row(work: str, precision: str, args: Any) -> dict[str, Any]:
     """One piece of work, measured."""
     torch._dynamo.reset()
-    job, device, probe = WORKS[work](precision), torch.device("cpu"), Probe(precision)
+    sizes = TINY if args.quick else FULL
+    job, device, probe = WORKS[work](precision, sizes), torch.device("cpu"), Probe(precision)
     for _ in range(args.warmup):
         job.operators(0)
         job.compiled(0)
@@ -178,20 +202,23 @@ def row(work: str, precision: str, args: Any) -> dict[str, Any]:
         "before": over("compiled"),
         "twin": over("twin"),
         "processor": processor_kind(),
-        "kernels": kernels(job.images, precision),
+        "kernels": kernels(sizes, job.images, precision),
     }
 
 
-def kernels(batch: int, precision: str) -> str:
+def kernels(sizes: Sizes, batch: int, precision: str) -> str:
     """Which convolutions are torch's own, in words."""
     rounded = torch.bfloat16 if precision == "bf16" else None
-    derived = ConvNetGradient.of(SPEC.build(seed=0), rounded)
+    derived = ConvNetGradient.of(sizes.spec.build(seed=0), rounded)
     assert derived is not None
     net = native.NativeConvNet.of(derived, torch.empty(0))
     if net is None:
         return "compiled"
     named = {0: "convolution", 1: "gradient at images", 2: "gradient at filters"}
-    own = [f"{named[n % 3]} of block {n // 3 + 1}" for n in net.library((batch, 3, 32, 32))]
+    own = [
+        f"{named[n % 3]} of block {n // 3 + 1}"
+        for n in net.library((batch, 3, sizes.size, sizes.size))
+    ]
     return f"tiles, but torch's {', '.join(own)}" if own else "tiles"
 
 

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import harness, machine
+from benchmarks import harness, limit, machine
 from benchmarks.walks import Case
 from trajmatch.storage.files import atomic_write, read_json
 
 README = machine.ROOT / "benchmarks" / "README.md"
 BEGIN = "<!-- results: written by `python -m benchmarks.summary`, do not edit -->"
 END = "<!-- /results -->"
-NAMES = ("unroll", "experts", "library", "evaluate", "precision", "scaling")
+NAMES = ("limit", "unroll", "experts", "library", "evaluate", "precision", "scaling")
 NOT_YET = "not yet measured"
 
 Row = dict[str, Any]
@@ -87,7 +87,47 @@ def _peak_ratio(row: Row) -> float:
     return float(row["ratio"])
 
 
+def _limit(work: str, precision: str) -> Callable[[dict[str, Any]], list[Row]]:
+    return lambda found: [
+        row
+        for row in _of("rows", work=work, precision=precision)(found)
+        if found["machine"]["threads"] == 1
+    ]
+
+
+def _median(name: str) -> Callable[[Row], float]:
+    return lambda row: float(row[name]["median"])
+
+
 GOALS = (
+    Goal(
+        "iteration, bf16, over its convolutions (3.0 with AMX)", 1.6, "x", "limit",
+        _limit("iteration", "bf16"), _median("limit"),
+    ),
+    Goal(
+        "iteration, float32, over its convolutions", 1.4, "x", "limit",
+        _limit("iteration", "float32"), _median("limit"),
+    ),
+    Goal(
+        "iteration, bf16, against the twin (0.15 with AMX)", 0.30, "x", "limit",
+        _limit("iteration", "bf16"), _median("twin"),
+    ),
+    Goal(
+        "iteration of 50 images a step, bf16, over its convolutions", 1.6, "x", "limit",
+        _limit("ipc10", "bf16"), _median("limit"),
+    ),
+    Goal(
+        "expert, bf16, over its convolutions (2.5 with AMX)", 1.6, "x", "limit",
+        _limit("expert", "bf16"), _median("limit"),
+    ),
+    Goal(
+        "5 fresh networks on 10 images, bf16, against float32 compiled", 0.5, "x", "limit",
+        _limit("evaluation", "bf16"), _median("before"),
+    ),
+    Goal(
+        "the same in float32", 0.5, "x", "limit",
+        _limit("evaluation", "float32"), _median("before"),
+    ),
     Goal(
         "one iteration, auto, bf16: time", 0.60, "x", "unroll", _iteration("auto", "bf16"), _ratio
     ),
@@ -153,6 +193,10 @@ def _form(row: Row) -> str:
 
 def _mb(who: str) -> Callable[[Row], str]:
     return lambda row: harness.peak_cells(row)[("ours", "twin").index(who)]
+
+
+def limit_part(found: dict[str, Any]) -> str:
+    return markdown(limit.HEAD, [limit.cells(row) for row in found["rows"]])
 
 
 def unroll_part(found: dict[str, Any]) -> str:
@@ -246,10 +290,11 @@ def scaling_part(found: dict[str, Any]) -> str:
 
 
 PARTS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "limit": ("How near the limit", limit_part),
     "unroll": ("One iteration", unroll_part),
     "experts": ("One expert epoch", experts_part),
     "library": ("A library of experts", library_part),
-    "evaluate": ("Judging a small set", evaluate_part),
+    "evaluate": ("Evaluating a small set", evaluate_part),
     "precision": ("Precision of the gradient", precision_part),
     "scaling": ("How cost grows", scaling_part),
 }

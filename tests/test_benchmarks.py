@@ -22,10 +22,12 @@ from benchmarks import (
     gpu_run,
     harness,
     library,
+    limit,
     machine,
     precision,
     scaling,
     summary,
+    tiles,
     twin,
     unroll,
     walks,
@@ -35,6 +37,7 @@ from trajmatch import pipeline
 from trajmatch.config import ExpertConfig, NetworkConfig
 from trajmatch.data import load_data
 from trajmatch.runtime.resources import Resources
+from trajmatch.unroll import native
 
 CPU = torch.device("cpu")
 SHORT = ["--quick", "--repeats", "1", "--warmup", "1"]
@@ -336,6 +339,31 @@ def test_cifar_10_is_found_in_its_published_files_and_as_pictures(tmp_path):
         assert gpu_run.data_words(path) == {"data": "cifar10", "data_root": str(root)}
     for path in (tmp_path / "pictures.zip", root / "pictures"):
         assert gpu_run.data_words(path) == {"data": str(path)}
+
+
+def test_tiles_are_compared_with_torchs_own(capsys):
+    rows = tiles.main(["--quick", "--repeats", "1"])
+    assert {row["function"] for row in rows} == set(native.FUNCTIONS)
+    assert all(0 < row["ratio"] < math.inf for row in rows)
+    assert "3 -> 32, 8 px, 2 images" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_work_is_measured_over_its_convolutions(tmp_path):
+    out = tmp_path / "limit.json"
+    flags = ["--quick", "--repeats", "1", "--warmup", "1", "--precision", "float32"]
+    # Not in this process, whose shape checks the compiler cannot follow.
+    command = [sys.executable, "-m", "benchmarks.limit", *flags, "--out", str(out)]
+    subprocess.run(command, check=True, cwd=machine.ROOT)
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["work"] for row in rows] == list(limit.WORKS)
+    for row in rows:
+        flop, rate = row["tflop"] * 1e12, row["probe_gflops"]["median"] * 1e9
+        wanted = row["operators_s"]["median"] * rate / flop
+        assert row["limit"]["median"] == pytest.approx(wanted)
+        assert row["before"]["median"] > 0
+    results = {"limit": {**json.loads(out.read_text()), "quick": False}}
+    assert "fresh networks" in summary.section(results)
 
 
 @pytest.mark.slow

@@ -29,8 +29,9 @@ FORWARD_SHARE = 1 / 3
 """The forward pass's share of the time of a forward and a backward pass."""
 COMPILER_SPEEDUP = 1.5
 """How many times as fast compiled work is taken to be: the low end of what was measured on one core
-(Zen 5) with the paper's ConvNet, width 128, 32 pixels. Iterations were 1.5 times as fast in float32
-and 1.8 times in bf16 (benchmarks/README.md), experts 1.8 and 2.6, fresh networks 1.4."""
+(Zen 5) with the paper's ConvNet, width 128, 32 pixels. By the C++ operators iterations were 1.7
+times as fast in float32 and 2.7 times in bf16, experts 1.9 and 3.0, fresh networks 1.5 and 2.2;
+through torch.compile iterations 1.5 and 1.8, fresh networks 1.4."""
 PROCESS_BYTES = 480 * 10**6
 """Memory of a process that has imported torch and computed with it, and then what draws the page:
 473 MB of a run on digits."""
