@@ -1,4 +1,6 @@
-"""The C++ operators' convolutions against torch's own, by shape; the faster is taken from then on.
+"""The C++ operators' convolutions against torch's own, by shape.
+
+Where torch's is faster by more than `native.SUMMING` it is taken from then on.
 
 The three functions (a convolution, its gradient at the images and at the filters) of both kinds, in
 turns on the same tensors, packing of filters included. Writes the rows of this kind of processor

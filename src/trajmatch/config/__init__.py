@@ -26,6 +26,7 @@ from trajmatch.config.settings import (
     PublishedConfig,
     Storage,
     TuneConfig,
+    determining,
     require,
 )
 from trajmatch.config.toml import from_dict, read_toml, table_of, to_dict, to_toml
@@ -52,6 +53,7 @@ __all__ = [
     "TorchOptimizer",
     "TuneConfig",
     "check_ranges",
+    "determining",
     "from_dict",
     "read_toml",
     "require",

@@ -7,6 +7,7 @@ starts. A method's settings are its own class's (`trajmatch.methods`).
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from trajmatch.config.optimizers import Constant, OuterOptimizer, Schedule
@@ -193,7 +194,7 @@ class EvaluateConfig:
     augment: str | None = DSA_STRATEGY
     """DSA strategy, or none. Without flip for letters, digits and signs, as the experts'."""
     precision: Precision = "float32"
-    """bf16 rounds the inputs of products in training, which is about twice as fast where the
+    """bf16 rounds the inputs of convolutions in training, which is about twice as fast where the
     processor has AVX512_BF16; networks are tested in float32."""
     compile: Compile = "auto"
     """In its fastest form, where the network is the field's ConvNet. auto: where that pays."""
@@ -202,6 +203,22 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+
+LATER = {"precision": "float32"}
+"""Settings of an evaluation that came later, with the value that every score before them had."""
+
+
+def determining(evaluate: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an evaluation as part of a key: without later ones that have the value of
+    before, so that what was measured then is found.
+
+    Examples:
+        >>> determining({"epochs": 300, "precision": "float32"})
+        {'epochs': 300}
+    """
+    missing = object()
+    return {k: v for k, v in evaluate.items() if v != LATER.get(k, missing)}
 
 
 @dataclasses.dataclass(frozen=True)

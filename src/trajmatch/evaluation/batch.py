@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from trajmatch.config import EvaluateConfig, to_dict
+from trajmatch.config import EvaluateConfig, determining, to_dict
 from trajmatch.data import ImageDataset
 from trajmatch.data.dataset import Split
 from trajmatch.data.whiten import Whitening
@@ -105,11 +105,9 @@ class BatchEvaluator:
     def _key(self, batch: EvaluationBatch, training_set: TrainingSet) -> str:
         """A digest of all that determines the results of a batch's networks on one set."""
         settings = {k: v for k, v in to_dict(batch.config).items() if k not in NEUTRAL_SETTINGS}
-        if batch.config.precision == "float32":  # as before there was another
-            del settings["precision"]
         images = [training_set.fingerprint, self._data.fingerprint, batch.split]
         rate = training_set.learning_rate(batch.config)
-        text = json.dumps([images, batch.spec.to_json(), settings, rate, batch.seed])
+        text = json.dumps([images, batch.spec.to_json(), determining(settings), rate, batch.seed])
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

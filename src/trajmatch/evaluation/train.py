@@ -225,7 +225,7 @@ def is_correct(
     was_training = module.training
     module.eval()
     parts = []
-    with torch.no_grad():
+    with torch.no_grad(), arithmetic("float32"):
         length = min(batch, micro_batch_size(module, tuple(images.shape[1:]), device) or batch)
         for x, y in zip(torch.split(images, length), torch.split(labels, length), strict=True):
             # One shape is compiled; the shorter last batch is not worth a second compilation.

@@ -245,9 +245,9 @@ def gradient_step(
 ) -> Step:
     """The gradient of cross-entropy in one parameter vector, for the network `module`.
 
-    bf16: matrix products and convolutions run in bfloat16 (torch.autocast), the rest, the vector
-    and its gradient in float32. A batch is computed in micro-batches of at most `micro_batch`
-    images; None: as many as fit the processor's cache.
+    bf16: convolutions run in bfloat16, and matrix products by autograd (torch.autocast); the rest,
+    the vector and its gradient in float32. A batch is computed in micro-batches of at most
+    `micro_batch` images; None: as many as fit the processor's cache.
     """
     of_micro_batch = _summed_gradient(module, precision, compile)
 

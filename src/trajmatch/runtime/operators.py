@@ -90,11 +90,12 @@ def _keep_freed_memory() -> None:
     """Have glibc keep freed memory for the next tensors instead of giving it back.
 
     A step's activations are freed and needed again a millisecond later. By default each comes back
-    from the system page by page, which takes a twentieth of a step's time. Settings of the
-    environment (MALLOC_TRIM_THRESHOLD_) are left alone; so is another C library.
+    from the system page by page, which takes a twentieth of a step's time. Nothing is changed where
+    the environment has settings of the allocator, or with another C library.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None and "MALLOC_TRIM_THRESHOLD_" not in os.environ:
+    own = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
+    if mallopt is not None and not own:
         trim, mmap = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
         mallopt(trim, FREED_BYTES)
         mallopt(mmap, LARGEST_BYTES)
@@ -130,18 +131,31 @@ def folder() -> Path:
     try:
         if chosen:
             return Path(chosen).expanduser()
-        return Path(platformdirs.user_cache_dir("trajmatch", appauthor=False), "operators")
+        cache = Path(platformdirs.user_cache_dir("trajmatch", appauthor=False)).expanduser()
+        return cache / "operators"
     except RuntimeError as error:
         raise OperatorsMissing(f"no home folder for them; set {FOLDER_VARIABLE}") from error
 
 
 def _digest(source: Path, flags: list[str], compiler: str) -> str:
     """Of everything that the library depends on."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
-    parts = [torch.__version__, *FLAGS, *flags, compiler, version.stdout]
+    version = _run([compiler, "--version"]).stdout
+    built = [torch.__version__, str(torch.version.git_version), _abi()]
+    parts = [*built, *FLAGS, *flags, compiler, version]
     for file in [*sorted(source.parent.glob("*.h")), source]:
         parts += [file.name, file.read_text(encoding="utf-8")]
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=10).hexdigest()
+
+
+def _abi() -> str:
+    return f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """With what it says as text, whatever the locale."""
+    return subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
 
 
 def _build_alone(source: Path, flags: list[str], compiler: str, library: Path) -> None:
@@ -163,10 +177,9 @@ def _build(source: Path, flags: list[str], compiler: str, library: Path) -> None
         home = Path(torch.__file__).parent
         includes = [f"-I{home / 'include'}"]
         libraries = [f"-L{home / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch"]
-        abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
-        command = [compiler, *FLAGS, *flags, abi, *includes, str(source), *libraries]
+        command = [compiler, *FLAGS, *flags, _abi(), *includes, str(source), *libraries]
         command += ["-o", str(built)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = _run(command)
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if "error" in line]
             reason = textwrap.shorten((errors or [done.stderr])[0], 200)

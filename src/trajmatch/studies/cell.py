@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trajmatch import pipeline
-from trajmatch.config import to_dict
+from trajmatch.config import determining, to_dict
 from trajmatch.data import ImageDataset
 from trajmatch.errors import FileFormatError, MismatchError
 from trajmatch.evaluation import Score
@@ -191,7 +191,7 @@ class Cell:
             "measure_settings": self.study.measure_settings,
             "source": self.variant.source,
             "distill": to_settings(config.distill, config.method),
-            "evaluate": evaluation,
+            "evaluate": determining(evaluation),
             "experts": [config.experts.experts, len(self.library.experts), self.library.digest],
             "data": self.data.fingerprint,
             "seed": self.seed,

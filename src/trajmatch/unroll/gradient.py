@@ -70,7 +70,7 @@ class GradientFn(Protocol):
 
     @property
     def compiled(self) -> bool:
-        """Whether it goes through the compiler: False once the compiler has failed."""
+        """Whether it is in its fastest form: False once the compiler has failed."""
 
     def gradient(
         self,

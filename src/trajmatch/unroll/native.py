@@ -1,7 +1,7 @@
 """The functions of `ConvNetGradient` by C++ operators (`cpp/`), for CPUs.
 
 Convolutions are products in tiles of registers, and what lies between two of them is done while it
-is in the cache; no compilation at run time, whatever the shapes. Where a processor has matrix
+is in the cache. They are built once on a machine and for all shapes. Where a processor has matrix
 instructions that these operators do not use (AMX), or torch's own convolution of some shape was
 measured to be faster, that one is called (`convolutions.json`, written by `python -m
 benchmarks.tiles`).
@@ -117,7 +117,7 @@ class NativeConvNet:
     def library(self, shape: tuple[int, ...]) -> list[int]:
         """3 * block + function (by `FUNCTIONS`) of what torch's own convolutions are to compute,
         for images of a shape."""
-        return _library(self, *shape)
+        return _library(self, *shape) if shape[0] else []
 
     def _options(self, images: Shaped[Tensor, "_ _ _ _"]) -> tuple[int, int, bool, list[int]]:
         return self.depth, self.width, self.bf16, self.library(tuple(images.shape))

@@ -183,7 +183,7 @@ def _reverse(
             _accumulate(grad_labels, labels, back.scale, student.schedule, n)
         v, state = back.vector, back.state
         if not truncate:
-            v = torch.addcmul(v, hessian_v, back.scale)
+            v = torch.addcmul(v, hessian_v, back.scale, out=hessian_v)
     return grad_images, grad_labels, grad_step_size
 
 

@@ -166,9 +166,9 @@ def _precision(plan: Plan, pilot: Pilot, fixed: Collection[str]) -> Plan:
     precision = pilot.precision(_width(plan.recipe.network))
     recipe = _set(plan.recipe, "experts", fixed, precision=precision)
     recipe = _set(recipe, "distill", fixed, precision=precision)
-    recipe = _set(recipe, "evaluate", fixed, precision=precision)
     if precision == "float32" or {"experts.precision", "distill.precision"} & {*fixed}:
         return Plan(recipe, plan.reasons)
+    recipe = _set(recipe, "evaluate", fixed, precision=precision)
     reason = (
         f"precision bf16: the processor computes it, and the network is {BF16_WIDTH} wide or wider"
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trajmatch.config import DistillConfig
+from trajmatch.config import DistillConfig, determining
 from trajmatch.evaluation.batch import NEUTRAL_SETTINGS
 from trajmatch.experts.library import present
 from trajmatch.methods import Method, to_settings
@@ -106,6 +106,7 @@ def _determining(settings: Mapping[str, Any], method: Method) -> dict[str, Any]:
     ones, which had their defaults.
     """
     tables = {name: dict(settings[name]) for name in TABLES}
+    tables["evaluate"] = determining(tables["evaluate"])
     defaults = jsonable(to_settings(DistillConfig(), type(method)()))
     tables["distill"] = {key: tables["distill"].get(key, defaults[key]) for key in defaults}
     rest = {

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from trajmatch import pipeline
-from trajmatch.config import PublishedConfig, TuneConfig, to_dict
+from trajmatch.config import PublishedConfig, TuneConfig, determining, to_dict
 from trajmatch.data import ImageDataset
 from trajmatch.errors import SettingError
 from trajmatch.experts import ExpertLibrary
@@ -104,6 +104,7 @@ def _tune(
     require_recipe(recipe, data, epochs=epochs, out=out, resources=resources)
     journal = Journal(out, recipe.seed, ranges)
     plain = {name: value for name, value in recipe.to_dict().items() if name not in _FREE}
+    plain["evaluate"] = determining(plain["evaluate"])
     plain["evaluate"].pop("workers", None)
     journal.begin(
         {

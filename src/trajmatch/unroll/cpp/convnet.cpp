@@ -19,6 +19,12 @@
 
 namespace {
 
+// Neither gradients nor autocast inside of an operator.
+struct Plain {
+  at::NoGradGuard no_grad;
+  c10::impl::ExcludeDispatchKeyGuard no_autocast{c10::autocast_dispatch_keyset};
+};
+
 // Where each parameter of a network lies in its vector: per block filters, bias, scale and shift;
 // then the linear layer's weight and bias.
 struct Layout {
@@ -31,10 +37,11 @@ struct Layout {
         features(width * (images.height >> depth) * (images.width >> depth)),
         classes((vector.numel() - block(depth)) / (features + 1)) {
     TORCH_CHECK(
-        vector.is_contiguous() && vector.scalar_type() == at::kFloat && width % WIDTH == 0 &&
+        images.batch > 0 && vector.scalar_type() == at::kFloat && width % WIDTH == 0 &&
             features > 0 && block(depth) + classes * (features + 1) == vector.numel(),
-        "convnet: a vector of ", vector.numel(), " parameters does not fit depth ", depth,
-        ", width ", width);
+        "convnet: ", vector.numel(), " parameters in ", vector.scalar_type(), " and ", images.batch,
+        " images of ", images.channels, "x", images.height, "x", images.width, " do not fit depth ",
+        depth, ", width ", width);
   }
   int64_t in(int64_t n) const { return n ? width : channels; }
   int64_t block(int64_t n) const {
@@ -90,6 +97,9 @@ struct ConvNet {
   }
 
   std::vector<Tensor> grad(const Tensor& vector, const Tensor& images, const Tensor& labels) const {
+    TORCH_CHECK(
+        labels.size(0) == images.size(0), "convnet: ", images.size(0), " images and ",
+        labels.size(0), " labels");
     std::vector<Block> blocks(layout.depth);
     std::vector<Filters<T>> own;
     Tensor x = Convolution<T>::rounded(images);
@@ -105,7 +115,8 @@ struct ConvNet {
       error = error * labels.sum(1, true) - labels;
     else
       error.scatter_add_(
-          1, labels.unsqueeze(1), at::full({1, 1}, -1.f).expand({labels.size(0), 1}));
+          1, labels.to(at::kLong).unsqueeze(1),
+          at::full({1, 1}, -1.f, error.options()).expand({labels.size(0), 1}));
     error.div_(static_cast<double>(images.size(0)));
 
     Tensor gradient = at::empty_like(vector);
@@ -199,28 +210,29 @@ auto with_type(bool bf16, const Layout& layout, at::IntArrayRef library, F&& f) 
 Tensor convnet_logits(
     const Tensor& vector, const Tensor& images, int64_t depth, int64_t width, bool bf16,
     at::IntArrayRef library) {
-  at::NoGradGuard guard;
+  const Plain plain;
   return with_type(bf16, Layout(vector, Size(images), depth, width), library, [&](const auto& net) {
-    return net.logits(vector, images);
+    return net.logits(vector.contiguous(), images);
   });
 }
 
 std::vector<Tensor> convnet_grad(
     const Tensor& vector, const Tensor& images, const Tensor& labels, int64_t depth, int64_t width,
     bool bf16, at::IntArrayRef library) {
-  at::NoGradGuard guard;
+  const Plain plain;
   return with_type(bf16, Layout(vector, Size(images), depth, width), library, [&](const auto& net) {
-    return net.grad(vector, images, labels);
+    return net.grad(vector.contiguous(), images, labels);
   });
 }
 
 std::tuple<Tensor, Tensor, Tensor> convnet_grad_vjp(
     const Tensor& vector, const Tensor& labels, at::TensorList saved, const Tensor& v,
     int64_t depth, int64_t width, bool bf16, at::IntArrayRef library) {
-  at::NoGradGuard guard;
+  const Plain plain;
   const Layout layout(vector, Size(saved[0]), depth, width);
   return with_type(bf16, layout, library, [&](const auto& net) {
-    const auto [product, images, soft_labels] = net.grad_vjp(vector, labels, saved, v.contiguous());
+    const auto [product, images, soft_labels] =
+        net.grad_vjp(vector.contiguous(), labels, saved, v.contiguous());
     return std::make_tuple(product, images, soft_labels);
   });
 }
@@ -228,7 +240,7 @@ std::tuple<Tensor, Tensor, Tensor> convnet_grad_vjp(
 // f(Convolution<type of x>).
 template <typename F>
 Tensor with_convolution(const Tensor& x, int64_t in, int64_t out, bool library, F&& f) {
-  at::NoGradGuard guard;
+  const Plain plain;
   TORCH_CHECK(out % WIDTH == 0, "convolution: ", out, " channels are not a multiple of ", WIDTH);
   const std::array<bool, 3> all{library, library, library};
   if (x.scalar_type() == at::kFloat) return f(Convolution<float>{in, out, all});

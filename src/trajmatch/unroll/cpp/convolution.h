@@ -10,6 +10,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <c10/util/Exception.h>
 
 #include <cstdlib>
 #include <memory>
@@ -45,7 +46,9 @@ using Packed = std::unique_ptr<T[], Free>;
 template <typename T>
 Packed<T> aligned(int64_t numbers) {
   const auto bytes = static_cast<size_t>(rounded_up(numbers * sizeof(T), LINE));
-  return Packed<T>(static_cast<T*>(std::aligned_alloc(LINE, bytes)));
+  Packed<T> memory(static_cast<T*>(std::aligned_alloc(LINE, bytes)));
+  TORCH_CHECK(memory || !bytes, "not enough memory: ", bytes, " bytes");
+  return memory;
 }
 // Of a thread, kept from one call to the next.
 template <typename T, int NUMBER>
@@ -340,14 +343,14 @@ struct Pass {
 };
 
 // The sum of [numbers] floats over the images of a batch: add(first, last, sums) adds those of some
-// images; one call for each thread.
+// images, one call for each thread, to zeros where they are `cleared`.
 template <typename Add>
-const float* sum_over_batch(int64_t batch, int64_t numbers, Add&& add) {
+const float* sum_over_batch(int64_t batch, int64_t numbers, bool cleared, Add&& add) {
   const int64_t chunks = std::min<int64_t>(batch, at::get_num_threads());
   float* sums = scratch<float, 4>(chunks * numbers);
   at::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      std::fill_n(sums + t * numbers, numbers, 0.f);
+      if (cleared) std::fill_n(sums + t * numbers, numbers, 0.f);
       add(t * batch / chunks, (t + 1) * batch / chunks, sums + t * numbers);
     }
   });
@@ -374,8 +377,9 @@ void gradient_at_filters(
   const int64_t bytes = (gradient + GROUP<T> * image) * static_cast<int64_t>(sizeof(T));
   const int64_t group = std::clamp<int64_t>(CACHE / bytes, 1, size.batch);
   const float* total = sum_over_batch(
-      size.batch, 9 * tap_stride(out, in), [&](int64_t first, int64_t last, float* sums) {
-        T* const gradients = scratch<T, 5>(group * gradient);
+      size.batch, 9 * tap_stride(out, in), false, [&](int64_t first, int64_t last, float* sums) {
+        T* const gradients = GROUP<T> == 1 ? nullptr : scratch<T, 5>(group * gradient);
+        bool adding = false;
         T* const images = scratch<T, 6>(GROUP<T> * group * image);
         T* const padded = scratch<T, 7>(padded_numbers(size, line) + in);
         for (const Pass<T>& pass : passes)
@@ -415,9 +419,11 @@ void gradient_at_filters(
               product<T>(
                   out, in, strides, std::array<Factors<T>, 1>{{{g, x}}},
                   [&](int64_t m, int64_t n, const Vec& value) {
-                    (value + Vec::loadu(to + m * in + n)).store(to + m * in + n);
+                    float* at = to + m * in + n;
+                    (adding ? value + Vec::loadu(at) : value).store(at);
                   });
             }
+            adding = true;
           }
       });
   join_nine(total, tap_stride(out, in), out * in, result);
@@ -430,7 +436,7 @@ void gradient_at_few_filters(
   const int64_t in = size.channels, taps = rounded_up(9 * in, ROWS / 2), line = size.width + 2;
   const int64_t length = rounded_up(size.pixels(), GROUP<T>);
   const float* total =
-      sum_over_batch(size.batch, taps * out, [&](int64_t first, int64_t last, float* sums) {
+      sum_over_batch(size.batch, taps * out, true, [&](int64_t first, int64_t last, float* sums) {
         T* const padded = scratch<T, 7>(padded_numbers(size, line));
         T* const columns = scratch<T, 6>(length * taps);
         T* const gradients = scratch<T, 5>(length * out);

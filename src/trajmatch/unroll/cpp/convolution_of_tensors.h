@@ -44,7 +44,10 @@ struct Convolution {
 
   Filters<T> filters(const Tensor& filters, bool forward, bool backward) const {
     Filters<T> result;
-    if (library[CONVOLVE] || library[AT_IMAGES]) result.library = rounded(filters);
+    const bool theirs_forward = forward && library[CONVOLVE];
+    const bool theirs_backward = backward && library[AT_IMAGES];
+    if (theirs_forward || theirs_backward) result.library = rounded(filters);
+    if (forward == theirs_forward && backward == theirs_backward) return result;
     const float* taps = by_tap(filters.const_data_ptr<float>(), out, in);
     if (forward && !library[CONVOLVE]) result.forward = filters_for_images<T>(taps, out, in);
     if (backward && !library[AT_IMAGES])
@@ -71,7 +74,8 @@ struct Convolution {
     return h;
   }
 
-  // The gradient at the images: the sum of that by the terms.
+  // The gradient at the images: the sum of that by the terms; at few channels in float32 and
+  // contiguous where it is not torch's own.
   template <size_t TERMS>
   Tensor at_images(const std::array<Term<T>, TERMS>& terms) const {
     const Tensor& first = terms[0].images;
@@ -82,7 +86,7 @@ struct Convolution {
       const Tensor like = channels_last(sizes, first.options());
       for (const Term<T>& term : terms)
         sum = plus(sum, backward(term.images, like, term.filters.library, AT_IMAGES));
-      return sum;
+      return sum.contiguous(at::MemoryFormat::ChannelsLast);
     }
     std::array<Input<T>, TERMS> inputs;
     for (size_t t = 0; t < TERMS; ++t)
