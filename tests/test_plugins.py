@@ -424,6 +424,7 @@ def pages(ended: Ended, site: Path, folder: Path) -> Ended:
     return run_lines(PAGES, site, folder)
 
 
+@pytest.mark.slow
 def test_its_method_distills(ended: Ended, folder: Path) -> None:
     code, printed, errors = ended["whole"]
     assert code == 0, errors
@@ -451,6 +452,7 @@ def test_its_method_distills(ended: Ended, folder: Path) -> None:
     assert not torch.equal(first.read("images"), last.read("images"))
 
 
+@pytest.mark.slow
 def test_a_run_of_its_method_continues_to_the_same_bits(ended: Ended, folder: Path) -> None:
     """Two iterations, then in another process the rest, against four at once."""
     assert (ended["half"][0], ended["continued"][0]) == (0, 0), ended["continued"][2]
@@ -468,6 +470,7 @@ def test_a_run_of_its_method_continues_to_the_same_bits(ended: Ended, folder: Pa
     assert all(torch.equal(one.read(name), other.read(name)) for name in one.names)
 
 
+@pytest.mark.slow
 def test_its_method_has_flags_of_its_own(ended: Ended, folder: Path) -> None:
     code, printed, _ = ended["help"]
     assert code == 0
@@ -649,6 +652,7 @@ def test_mistakes_are_one_line(registry: Registry[type], name: str, said: str) -
 # -- docs/extending.md ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_code_of_the_page_runs(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)

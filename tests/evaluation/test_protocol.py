@@ -190,6 +190,29 @@ def test_accuracy_in_percent(batch):
     assert module.training
 
 
+def test_training_in_bf16_ends_near_that_in_float32():
+    images, labels = easy_data(2)
+    start = trained(images, labels, epochs=1, lr=0.0, weight_decay=0.0)
+    wide, rounded = (trained(images, labels, precision=each) for each in ("float32", "bf16"))
+    apart = (rounded - wide).norm() / (wide - start).norm()
+    assert 0 < apart < 0.05
+
+
+def test_a_protocol_says_that_training_was_in_bf16():
+    images, labels = easy_data(2)
+    scores = [
+        evaluate_sets(
+            [TrainingSet(images, labels, 0.05)],
+            SPEC,
+            EvaluateConfig(n=1, epochs=2, workers=1, precision=precision),
+            TestSet(images, labels),
+        )[0]
+        for precision in ("float32", "bf16")
+    ]
+    assert scores[0].protocol.endswith("batch 256, DSA")
+    assert scores[1].protocol.endswith("batch 256, DSA, bf16")
+
+
 # The protocol.
 
 

@@ -212,6 +212,7 @@ def test_bf16_instructions_only_where_the_processor_has_them(monkeypatch):
         assert ("-mavx512bf16" in operators.instructions()) is has
 
 
+@pytest.mark.slow
 def test_what_is_being_built_by_another_is_waited_for(tmp_path, built, loaded, use):
     """Two at once: one builds, the other takes what it made."""
     compiler, source = use('sleep 0.5\necho library > "$output"\n'), write_source(tmp_path / "s")

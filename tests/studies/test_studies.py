@@ -409,6 +409,7 @@ def test_an_altered_cell_is_measured_again(
     assert "bytes is 'all' where a whole number" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_killed_study_ends_as_if_it_had_not_been(done: tuple[Path, dict], tmp_path: Path) -> None:
     first, second = Observer(kill_at=11), Observer()  # in the middle of the third of four cells
     with pytest.raises(KeyboardInterrupt):

@@ -441,7 +441,7 @@ def test_a_vector_of_another_length_is_refused(change):
         lambda: ops.convnet_grad(vector, problem.images, problem.labels, *options),
         lambda: ops.convnet_grad_vjp(vector, problem.labels, saved, problem.v, *options),
     ]
-    text = f"a vector of {length} parameters does not fit depth 2, width 32"
+    text = f"{length} parameters in Float and 2 images of 3x8x8 do not fit depth 2, width 32"
     for call in calls:
         with pytest.raises(RuntimeError, match=text):
             call()
@@ -464,12 +464,45 @@ def test_a_network_that_does_not_fit_is_refused():
     problem, ops = Problem(2, 32, 3, 8, 2), torch.ops.trajmatch
     vector, images = problem.vector, problem.images
     for depth, width in ((2, 33), (3, 32), (2, 64)):
-        with pytest.raises(RuntimeError, match=f"does not fit depth {depth}, width {width}"):
+        with pytest.raises(RuntimeError, match=f"do not fit depth {depth}, width {width}"):
             ops.convnet_logits(vector, images, depth, width, False, [])
-    with pytest.raises(RuntimeError, match="does not fit"):  # pooled away
+    with pytest.raises(RuntimeError, match="do not fit"):  # pooled away
         ops.convnet_logits(vector, images[:, :, :3, :3], 2, 32, False, [])
-    with pytest.raises(RuntimeError, match="does not fit"):
+    with pytest.raises(RuntimeError, match="do not fit"):
         ops.convnet_logits(vector.double(), images, 2, 32, False, [])
+
+
+def test_labels_of_another_number_and_no_images_are_refused():
+    require()
+    problem, grad = Problem(2, 32, 3, 8, 2), torch.ops.trajmatch.convnet_grad
+    vector, images, labels = problem.vector, problem.images, problem.labels
+    with pytest.raises(RuntimeError, match="2 images and 1 labels"):
+        grad(vector, images, labels[:1], 2, 32, False, [])
+    with pytest.raises(RuntimeError, match="0 images of 3x8x8 do not fit"):
+        grad(vector, images[:0], labels[:0], 2, 32, False, [])
+    assert problem.operators().library((0, 3, 8, 8)) == []
+
+
+def test_other_label_types_default_types_and_autocast_change_nothing():
+    problem = Problem(2, 32, 3, 8, 2)
+    functions = problem.operators()
+    arguments = problem.vector, problem.images
+    wanted, _ = functions.grad(*arguments, problem.labels)
+    narrow, _ = functions.grad(*arguments, problem.labels.to(torch.uint8))
+    assert torch.equal(narrow, wanted)
+    twice = torch.stack([problem.vector, problem.vector], 1)
+    strided, _ = functions.grad(twice[:, 0], problem.images, problem.labels)
+    assert torch.equal(strided, wanted)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast, _ = functions.grad(*arguments, problem.labels)
+    assert torch.equal(cast, wanted)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        wide, _ = functions.grad(*arguments, problem.labels)
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(wide, wanted)
 
 
 def test_a_convolution_that_does_not_fit_is_refused():

@@ -133,8 +133,16 @@ def test_many_synthetic_images_are_shown_in_batches() -> None:
 def test_wide_networks_are_computed_in_bf16_where_the_processor_does() -> None:
     fast = dataclasses.replace(PILOT, bf16=True)
     wide, narrow = plan(36_000.0, pilot=fast).recipe, plan(60.0, pilot=fast).recipe
-    assert wide.experts.precision == wide.distill.precision == "bf16"
-    assert narrow.experts.precision == narrow.distill.precision == "float32"
+    for recipe, precision in ((wide, "bf16"), (narrow, "float32")):
+        assert recipe.experts.precision == recipe.distill.precision == precision
+        assert recipe.evaluate.precision == precision
+
+
+def test_a_fixed_precision_is_that_of_the_evaluation_too() -> None:
+    fast = dataclasses.replace(PILOT, bf16=True)
+    fixed = ["experts.precision", "distill.precision"]
+    recipe = plan(36_000.0, pilot=fast, fixed=fixed).recipe
+    assert recipe.evaluate.precision == recipe.experts.precision == "float32"
 
 
 def test_what_a_person_fixed_stays() -> None:
