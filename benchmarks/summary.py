@@ -21,7 +21,7 @@ from trajmatch.storage.files import atomic_write, read_json
 README = machine.ROOT / "benchmarks" / "README.md"
 BEGIN = "<!-- results: written by `python -m benchmarks.summary`, do not edit -->"
 END = "<!-- /results -->"
-NAMES = ("limit", "unroll", "experts", "library", "evaluate", "precision", "scaling")
+NAMES = ("limit", "unroll", "experts", "library", "evaluate", "grouped", "precision", "scaling")
 NOT_YET = "not yet measured"
 
 Row = dict[str, Any]
@@ -248,6 +248,10 @@ def evaluate_part(found: dict[str, Any]) -> str:
     return _timing(rows, {})
 
 
+def grouped_part(found: dict[str, Any]) -> str:
+    return _timing([(f"{r['precision']}, over {r['over']}", r) for r in found["times"]], {})
+
+
 def precision_part(found: dict[str, Any]) -> str:
     about = (
         f"{found['network']}, N {found['steps']}, {found['images']} images, step size "
@@ -295,6 +299,7 @@ PARTS: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "experts": ("One expert epoch", experts_part),
     "library": ("A library of experts", library_part),
     "evaluate": ("Evaluating a small set", evaluate_part),
+    "grouped": ("Five networks as one grouped convolution", grouped_part),
     "precision": ("Precision of the gradient", precision_part),
     "scaling": ("How cost grows", scaling_part),
 }

@@ -20,6 +20,7 @@ from benchmarks import (
     evaluate,
     experts,
     gpu_run,
+    grouped,
     harness,
     library,
     limit,
@@ -339,6 +340,12 @@ def test_cifar_10_is_found_in_its_published_files_and_as_pictures(tmp_path):
         assert gpu_run.data_words(path) == {"data": "cifar10", "data_root": str(root)}
     for path in (tmp_path / "pictures.zip", root / "pictures"):
         assert gpu_run.data_words(path) == {"data": str(path)}
+
+
+def test_networks_as_groups_are_compared_with_one_after_another(capsys):
+    rows = grouped.main(["--quick", "--repeats", "1", "--warmup", "1"])["times"]
+    assert {row["over"] for row in rows} == {"operators", "torch"}
+    assert all(0 < row["ratio"]["median"] < math.inf for row in rows)
 
 
 def test_tiles_are_compared_with_torchs_own(capsys):
