@@ -256,6 +256,7 @@ print(library.spec.name, library.spec.describe(), library.whitening.name, len(li
 """
 
 
+@pytest.mark.slow
 def test_an_installed_package_is_found_by_its_names(site: Path, tmp_path: Path) -> None:
     library = tmp_path / "experts"
     code, printed, errors = experts(library, INSTALLED, "--workers", "1", path=site)
@@ -271,6 +272,7 @@ def test_an_installed_package_is_found_by_its_names(site: Path, tmp_path: Path) 
         ExpertLibrary.open(library)
 
 
+@pytest.mark.slow
 def test_a_misspelled_name_of_an_installed_package_is_suggested(site: Path, tmp_path: Path) -> None:
     code, _, errors = experts(tmp_path / "x", {**INSTALLED, "whitening": "halves"}, path=site)
     assert code == 2

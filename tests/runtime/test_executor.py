@@ -138,6 +138,7 @@ def emit_and_save(path):
     return path.name
 
 
+@pytest.mark.slow
 def test_one_process_is_still_another_process_and_waits_for_the_listener(tmp_path):
     events = []
 

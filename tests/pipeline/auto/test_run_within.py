@@ -242,6 +242,7 @@ def test_only_mtt_is_planned(tmp_path: Path) -> None:
 # -- the pilot -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_pilot_measures_time_accuracy_and_mirroring() -> None:
     pilot = train_pilot(tiny.digits(), batch=32, lr=0.05, seconds=1.0, seed=0, resources=ONE)
     assert pilot.call_seconds > 0
