@@ -476,6 +476,7 @@ def test_an_iteration_of_every_method_is_measured(name: str) -> None:
     assert ("keeping 3 of 3 steps" in found.measured) == ("syn_steps" in known)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("gradient", "keep"), [("stored", 8), ("reverse", 0)])
 def test_memory_of_a_cut_unroll_is_that_of_a_whole_one(gradient: str, keep: int) -> None:
     """The engine says what is kept of the steps that were not timed."""
