@@ -182,8 +182,8 @@ def best_rate(precision: str, device: torch.device) -> dict[str, float]:
     with arithmetic(precision):
         found = {
             "gemm_1024": 2 * 1024**3 / fastest(lambda: a @ b, device),
-            "conv_128_16": _conv_rate(images, weight, device),
-            "conv_128_16_channels_last": _conv_rate(
+            "conv_128_16": conv_rate(images, weight, device),
+            "conv_128_16_channels_last": conv_rate(
                 images.to(memory_format=last), weight.to(memory_format=last), device
             ),
         }
@@ -191,9 +191,12 @@ def best_rate(precision: str, device: torch.device) -> dict[str, float]:
     return {**found, "best": max(found.values())}
 
 
-def _conv_rate(images: torch.Tensor, weight: torch.Tensor, device: torch.device) -> float:
+def conv_rate(
+    images: torch.Tensor, weight: torch.Tensor, device: torch.device, least: float = 0.3
+) -> float:
+    """Operations a second of the fastest of many convolutions, for at least `least` seconds."""
     flop = 2 * images.numel() * weight[0].numel()
-    return flop / fastest(lambda: F.conv2d(images, weight, padding=1), device)
+    return flop / fastest(lambda: F.conv2d(images, weight, padding=1), device, least)
 
 
 def fastest(work: Callable[[], object], device: torch.device, least: float = 0.3) -> float:

@@ -63,7 +63,7 @@ def calls(shape: Shape, dtype: torch.dtype) -> dict[str, Callable[[bool], Tensor
     }
 
 
-def seconds(call: Callable[[], object], count: int) -> float:
+def seconds_per_call(call: Callable[[], object], count: int) -> float:
     began = time.perf_counter()
     for _ in range(count):
         call()
@@ -77,9 +77,9 @@ def row(
     apart = float((call(False).float() - call(True).float()).norm() / call(True).float().norm())
     if not apart < (0.02 if precision == "bf16" else 1e-5):
         raise RuntimeError(f"{function} {shape} {precision}: the two differ by {apart:.2g}")
-    count = max(1, round(LEAST / seconds(lambda: call(False), 3)))
+    count = max(1, round(LEAST / seconds_per_call(lambda: call(False), 3)))
     pairs = [
-        (seconds(lambda: call(False), count), seconds(lambda: call(True), count))
+        (seconds_per_call(lambda: call(False), count), seconds_per_call(lambda: call(True), count))
         for _ in range(repeats)
     ]
     flop = 2 * 9 * shape.channels * shape.out * shape.size**2 * shape.batch

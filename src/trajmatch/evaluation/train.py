@@ -107,14 +107,14 @@ def train_network(
     module.train()
     with arithmetic(settings.precision):
         gradient_of = _gradient_function(module, parameters, vector, settings.precision, compile)
-        _descend(vector, gradient_of, images, labels, settings, seed, progress)
+        _run_epochs(vector, gradient_of, images, labels, settings, seed, progress)
     module.train(was_training)
     # Parameters that share one storage cannot be saved separately or moved one by one.
     for parameter in parameters:
         parameter.data = parameter.data.clone()
 
 
-def _descend(
+def _run_epochs(
     vector: Tensor,
     gradient_of: Callable[[Tensor, Tensor], Tensor],
     images: Tensor,
@@ -228,7 +228,7 @@ def is_correct(
     with torch.no_grad(), arithmetic("float32"):
         length = min(batch, micro_batch_size(module, tuple(images.shape[1:]), device) or batch)
         for x, y in zip(torch.split(images, length), torch.split(labels, length), strict=True):
-            # One shape is compiled; the shorter last batch is not worth a second compilation.
+            # Where it is compiled, a shorter last batch is not worth a second compilation.
             forward = logits_of if len(x) == length else module
             parts.append(forward(x.to(device)).argmax(1) == y.to(device))
     module.train(was_training)

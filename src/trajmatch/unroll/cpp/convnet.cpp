@@ -76,9 +76,10 @@ struct ConvNet {
   // Writes the gradient at block n's filters, and at its bias: zero before a norm.
   template <size_t TERMS>
   void filters_grad(
-      int64_t n, const std::array<PassTensors, TERMS>& passes, const Tensor& to) const {
+      int64_t n, const std::array<TensorContribution, TERMS>& contributions,
+      const Tensor& to) const {
     to.narrow(0, layout.bias(n), width()).zero_();
-    conv(n).at_filters(passes, layout.filters(to, n));
+    conv(n).at_filters(contributions, layout.filters(to, n));
   }
 
   Tensor scores(const Tensor& vector, const Tensor& features) const {

@@ -20,7 +20,7 @@ struct Term {
   const Filters<T>& filters;
 };
 
-struct PassTensors {
+struct TensorContribution {
   Tensor gradients, images;
 };
 
@@ -101,14 +101,16 @@ struct Convolution {
     return result;
   }
 
-  // Writes the gradient at the filters, the sum over `passes`.
+  // Writes the gradient at the filters, the sum over `contributions`.
   template <size_t TERMS>
-  void at_filters(const std::array<PassTensors, TERMS>& passes, const Tensor& result) const {
+  void at_filters(
+      const std::array<TensorContribution, TERMS>& contributions, const Tensor& result) const {
     if (library[AT_FILTERS]) {
-      const Tensor like = channels_last(result.sizes(), passes[0].images.options());
+      const Tensor like = channels_last(result.sizes(), contributions[0].images.options());
       Tensor sum;
-      for (const PassTensors& pass : passes) {
-        const Tensor share = backward(pass.gradients, pass.images, like, AT_FILTERS);
+      for (const TensorContribution& contribution : contributions) {
+        const Tensor share =
+            backward(contribution.gradients, contribution.images, like, AT_FILTERS);
         if (sum.defined())
           sum.add_(share);
         else
@@ -116,12 +118,12 @@ struct Convolution {
       }
       return;
     }
-    std::array<Pass<T>, TERMS> pointers;
+    std::array<Contribution<T>, TERMS> pointers;
     for (size_t t = 0; t < TERMS; ++t)
       pointers[t] = {
-          passes[t].gradients.template const_data_ptr<T>(),
-          passes[t].images.template const_data_ptr<T>()};
-    const Size size(passes[0].images);
+          contributions[t].gradients.template const_data_ptr<T>(),
+          contributions[t].images.template const_data_ptr<T>()};
+    const Size size(contributions[0].images);
     float* to = result.mutable_data_ptr<float>();
     if (few())
       gradient_at_few_filters(pointers, size, out, to);
